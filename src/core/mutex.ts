@@ -1,0 +1,42 @@
+/** A mutex per key, first come first served. Holding two keys at once is the caller's own risk: lock the pod before its container. */
+
+/** Runs at most one task per key at a time. The map holds only keys in use. */
+export class KeyedMutex {
+  readonly #tails = new Map<string, Promise<void>>();
+
+  /** Runs `task` once every earlier task of `key` has settled. The task's result or error is passed through. */
+  async run<T>(key: string, task: () => Promise<T>): Promise<T> {
+    const previous = this.#tails.get(key) ?? Promise.resolve();
+    const turn = Promise.withResolvers<void>();
+    const tail = previous.then(() => turn.promise);
+    this.#tails.set(key, tail);
+    await previous;
+    try {
+      return await task();
+    } finally {
+      turn.resolve();
+      if (this.#tails.get(key) === tail) this.#tails.delete(key);
+    }
+  }
+
+  /** Number of keys held or waited for. */
+  get size(): number {
+    return this.#tails.size;
+  }
+}
+
+/**
+ * Joins equal work in flight: while a task for `key` runs, later callers with the same key get its promise.
+ * A caller that goes away does not stop the task.
+ */
+export class Joined<T> {
+  readonly #running = new Map<string, Promise<T>>();
+
+  async run(key: string, task: () => Promise<T>): Promise<T> {
+    const running = this.#running.get(key);
+    if (running !== undefined) return running;
+    const started = task().finally(() => this.#running.delete(key));
+    this.#running.set(key, started);
+    return started;
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * The layer stream: what the confined unpack child reads, one record per entry, and what it answers.
+ * `image` compiles a tar stream to these records; the child executes them below one directory and knows no tar.
+ *
+ * A record is `u8 op, u8[3] 0, u32 bodyLength, body`; all bodies are at most 1 MiB, file content follows in `data` records.
+ * Paths are relative, without empty, `.` or `..` components; the child checks that again and resolves them with
+ * RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS below the layer directory, so that a linked parent is an error.
+ */
+import { ByteWriter } from './bytes.ts';
+
+export const layerOps = { directory: 1, file: 2, data: 3, link: 4, hardLink: 5, node: 6, whiteout: 7, opaque: 8, finish: 9 } as const;
+
+/** What every entry carries. Times are nanoseconds since the epoch; xattr names are whole (`security.capability`). */
+export interface LayerEntryAttributes {
+  readonly path: string;
+  /** Permission bits only, 0 to 0o7777. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtimeNs: bigint;
+  readonly xattrs: readonly { readonly name: string; readonly value: Uint8Array }[];
+}
+
+export type LayerRecord =
+  /** Made, or its attributes replaced when it exists as a directory; anything else in its place is removed first. Missing parents are made as 0755 root. */
+  | ({ readonly op: 'directory' } & LayerEntryAttributes)
+  /** Begins a regular file of exactly `size` bytes; `data` records follow. Replaces what is there. */
+  | ({ readonly op: 'file'; readonly size: bigint } & LayerEntryAttributes)
+  | { readonly op: 'data'; readonly data: Uint8Array }
+  | ({ readonly op: 'link'; readonly target: string } & LayerEntryAttributes)
+  /** A hard link to an entry of the same layer; `target` is a path like `path`. */
+  | { readonly op: 'hardLink'; readonly path: string; readonly target: string }
+  /** Character (0o020000), block (0o060000) device or FIFO (0o010000); the type is in `type`. */
+  | ({ readonly op: 'node'; readonly type: number; readonly major: number; readonly minor: number } & LayerEntryAttributes)
+  /** An overlay whiteout (character device 0:0) at `path`. */
+  | { readonly op: 'whiteout'; readonly path: string }
+  /** Marks the directory `path` opaque with `trusted.overlay.opaque`; made when missing. */
+  | { readonly op: 'opaque'; readonly path: string }
+  /** Directory times are set now, the file system is synced (syncfs) and the child answers. */
+  | { readonly op: 'finish' };
+
+function writeAttributes(out: ByteWriter, entry: LayerEntryAttributes): void {
+  out.text(entry.path).u32(entry.mode).u32(entry.uid).u32(entry.gid).i64(entry.mtimeNs).u32(entry.xattrs.length);
+  for (const { name, value } of entry.xattrs) out.text(name).bytes(value);
+}
+
+/** One record as bytes. Field order: path, mode, uid, gid, mtimeNs, xattr count and pairs, then the op's own fields. */
+export function encodeLayerRecord(record: LayerRecord): Buffer {
+  const out = new ByteWriter();
+  out.u8(layerOps[record.op]).u8(0).u16(0).u32(0);
+  switch (record.op) {
+    case 'directory': writeAttributes(out, record); break;
+    case 'file': writeAttributes(out, record); out.u64(record.size); break;
+    case 'data': out.raw(record.data); break;
+    case 'link': writeAttributes(out, record); out.text(record.target); break;
+    case 'hardLink': out.text(record.path).text(record.target); break;
+    case 'node': writeAttributes(out, record); out.u32(record.type).u32(record.major).u32(record.minor); break;
+    case 'whiteout': case 'opaque': out.text(record.path); break;
+    case 'finish': break;
+  }
+  out.setU32(4, out.length - 8);
+  return out.take();
+}
