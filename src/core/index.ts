@@ -6,3 +6,5 @@ export * from './limits.ts';
 export * from './mutex.ts';
 export * from './queue.ts';
 export * from './rollback.ts';
+export * from './json.ts';
+export * from './records.ts';

@@ -1,0 +1,233 @@
+/**
+ * What the engine needs from below, as interfaces: sandbox drivers, images, the network. Wired by constructor arguments in
+ * `bin/`; each has a real implementation in its own folder. Types only.
+ */
+import type { ContainerId, PodSandboxId } from '#core';
+import type { RuntimeSpec, SpecSeccomp } from '#oci';
+import type { DnsConfig, HostFile, ImageFileSystemUsage, ImageFromHostRequest, ImageSummary, PodSandboxConfig, PortMapping, PullProgress, RegistryAuth } from './types.ts';
+
+/** Where a container's layers lie: `lower` are short names relative to `storeDir`, top layer first. */
+export interface RootfsLayers {
+  readonly storeDir: string;
+  readonly lower: readonly string[];
+}
+
+/** What of an image's configuration a container uses. It comes from the image and is not trusted. */
+export interface ImageProcess {
+  readonly entrypoint: readonly string[];
+  readonly command: readonly string[];
+  readonly env: readonly string[];
+  readonly workingDir: string;
+  /** `user[:group]`, names or numbers; empty: root. */
+  readonly user: string;
+  readonly stopSignal: string;
+}
+
+export interface ResolvedImage extends ImageSummary {
+  readonly process: ImageProcess;
+}
+
+export interface ImagePort {
+  resolve(nameOrId: string): ResolvedImage | undefined;
+  /** Keeps the image's layers until `release`; survives a restart. Throws notFound. */
+  lease(imageId: string, leaseId: string): RootfsLayers;
+  /** The same without a lease, for explaining only. */
+  layers(imageId: string): RootfsLayers;
+  release(leaseId: string): void;
+  /** Leases that exist, for reconcile. */
+  leases(): readonly string[];
+  list(): ImageSummary[];
+  pull(reference: string, options: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void; readonly signal?: AbortSignal }): Promise<ImageSummary>;
+  importImages(path: string, options: { readonly name?: string; readonly signal?: AbortSignal }): Promise<ImageSummary[]>;
+  fromHost(request: ImageFromHostRequest, signal?: AbortSignal): Promise<{ readonly image: ImageSummary; readonly files: readonly HostFile[] }>;
+  info(nameOrId: string): Readonly<Record<string, unknown>>;
+  remove(nameOrId: string): Promise<void>;
+  usage(): Promise<ImageFileSystemUsage>;
+}
+
+/** A plan as `plan` makes it; the engine only hands it on. */
+export type OpaquePlan = object;
+
+export interface NetworkAttachment {
+  /** Without prefix lengths, the primary first. */
+  readonly ips: readonly string[];
+  /** Record of the network, handed back unchanged. */
+  readonly details: unknown;
+}
+
+export interface NetworkPort {
+  /** Records the attachment, then runs its plan through `execute`. Throws resourceExhausted, alreadyExists. */
+  attach(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }, execute: (plan: OpaquePlan) => Promise<void>): Promise<NetworkAttachment>;
+  /** What a shim runs by itself when its starter is killed. */
+  undo(podId: PodSandboxId): OpaquePlan;
+  /** The pod's namespace is gone or going. No error when nothing is attached. */
+  detach(podId: PodSandboxId): Promise<void>;
+  reconcile(livePodIds: ReadonlySet<string>): Promise<void>;
+  explain(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }): readonly string[];
+  status(): { readonly ready: boolean; readonly reason: string; readonly message: string };
+  /** Removes what only existed for pods, where none is left. */
+  close(): Promise<void>;
+}
+
+/** What a driver needs to make a pod's sandbox. Paths are host paths of the engine. */
+export interface SandboxRequest {
+  readonly podId: PodSandboxId;
+  readonly config: PodSandboxConfig;
+  readonly hostname: string;
+  /** The sandbox ends with this engine. */
+  readonly foreground: boolean;
+}
+
+/** What a driver must be told to find a sandbox again, or what is left of it. Stored with the pod's record before it is made. */
+export interface SandboxRecord {
+  readonly podId: PodSandboxId;
+  readonly cgroupPath: string;
+  readonly secret: string;
+  readonly podDir: string;
+  readonly hostNetwork: boolean;
+  readonly foreground: boolean;
+  /** 0 until known. */
+  readonly shimPid: number;
+}
+
+/** Files of a pod that containers mount: known only once the pod has its address. */
+export interface PodFiles {
+  readonly hosts: string;
+  readonly resolvConf: string;
+  readonly hostname: string;
+}
+
+export interface ContainerRequest {
+  readonly containerId: ContainerId;
+  readonly runtimeSpec: RuntimeSpec;
+  readonly layers: RootfsLayers;
+  /** `user[:group]` to be resolved inside the root, and the groups that the request adds. */
+  readonly identity: { readonly user: string; readonly group: string; readonly supplementalGroups: readonly number[]; readonly policy: 'merge' | 'strict' };
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  readonly terminal: boolean;
+  /** Output waits for the first attached client. */
+  readonly holdOutput: boolean;
+  readonly log?: { readonly directory: string; readonly path: string };
+  readonly pidTargetPid?: number;
+}
+
+export interface Identity {
+  readonly uid: number;
+  readonly gid: number;
+  readonly groups: readonly number[];
+}
+
+export interface ExecProcess {
+  readonly command: readonly string[];
+  readonly terminal: boolean;
+  readonly columns: number;
+  readonly rows: number;
+  readonly stdin: boolean;
+}
+
+export interface ProcessEnd {
+  readonly processId: string;
+  readonly exitCode: number;
+  readonly oomKilled: boolean;
+  readonly endedAtNs: bigint;
+}
+
+export interface ProcessSnapshot {
+  readonly processId: string;
+  readonly pid: number;
+  readonly state: 'created' | 'running' | 'ended';
+  readonly exitCode: number;
+  readonly oomKilled: boolean;
+  readonly startedAtNs: bigint;
+  readonly endedAtNs: bigint;
+}
+
+/** A byte stream pair as the shim client offers it. */
+export interface SandboxStreams {
+  readonly output: AsyncIterable<{ readonly stream: 1 | 2; readonly data: Uint8Array }>;
+  write(data: Uint8Array): Promise<void>;
+  closeInput(): Promise<void>;
+  readonly exited: Promise<number>;
+  close(): void;
+}
+
+/** One live sandbox. Methods reject with RuntimeError. */
+export interface Sandbox {
+  readonly record: SandboxRecord;
+  /** Runs a plan of the network in the sandbox's context. */
+  execute(plan: OpaquePlan): Promise<void>;
+  /** Writes the pod's files and sysctls: the last step before a pod is ready. */
+  commit(files: PodFiles, sysctls: Readonly<Record<string, string>>): Promise<void>;
+  /** With foreground: what the shim runs by itself when this engine dies. */
+  deposit(networkUndo: OpaquePlan | undefined): Promise<void>;
+  /** Runs up to the start barrier. */
+  createContainer(request: ContainerRequest): Promise<{ readonly pid: number; readonly identity: Identity }>;
+  startContainer(id: ContainerId): Promise<void>;
+  /** No error when the process has ended. */
+  signal(processId: string, signalNumber: number): Promise<void>;
+  /** Kills the process and everything in its cgroup. */
+  killAll(id: ContainerId): Promise<void>;
+  execSync(id: ContainerId, command: readonly string[], options: { readonly timeoutMs: number }): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }>;
+  exec(id: ContainerId, process: ExecProcess): Promise<{ readonly processId: string; readonly streams: SandboxStreams }>;
+  attach(id: ContainerId, options: { readonly stdin: boolean }): Promise<SandboxStreams>;
+  resize(processId: string, size: { readonly columns: number; readonly rows: number }): Promise<void>;
+  reopenLog(id: ContainerId, log: { readonly directory: string; readonly path: string }): Promise<void>;
+  /** Forgets an ended container and removes its cgroup and writable layer. */
+  removeContainer(id: ContainerId): Promise<void>;
+  processes(): Promise<ProcessSnapshot[]>;
+  /** One listener; called once per ended process, after its last output was logged. */
+  onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void>;
+  /** Kills everything, releases namespaces and cgroups, ends the shim. */
+  shutdown(): Promise<void>;
+  /** Leaves the sandbox running and drops the connection. */
+  detach(): void;
+  /** Resolves when the shim is gone, for whatever reason. */
+  readonly ended: Promise<void>;
+}
+
+export interface SandboxDriver {
+  readonly name: string;
+  /** The record to store before `prepare` is called. */
+  plan(request: SandboxRequest): SandboxRecord;
+  prepare(record: SandboxRecord, request: SandboxRequest): Promise<Sandbox>;
+  /** undefined where the shim is gone. */
+  reattach(record: SandboxRecord, request: SandboxRequest): Promise<Sandbox | undefined>;
+  /** Removes everything that a sandbox without a shim left: processes, cgroups, directories. Absence is success. */
+  cleanUp(record: SandboxRecord, containerIds: readonly ContainerId[]): Promise<void>;
+  /** Removes what one container of a gone sandbox left. */
+  cleanUpContainer(record: SandboxRecord, containerId: ContainerId): Promise<void>;
+  /** The plan of a sandbox before its network, in words. */
+  explainSandbox(request: SandboxRequest, options: { readonly showSecrets: boolean }): readonly string[];
+  explainContainer(request: SandboxRequest, container: ContainerRequest, options: { readonly showSecrets: boolean }): readonly string[];
+  readonly features: { readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean };
+}
+
+/** Facts and defaults for building a runtime spec, from below. */
+export interface SpecDefaults {
+  readonly capabilities: readonly string[];
+  /** Everything this engine's own process may grant. */
+  readonly allCapabilities: readonly string[];
+  readonly maskedPaths: readonly string[];
+  readonly readonlyPaths: readonly string[];
+  /** The default seccomp profile for a process with these capabilities. */
+  readonly seccomp: (capabilities: readonly string[]) => SpecSeccomp;
+  /** Reads and decodes a localhost profile. */
+  readonly readSeccompProfile: (path: string) => Promise<SpecSeccomp>;
+  /** The device node at a host path, or every one below it when it is a directory. Throws notFound, invalidArgument. */
+  readonly readDevices: (path: string) => Promise<readonly HostDevice[]>;
+  readonly isCgroupV2: boolean;
+  readonly nodeHostname: string;
+  readonly readHostDns: () => Promise<DnsConfig>;
+  readonly readHostHosts: () => Promise<string>;
+}
+
+export interface HostDevice {
+  readonly path: string;
+  readonly type: 'c' | 'b' | 'p';
+  readonly major: number;
+  readonly minor: number;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+}

@@ -1,0 +1,72 @@
+/** Records as the statuses that doors show. Pure. */
+import type { ContainerRecord, PodRecord } from './store.ts';
+import type { ContainerFilter, ContainerStatus, PodFilter, PodSandboxStatus } from './types.ts';
+
+/** A pod's status. While it is being created it has none; callers leave those out. */
+export function describePod(pod: PodRecord): PodSandboxStatus {
+  return {
+    id: pod.id,
+    metadata: pod.config.metadata,
+    state: pod.state === 'ready' ? 'ready' : 'notReady',
+    createdAtNs: pod.createdAtNs,
+    ips: pod.state === 'ready' ? (pod.attachment?.ips ?? []) : [],
+    namespaces: pod.config.security.namespaces,
+    labels: pod.config.labels,
+    annotations: pod.config.annotations,
+    runtimeHandler: pod.runtimeHandler,
+    portMappings: pod.config.portMappings,
+    info: { hostname: pod.hostname, shimPid: pod.sandbox.shimPid, cgroupPath: pod.sandbox.cgroupPath, foreground: pod.foreground },
+  };
+}
+
+/** Absolute path of a container's log file, or empty. */
+export function logPathOf(pod: PodRecord, container: ContainerRecord): string {
+  return pod.config.logDirectory === '' || container.config.logPath === '' ? '' : `${pod.config.logDirectory.replace(/\/+$/, '')}/${container.config.logPath}`;
+}
+
+export function describeContainer(container: ContainerRecord, pod: PodRecord | undefined): ContainerStatus {
+  const { config } = container;
+  return {
+    id: container.id,
+    podSandboxId: container.podId,
+    metadata: config.metadata,
+    state: container.state === 'creating' ? 'created' : container.state,
+    pid: container.state === 'exited' ? 0 : container.pid,
+    createdAtNs: container.createdAtNs,
+    startedAtNs: container.startedAtNs,
+    finishedAtNs: container.finishedAtNs,
+    exitCode: container.exitCode,
+    reason: container.reason,
+    message: container.message,
+    image: config.image,
+    imageId: container.imageId,
+    imageRef: container.imageRef,
+    userSpecifiedImage: config.userSpecifiedImage ?? config.image,
+    labels: config.labels,
+    annotations: config.annotations,
+    mounts: config.mounts,
+    logPath: pod === undefined ? '' : logPathOf(pod, container),
+    tty: config.tty,
+    stdin: config.stdin,
+    ...(config.resources === undefined ? {} : { resources: config.resources }),
+    ...(container.identity === undefined ? {} : { user: container.identity }),
+    info: { pid: container.pid, sandboxId: container.podId },
+  };
+}
+
+function matchesLabels(labels: Readonly<Record<string, string>>, wanted: Readonly<Record<string, string>> | undefined): boolean {
+  return Object.entries(wanted ?? {}).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value);
+}
+
+export function matchesPod(pod: PodSandboxStatus, filter: PodFilter): boolean {
+  return (filter.id === undefined || filter.id === '' || pod.id.startsWith(filter.id)) && (filter.state === undefined || pod.state === filter.state) && matchesLabels(pod.labels, filter.labels);
+}
+
+export function matchesContainer(container: ContainerStatus, filter: ContainerFilter): boolean {
+  return (
+    (filter.id === undefined || filter.id === '' || container.id.startsWith(filter.id)) &&
+    (filter.podSandboxId === undefined || filter.podSandboxId === '' || container.podSandboxId.startsWith(filter.podSandboxId)) &&
+    (filter.state === undefined || container.state === filter.state) &&
+    matchesLabels(container.labels, filter.labels)
+  );
+}

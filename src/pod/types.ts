@@ -1,0 +1,364 @@
+/**
+ * What the engine takes and gives: pod sandboxes, containers, processes. The doors translate to and from these shapes.
+ * They follow CRI's messages, with names in camel case, 64-bit integers as bigint and variants on `kind`. No logic here.
+ */
+import type { ContainerId, PodSandboxId } from '#core';
+
+/** Identity of a pod sandbox as its creator names it. Equal metadata with equal configuration is one pod. */
+export interface PodMetadata {
+  readonly name: string;
+  readonly uid: string;
+  readonly namespace: string;
+  readonly attempt: number;
+}
+
+export interface ContainerMetadata {
+  readonly name: string;
+  readonly attempt: number;
+}
+
+export interface PortMapping {
+  readonly protocol: 'tcp' | 'udp' | 'sctp';
+  readonly containerPort: number;
+  /** 0: none. */
+  readonly hostPort: number;
+  readonly hostIp?: string;
+}
+
+export interface DnsConfig {
+  readonly servers: readonly string[];
+  readonly searches: readonly string[];
+  readonly options: readonly string[];
+}
+
+/** `pod`: the pod's own; `container`: one per container (PID only); `node`: the host's; `target`: that of another container (PID only). */
+export type NamespaceMode = 'pod' | 'container' | 'node' | 'target';
+
+export interface NamespaceOptions {
+  readonly network: 'pod' | 'node';
+  readonly pid: NamespaceMode;
+  readonly ipc: 'pod' | 'node';
+  /** With `pid: 'target'`. */
+  readonly targetId?: string;
+}
+
+export interface SeccompProfile {
+  readonly kind: 'runtimeDefault' | 'unconfined' | 'localhost';
+  /** Absolute path, with `localhost`. */
+  readonly path?: string;
+}
+
+/** Resources of a container or pod. 0 or absent means "not set", as in CRI. */
+export interface LinuxResources {
+  readonly cpuPeriod?: bigint;
+  readonly cpuQuota?: bigint;
+  readonly cpuShares?: bigint;
+  readonly memoryLimitBytes?: bigint;
+  readonly memorySwapLimitBytes?: bigint;
+  readonly oomScoreAdj?: number;
+  readonly cpusetCpus?: string;
+  readonly cpusetMems?: string;
+  readonly pidsLimit?: bigint;
+  readonly hugepageLimits?: readonly { readonly pageSize: string; readonly limit: bigint }[];
+  readonly unified?: Readonly<Record<string, string>>;
+}
+
+export interface PodSandboxSecurity {
+  readonly namespaces: NamespaceOptions;
+  readonly runAsUser?: number;
+  readonly runAsGroup?: number;
+  readonly readonlyRootfs: boolean;
+  readonly supplementalGroups: readonly number[];
+  readonly privileged: boolean;
+  readonly seccomp?: SeccompProfile;
+}
+
+export interface PodSandboxConfig {
+  readonly metadata: PodMetadata;
+  /** Empty: the pod's name, or the node's with host network. */
+  readonly hostname: string;
+  /** Host directory of the pod's container logs; empty: no log files. */
+  readonly logDirectory: string;
+  readonly dns?: DnsConfig;
+  readonly portMappings: readonly PortMapping[];
+  readonly hostAliases: readonly { readonly ip: string; readonly hostnames: readonly string[] }[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** cgroupfs path below each hierarchy's root, such as `/kubepods/burstable/pod1`; empty: the engine's default. */
+  readonly cgroupParent: string;
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly security: PodSandboxSecurity;
+  readonly resources?: LinuxResources;
+}
+
+export type PodState = 'ready' | 'notReady';
+
+export interface PodSandboxStatus {
+  readonly id: PodSandboxId;
+  readonly metadata: PodMetadata;
+  readonly state: PodState;
+  readonly createdAtNs: bigint;
+  /** First is the primary; empty for host network and for a stopped pod. */
+  readonly ips: readonly string[];
+  readonly namespaces: NamespaceOptions;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly runtimeHandler: string;
+  readonly portMappings: readonly PortMapping[];
+  /** Verbose facts for people: shim pid, cgroup, netns. */
+  readonly info: Readonly<Record<string, unknown>>;
+}
+
+export type MountPropagation = 'private' | 'hostToContainer' | 'bidirectional';
+
+export interface Mount {
+  readonly containerPath: string;
+  /** Host path; absent for tmpfs. */
+  readonly hostPath: string;
+  readonly readonly: boolean;
+  readonly propagation: MountPropagation;
+}
+
+export interface Device {
+  readonly containerPath: string;
+  readonly hostPath: string;
+  /** Any of r, w, m. */
+  readonly permissions: string;
+}
+
+export interface Capabilities {
+  readonly add: readonly string[];
+  readonly drop: readonly string[];
+  readonly addAmbient: readonly string[];
+}
+
+export interface ContainerSecurity {
+  readonly capabilities?: Capabilities;
+  readonly privileged: boolean;
+  readonly namespaces: NamespaceOptions;
+  readonly runAsUser?: number;
+  readonly runAsGroup?: number;
+  readonly runAsUsername?: string;
+  readonly readonlyRootfs: boolean;
+  readonly supplementalGroups: readonly number[];
+  readonly supplementalGroupsPolicy: 'merge' | 'strict';
+  readonly noNewPrivileges: boolean;
+  /** Absent: the default lists; an empty list: none. */
+  readonly maskedPaths?: readonly string[];
+  readonly readonlyPaths?: readonly string[];
+  readonly seccomp?: SeccompProfile;
+}
+
+export interface ContainerConfig {
+  readonly metadata: ContainerMetadata;
+  /** Any name, digest or id that the image store resolves. */
+  readonly image: string;
+  /** As the user wrote it, for status. */
+  readonly userSpecifiedImage?: string;
+  readonly command: readonly string[];
+  readonly args: readonly string[];
+  readonly workingDir: string;
+  readonly env: readonly { readonly key: string; readonly value: string }[];
+  readonly mounts: readonly Mount[];
+  readonly devices: readonly Device[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** Relative to the pod's log directory; empty: no log file. */
+  readonly logPath: string;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  readonly tty: boolean;
+  readonly resources?: LinuxResources;
+  readonly security: ContainerSecurity;
+  readonly stopSignal?: string;
+}
+
+export type ContainerState = 'created' | 'running' | 'exited' | 'unknown';
+
+export interface ContainerStatus {
+  readonly id: ContainerId;
+  readonly podSandboxId: PodSandboxId;
+  readonly metadata: ContainerMetadata;
+  readonly state: ContainerState;
+  readonly pid: number;
+  readonly createdAtNs: bigint;
+  /** 0n: not yet. */
+  readonly startedAtNs: bigint;
+  readonly finishedAtNs: bigint;
+  /** 128 + signal for a killed process. */
+  readonly exitCode: number;
+  /** `Completed`, `Error`, `OOMKilled`, `ContainerCannotRun`, `Unknown` or empty. */
+  readonly reason: string;
+  readonly message: string;
+  readonly image: string;
+  readonly imageId: string;
+  readonly imageRef: string;
+  readonly userSpecifiedImage: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly mounts: readonly Mount[];
+  /** Absolute host path; empty: none. */
+  readonly logPath: string;
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  readonly resources?: LinuxResources;
+  readonly user?: { readonly uid: number; readonly gid: number; readonly groups: readonly number[] };
+  readonly info: Readonly<Record<string, unknown>>;
+}
+
+/** Empty fields match everything; labels must all match. Ids match by prefix when they match exactly one. */
+export interface PodFilter {
+  readonly id?: string;
+  readonly state?: PodState;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+export interface ContainerFilter {
+  readonly id?: string;
+  readonly podSandboxId?: string;
+  readonly state?: ContainerState;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+export interface ExecRequest {
+  readonly command: readonly string[];
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  readonly columns?: number;
+  readonly rows?: number;
+}
+
+export interface ExecSyncResult {
+  readonly stdout: Uint8Array;
+  readonly stderr: Uint8Array;
+  readonly exitCode: number;
+}
+
+/** Live streams of a process: an exec or an attached container. Closing an exec's streams kills it. */
+export interface ProcessStreams {
+  /** Output in the order it came; `stream` is 1 for stdout (and a terminal), 2 for stderr. Ends with the process. */
+  readonly output: AsyncIterable<{ readonly stream: 1 | 2; readonly data: Uint8Array }>;
+  /** Resolves once the bytes are handed on; rejects when the process has ended. */
+  write(data: Uint8Array): Promise<void>;
+  closeInput(): Promise<void>;
+  resize(size: { readonly columns: number; readonly rows: number }): Promise<void>;
+  /** Exit code of the process, after the last output. */
+  readonly exited: Promise<number>;
+  close(): void;
+}
+
+export type EngineEvent =
+  | { readonly kind: 'podCreated' | 'podStopped' | 'podRemoved'; readonly podSandboxId: PodSandboxId; readonly atNs: bigint }
+  | { readonly kind: 'containerCreated' | 'containerStarted' | 'containerStopped' | 'containerRemoved'; readonly podSandboxId: PodSandboxId; readonly containerId: ContainerId; readonly atNs: bigint };
+
+/** What `PullImage` and the CLI show while a pull runs. */
+export interface PullProgress {
+  readonly stage: 'resolving' | 'downloading' | 'verifying' | 'unpacking' | 'done';
+  readonly layer?: string;
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+}
+
+export interface RegistryAuth {
+  readonly username?: string;
+  readonly password?: string;
+  readonly identityToken?: string;
+  readonly registryToken?: string;
+}
+
+export interface ImageSummary {
+  /** `sha256:…` of the image configuration. */
+  readonly id: string;
+  readonly names: readonly string[];
+  readonly digests: readonly string[];
+  readonly sizeBytes: number;
+  readonly createdAtNs: bigint;
+  readonly pinned: boolean;
+  /** Numeric user of the image, or its user name. */
+  readonly uid?: number;
+  readonly username?: string;
+}
+
+export interface HostFile {
+  readonly path: string;
+  readonly sizeBytes: number;
+}
+
+export interface ImageFileSystemUsage {
+  readonly atNs: bigint;
+  readonly mountpoint: string;
+  readonly usedBytes: number;
+  readonly inodesUsed: number;
+}
+
+export interface EngineStatus {
+  readonly version: string;
+  readonly runtimeReady: boolean;
+  readonly networkReady: boolean;
+  readonly networkReason: string;
+  readonly networkMessage: string;
+  readonly runtimeHandlers: readonly { readonly name: string; readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean }[];
+  /** Verbose facts: state directories, host facts, owner pid. */
+  readonly info: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * The engine: what every door calls. One object in the owner's process; for a client of another owner the same interface over
+ * `engine.sock`. Every method rejects with RuntimeError. Ids may be shortened to a unique prefix. An aborted signal makes the
+ * caller's promise reject at once; a joined create still finishes and is kept for the retry.
+ */
+export interface Engine {
+  status(): Promise<EngineStatus>;
+  /** Equal requests in flight are joined; an equal repeat gives the same id; an unequal one is alreadyExists. `foreground`: the pod dies with the engine (lifeline). */
+  runPodSandbox(config: PodSandboxConfig, options?: { readonly runtimeHandler?: string; readonly foreground?: boolean }, signal?: AbortSignal): Promise<PodSandboxId>;
+  /** Kills what runs, releases the network. No error when stopped already; notFound for an unknown id is left to the door. */
+  stopPodSandbox(id: string, signal?: AbortSignal): Promise<void>;
+  /** Stops first when needed. An absent pod is no error. */
+  removePodSandbox(id: string, signal?: AbortSignal): Promise<void>;
+  podSandboxStatus(id: string): Promise<PodSandboxStatus>;
+  listPodSandboxes(filter?: PodFilter): Promise<PodSandboxStatus[]>;
+  createContainer(podSandboxId: string, config: ContainerConfig, signal?: AbortSignal): Promise<ContainerId>;
+  startContainer(id: string, signal?: AbortSignal): Promise<void>;
+  /** The stop signal, then SIGKILL after `timeoutMs`. A later call with a shorter time shortens a running one. */
+  stopContainer(id: string, options: { readonly timeoutMs: number }, signal?: AbortSignal): Promise<void>;
+  /** Kills a running container first. An absent one is no error. */
+  removeContainer(id: string, signal?: AbortSignal): Promise<void>;
+  containerStatus(id: string): Promise<ContainerStatus>;
+  listContainers(filter?: ContainerFilter): Promise<ContainerStatus[]>;
+  /** Resolves with the status once the container has ended. */
+  waitContainer(id: string, signal?: AbortSignal): Promise<ContainerStatus>;
+  signalContainer(id: string, signalName: string): Promise<void>;
+  /** `timeoutMs` 0: none. deadlineExceeded when it passed; the process is killed then. */
+  execSync(id: string, command: readonly string[], options: { readonly timeoutMs: number }, signal?: AbortSignal): Promise<ExecSyncResult>;
+  exec(id: string, request: ExecRequest, signal?: AbortSignal): Promise<ProcessStreams>;
+  attach(id: string, options: { readonly stdin: boolean }, signal?: AbortSignal): Promise<ProcessStreams>;
+  reopenContainerLog(id: string): Promise<void>;
+  pullImage(reference: string, options?: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void }, signal?: AbortSignal): Promise<ImageSummary>;
+  importImages(path: string, options?: { readonly name?: string }, signal?: AbortSignal): Promise<ImageSummary[]>;
+  imageFromHost(request: ImageFromHostRequest, signal?: AbortSignal): Promise<{ readonly image: ImageSummary; readonly files: readonly HostFile[] }>;
+  imageStatus(nameOrId: string): Promise<ImageSummary | undefined>;
+  /** The image's configuration as inspect shows it. */
+  imageInfo(nameOrId: string): Promise<Readonly<Record<string, unknown>>>;
+  listImages(): Promise<ImageSummary[]>;
+  removeImage(nameOrId: string): Promise<void>;
+  imageUsage(): Promise<ImageFileSystemUsage>;
+  /** Events from now on; the iteration ends with the signal. */
+  events(signal: AbortSignal): AsyncIterable<EngineEvent>;
+  /** The plans a pod or container would run, as readable lines, without running anything. */
+  explain(request: ExplainRequest): Promise<string[]>;
+}
+
+export interface ImageFromHostRequest {
+  readonly name: string;
+  /** Executables on the host; each brings its interpreter and libraries. */
+  readonly executables: readonly string[];
+  readonly entrypoint?: readonly string[];
+  readonly env?: readonly string[];
+  readonly workingDir?: string;
+}
+
+export interface ExplainRequest {
+  readonly pod: PodSandboxConfig;
+  readonly containers: readonly ContainerConfig[];
+  readonly showSecrets: boolean;
+}

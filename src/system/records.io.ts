@@ -1,0 +1,70 @@
+/**
+ * Records in sqlite. In: kind, id, value. Out: the same after any crash of this process. This file knows nothing of what it keeps.
+ */
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { type Records, decodeJson, encodeJson, wrapError } from '#core';
+
+/**
+ * Opens `path` (made when missing) in WAL mode with synchronous=NORMAL: a crash of the process loses nothing, a power cut may
+ * lose the last writes but never the order. The caller holds the state directory's lock, so a second writer cannot exist;
+ * should one show up all the same, a write fails after 2 s with `unavailable`.
+ */
+export class SqliteRecords implements Records, Disposable {
+  readonly #database: DatabaseSync;
+  readonly #put: StatementSync;
+  readonly #get: StatementSync;
+  readonly #list: StatementSync;
+  readonly #delete: StatementSync;
+  #depth = 0;
+
+  constructor(path: string) {
+    try {
+      this.#database = new DatabaseSync(path);
+      this.#database.exec('PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=2000;');
+      this.#database.exec('CREATE TABLE IF NOT EXISTS record (kind TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID, STRICT');
+    } catch (error) {
+      throw wrapError(`open state database ${path}`, error, 'failedPrecondition');
+    }
+    this.#put = this.#database.prepare('INSERT INTO record (kind, id, value) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value');
+    this.#get = this.#database.prepare('SELECT value FROM record WHERE kind = ? AND id = ?');
+    this.#list = this.#database.prepare('SELECT id, value FROM record WHERE kind = ? ORDER BY id');
+    this.#delete = this.#database.prepare('DELETE FROM record WHERE kind = ? AND id = ?');
+  }
+
+  put(kind: string, id: string, value: unknown): void {
+    this.#put.run(kind, id, encodeJson(value));
+  }
+
+  get(kind: string, id: string): unknown {
+    const row = this.#get.get(kind, id);
+    return row === undefined ? undefined : decodeJson(String(row['value']));
+  }
+
+  list(kind: string): { id: string; value: unknown }[] {
+    return this.#list.all(kind).map((row) => ({ id: String(row['id']), value: decodeJson(String(row['value'])) }));
+  }
+
+  delete(kind: string, id: string): void {
+    this.#delete.run(kind, id);
+  }
+
+  transaction<T>(body: () => T): T {
+    if (this.#depth > 0) return body();
+    this.#database.exec('BEGIN IMMEDIATE');
+    this.#depth += 1;
+    try {
+      const result = body();
+      this.#database.exec('COMMIT');
+      return result;
+    } catch (error) {
+      this.#database.exec('ROLLBACK');
+      throw error;
+    } finally {
+      this.#depth -= 1;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#database.close();
+  }
+}
