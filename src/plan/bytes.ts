@@ -26,27 +26,32 @@ export class ByteWriter {
   }
 
   u8(value: number): this {
-    this.#buffer.writeUInt8(value, this.#grow(1));
+    const start = this.#grow(1);
+    this.#buffer.writeUInt8(value, start);
     return this;
   }
 
   u16(value: number): this {
-    this.#buffer.writeUInt16LE(value, this.#grow(2));
+    const start = this.#grow(2);
+    this.#buffer.writeUInt16LE(value, start);
     return this;
   }
 
   u32(value: number): this {
-    this.#buffer.writeUInt32LE(value >>> 0, this.#grow(4));
+    const start = this.#grow(4);
+    this.#buffer.writeUInt32LE(value >>> 0, start);
     return this;
   }
 
   i32(value: number): this {
-    this.#buffer.writeInt32LE(value, this.#grow(4));
+    const start = this.#grow(4);
+    this.#buffer.writeInt32LE(value, start);
     return this;
   }
 
   u64(value: bigint): this {
-    this.#buffer.writeBigUInt64LE(BigInt.asUintN(64, value), this.#grow(8));
+    const start = this.#grow(8);
+    this.#buffer.writeBigUInt64LE(BigInt.asUintN(64, value), start);
     return this;
   }
 
@@ -55,7 +60,8 @@ export class ByteWriter {
   }
 
   raw(bytes: Uint8Array): this {
-    this.#buffer.set(bytes, this.#grow(bytes.length));
+    const start = this.#grow(bytes.length);
+    this.#buffer.set(bytes, start);
     return this;
   }
 

@@ -149,10 +149,9 @@ export class PodEngine implements Engine {
         pod = { ...pod, sandbox: sandbox.record };
         if (!hostNetwork) {
           rollback.defer('detach the network', async () => network.detach(id));
-          const attachment = await network.attach({ podId: id, portMappings: config.portMappings }, async (plan) => sandbox.execute(plan));
+          const attachment = await network.attach({ podId: id, portMappings: config.portMappings }, async (plan) => sandbox.execute(plan), foreground ? async (undo) => sandbox.deposit(undo) : undefined);
           pod = { ...pod, attachment };
         }
-        if (foreground) await sandbox.deposit(hostNetwork ? undefined : network.undo(id));
         await sandbox.commit(await this.#podFiles(pod), config.sysctls);
         await sandbox.onProcessEnd((end) => this.#onProcessEnd(end));
         this.#store.putPod({ ...pod, state: 'ready' });
@@ -283,7 +282,7 @@ export class PodEngine implements Engine {
     const { namespaces } = config.security;
     const target = namespaces.pid === 'target' ? this.#store.getContainer(namespaces.targetId ?? '') : undefined;
     if (target !== undefined && (target.podId !== pod.id || target.state !== 'running')) throw new RuntimeError('failedPrecondition', `target container ${target.id}: is not a running container of this pod`);
-    const runtimeSpec = await buildRuntimeSpec({ pod: pod.config, podId: pod.id, podDir: pod.sandbox.podDir, cgroupPath: `${pod.sandbox.cgroupPath}/${id}`, hostname: pod.hostname, container: config, image: image.process, defaults: this.#deps.defaults });
+    const runtimeSpec = await buildRuntimeSpec({ pod: pod.config, podId: pod.id, podDir: pod.sandbox.podDir, cgroupPath: `${pod.sandbox.cgroupPath}/${id}`, hostname: pod.hostname, container: config, image: image.process, defaults: this.#deps.defaults, ...(target === undefined ? {} : { targetPid: target.pid }) });
     return {
       containerId: id,
       runtimeSpec,
@@ -293,7 +292,7 @@ export class PodEngine implements Engine {
       terminal: config.tty,
       holdOutput: false,
       ...(pod.config.logDirectory === '' || config.logPath === '' ? {} : { log: { directory: pod.config.logDirectory, path: config.logPath } }),
-      ...(target === undefined ? {} : { pidTargetPid: target.pid }),
+      sharesPodPid: namespaces.pid === 'pod',
     };
   }
 
@@ -514,7 +513,9 @@ export class PodEngine implements Engine {
       const image = this.#deps.images.resolve(config.image);
       if (image === undefined) throw new RuntimeError('notFound', `explain container ${config.metadata.name}: image ${JSON.stringify(config.image)}: not found; pull or import it first`);
       const built = await this.#buildContainer(record, config, image, containerId(`container-${index + 1}`));
-      const layers = this.#deps.images.layers(image.id);
+      const lease = encodeId(this.#deps.clock.randomBytes(16));
+      const layers = this.#deps.images.lease(image.id, lease);
+      this.#deps.images.release(lease);
       lines.push('', `container ${config.metadata.name}`, ...driver.explainContainer(request, { ...built, layers }, { showSecrets }));
     }
     return lines;

@@ -31,8 +31,6 @@ export interface ImagePort {
   resolve(nameOrId: string): ResolvedImage | undefined;
   /** Keeps the image's layers until `release`; survives a restart. Throws notFound. */
   lease(imageId: string, leaseId: string): RootfsLayers;
-  /** The same without a lease, for explaining only. */
-  layers(imageId: string): RootfsLayers;
   release(leaseId: string): void;
   /** Leases that exist, for reconcile. */
   leases(): readonly string[];
@@ -56,10 +54,11 @@ export interface NetworkAttachment {
 }
 
 export interface NetworkPort {
-  /** Records the attachment, then runs its plan through `execute`. Throws resourceExhausted, alreadyExists. */
-  attach(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }, execute: (plan: OpaquePlan) => Promise<void>): Promise<NetworkAttachment>;
-  /** What a shim runs by itself when its starter is killed. */
-  undo(podId: PodSandboxId): OpaquePlan;
+  /**
+   * Records the attachment, then runs its plan through `execute`. `deposit`, where given, gets the undo plan before anything is made: what
+   * the pod's shim runs by itself when its starter is killed. Throws resourceExhausted, alreadyExists.
+   */
+  attach(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }, execute: (plan: OpaquePlan) => Promise<void>, deposit?: (undo: OpaquePlan) => Promise<void>): Promise<NetworkAttachment>;
   /** The pod's namespace is gone or going. No error when nothing is attached. */
   detach(podId: PodSandboxId): Promise<void>;
   reconcile(livePodIds: ReadonlySet<string>): Promise<void>;
@@ -109,7 +108,8 @@ export interface ContainerRequest {
   /** Output waits for the first attached client. */
   readonly holdOutput: boolean;
   readonly log?: { readonly directory: string; readonly path: string };
-  readonly pidTargetPid?: number;
+  /** Share the pod's PID namespace; the spec then lists `pid` without a path. */
+  readonly sharesPodPid: boolean;
 }
 
 export interface Identity {
@@ -159,8 +159,8 @@ export interface Sandbox {
   execute(plan: OpaquePlan): Promise<void>;
   /** Writes the pod's files and sysctls: the last step before a pod is ready. */
   commit(files: PodFiles, sysctls: Readonly<Record<string, string>>): Promise<void>;
-  /** With foreground: what the shim runs by itself when this engine dies. */
-  deposit(networkUndo: OpaquePlan | undefined): Promise<void>;
+  /** With foreground: adds the network's part to what the shim runs by itself when this engine dies. */
+  deposit(networkUndo: OpaquePlan): Promise<void>;
   /** Runs up to the start barrier. */
   createContainer(request: ContainerRequest): Promise<{ readonly pid: number; readonly identity: Identity }>;
   startContainer(id: ContainerId): Promise<void>;

@@ -18,6 +18,8 @@ export interface SpecInput {
   readonly container: ContainerConfig;
   readonly image: ImageProcess;
   readonly defaults: SpecDefaults;
+  /** Process whose PID namespace is joined, with `pid: 'target'`. */
+  readonly targetPid?: number;
 }
 
 const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -50,7 +52,7 @@ export async function buildRuntimeSpec(input: SpecInput): Promise<RuntimeSpec> {
     hooks: [],
     annotations: {},
     linux: {
-      namespaces: planNamespaces(container),
+      namespaces: planNamespaces(container, input.targetPid),
       hasIdMappings: false,
       hasTimeOffsets: false,
       devices: devices.nodes,
@@ -140,12 +142,12 @@ async function planSeccomp(profile: SeccompProfile | undefined, capabilities: re
   }
 }
 
-function planNamespaces({ security }: ContainerConfig): readonly SpecNamespace[] {
+function planNamespaces({ security }: ContainerConfig, targetPid: number | undefined): readonly SpecNamespace[] {
   const { network, pid, ipc } = security.namespaces;
   // A user of the host's network sees the host's names too, as everywhere else.
   const shared: SpecNamespace[] = network === 'pod' ? [{ type: 'network' }, { type: 'uts' }] : [];
   return [
-    ...(pid === 'node' ? [] : [{ type: 'pid' } as const]),
+    ...(pid === 'node' ? [] : [targetPid === undefined ? ({ type: 'pid' } as const) : ({ type: 'pid', path: `/proc/${targetPid}/ns/pid` } as const)]),
     ...(ipc === 'node' ? [] : [{ type: 'ipc' } as const]),
     ...shared,
     { type: 'mount' },
@@ -153,10 +155,12 @@ function planNamespaces({ security }: ContainerConfig): readonly SpecNamespace[]
   ];
 }
 
-function baseMounts({ container, podDir }: SpecInput): readonly SpecMount[] {
+function baseMounts({ container }: SpecInput): readonly SpecMount[] {
   const { privileged, namespaces } = container.security;
   const mount = (destination: string, type: string, source: string, options: readonly string[]): SpecMount => ({ destination, type, source, options, idMapped: false });
-  const bindShm = namespaces.ipc === 'node' ? '/dev/shm' : `${podDir}/shm`;
+  const options = ['nosuid', 'noexec', 'nodev'];
+  // With the pod's IPC namespace this stands for the one shared memory that the pod already has.
+  const shm = namespaces.ipc === 'node' ? mount('/dev/shm', 'bind', '/dev/shm', ['rbind', 'rprivate', ...options]) : mount('/dev/shm', 'tmpfs', 'shm', [...options, 'mode=1777', 'size=65536k']);
   const mounts = [
     mount('/proc', 'proc', 'proc', ['nosuid', 'noexec', 'nodev']),
     mount('/dev', 'tmpfs', 'tmpfs', ['nosuid', 'strictatime', 'mode=755', 'size=65536k']),
@@ -164,7 +168,7 @@ function baseMounts({ container, podDir }: SpecInput): readonly SpecMount[] {
     mount('/dev/mqueue', 'mqueue', 'mqueue', ['nosuid', 'noexec', 'nodev']),
     mount('/sys', 'sysfs', 'sysfs', ['nosuid', 'noexec', 'nodev', privileged ? 'rw' : 'ro']),
     mount('/sys/fs/cgroup', 'cgroup', 'cgroup', ['nosuid', 'noexec', 'nodev', 'relatime', privileged ? 'rw' : 'ro']),
-    mount('/dev/shm', 'bind', bindShm, ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev']),
+    shm,
   ];
   const own = new Set(container.mounts.map(({ containerPath }) => containerPath.replace(/\/+$/, '')));
   return mounts.filter(({ destination }) => !own.has(destination));

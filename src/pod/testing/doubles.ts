@@ -216,14 +216,14 @@ export class FakeNetwork implements NetworkPort {
     this.#journal = journal;
   }
 
-  async attach(request: Parameters<NetworkPort['attach']>[0], execute: (plan: object) => Promise<void>): Promise<{ ips: string[]; details: unknown }> {
+  async attach(request: Parameters<NetworkPort['attach']>[0], execute: (plan: object) => Promise<void>, deposit?: (undo: object) => Promise<void>): Promise<{ ips: string[]; details: unknown }> {
     await this.#journal.step('attach');
+    await deposit?.({});
     this.attached.add(request.podId);
     await execute({});
     return { ips: ['10.88.0.2'], details: {} };
   }
 
-  undo(): object { return {}; }
   async detach(podId: string): Promise<void> {
     await this.#journal.step('detach');
     this.attached.delete(podId);
@@ -253,7 +253,6 @@ export class FakeImages implements ImagePort {
     this.held.add(leaseId);
     return { storeDir: '/layers', lower: ['1'] };
   }
-  layers(): { storeDir: string; lower: string[] } { return { storeDir: '/layers', lower: ['1'] }; }
   release(leaseId: string): void { this.held.delete(leaseId); }
   leases(): readonly string[] { return [...this.held]; }
   list(): ResolvedImage[] { return [image]; }

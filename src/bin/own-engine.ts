@@ -1,0 +1,92 @@
+/**
+ * The object graph of an engine that owns its state directory. In: a location and the launcher that holds its lock. Out: the
+ * engine, reconciled. Everything is wired here by constructor arguments and nowhere else.
+ */
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { RuntimeError, wrapError } from '#core';
+import { ImageStore } from '#image';
+import { BridgeNetwork, networkHostReader } from '#network';
+import { decodeSeccomp } from '#oci';
+import { PodEngine, type SpecDefaults, decodeResolvConf } from '#pod';
+import { defaultCapabilities, defaultMaskedPaths, defaultReadonlyPaths, defaultSeccompProfile, nameCapabilities } from '#runtime';
+import { NativeDriver } from '#sandbox';
+import { type HostFacts, type Launcher, SqliteRecords, listDirectory, makeDirectory, readDevices, readHostFacts, systemClock } from '#system';
+import { type Location, engineFiles, hostNames, programFiles } from './locations.ts';
+import { createImagePort, createNetworkPort } from './ports.ts';
+
+/** An engine and what has to be closed with it. */
+export interface OwnEngine {
+  readonly engine: PodEngine;
+  readonly host: HostFacts;
+  /** Ends foreground pods, leaves the others running, closes the records. The launcher stays with the caller. */
+  close(): Promise<void>;
+}
+
+async function readText(path: string, absent: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => absent);
+}
+
+function specDefaults(host: HostFacts): SpecDefaults {
+  return {
+    capabilities: defaultCapabilities,
+    allCapabilities: nameCapabilities(host.capabilities.own).split(', '),
+    maskedPaths: defaultMaskedPaths,
+    readonlyPaths: defaultReadonlyPaths,
+    seccomp: (capabilities) => defaultSeccompProfile({ capabilities, architecture: host.architecture }),
+    readSeccompProfile: async (path) => {
+      try {
+        return decodeSeccomp(JSON.parse(await readFile(path, 'utf8')), path);
+      } catch (error) {
+        throw wrapError(`read seccomp profile ${path}`, error, error instanceof RuntimeError ? undefined : 'invalidArgument');
+      }
+    },
+    readDevices,
+    isCgroupV2: host.cgroups.mode === 'v2',
+    nodeHostname: hostname(),
+    readHostDns: async () => decodeResolvConf(await readText('/etc/resolv.conf', '')),
+    readHostHosts: async () => readText('/etc/hosts', '127.0.0.1\tlocalhost\n'),
+  };
+}
+
+/** Opens everything below the location and repairs what earlier owners left. On failure everything opened is closed again. */
+export async function openOwnEngine({ location, launcher, version, report }: { readonly location: Location; readonly launcher: Launcher; readonly version: string; readonly report: (error: unknown) => void }): Promise<OwnEngine> {
+  const files = engineFiles(location);
+  const names = hostNames(location);
+  const host = await readHostFacts();
+  const records = new SqliteRecords(files.database);
+  try {
+    const runOnHost = launcher.runOnce.bind(launcher);
+    const driver = new NativeDriver({
+      launcher, host, clock: systemClock, report,
+      layout: { pods: files.pods, containers: files.containers, trash: files.trash, rootfs: files.rootfs, cgroup: names.cgroup },
+      memory: { put: (id, value) => records.put('native-container', id, value), get: (id) => records.get('native-container', id), delete: (id) => records.delete('native-container', id) },
+    });
+    await makeDirectory(files.images);
+    await driver.open(await listDirectory(files.trash));
+    const images = await ImageStore.open({
+      stateDir: files.images, records, clock: systemClock, unpack: async (request) => launcher.unpack(request), runOnHost,
+      platform: { os: 'linux', architecture: host.architecture === 'arm64' ? 'arm64' : 'amd64' }, workerPath: programFiles.imageWorker,
+    });
+    const network = new BridgeNetwork({ records, clock: systemClock, runOnHost, readHost: networkHostReader, options: { name: names.bridge, subnet: names.subnet, tableName: names.table, markerDir: files.networkMarkers } });
+    const engine = new PodEngine({
+      records, clock: systemClock, drivers: new Map([[driver.name, driver]]), defaultHandler: driver.name, images: createImagePort(images), network: createNetworkPort(network),
+      defaults: specDefaults(host), version, report,
+      info: () => ({ rootDirectory: location.rootDirectory, runDirectory: location.runDirectory, ownerPid: process.pid, launcherPid: launcher.pid, kernel: host.kernel.release, cgroups: host.cgroups.mode }),
+    });
+    await engine.reconcile();
+    return {
+      engine,
+      host,
+      close: async () => {
+        await engine.close();
+        await driver.close();
+        await images.close();
+        records[Symbol.dispose]();
+      },
+    };
+  } catch (error) {
+    records[Symbol.dispose]();
+    throw error;
+  }
+}

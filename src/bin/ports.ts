@@ -1,0 +1,58 @@
+/** The engine's ports filled with the real network and image store. Only translation; the work is theirs. */
+import type { PodSandboxId } from '#core';
+import type { ImageStore, StoredImage } from '#image';
+import type { BridgeNetwork } from '#network';
+import type { Plan } from '#plan';
+import type { ImagePort, NetworkPort, OpaquePlan, ResolvedImage } from '#pod';
+import { podSlots } from '#runtime';
+
+type RunPlan = (plan: Plan) => Promise<void>;
+/** The engine hands plans on unseen; between these two ports they are plans. */
+const opaque = (run: (plan: OpaquePlan) => Promise<void>): RunPlan => async (plan) => run(plan);
+
+/** The built-in bridge as the engine's network. */
+export function createNetworkPort(network: BridgeNetwork): NetworkPort {
+  return {
+    async attach({ podId, portMappings }, execute, deposit) {
+      const published = portMappings.filter(({ hostPort }) => hostPort !== 0);
+      const attachment = await network.attach({ podId, netnsSlot: podSlots.net, portMappings: published }, opaque(execute), deposit === undefined ? undefined : opaque(deposit));
+      return { ips: attachment.addresses.map((address) => address.replace(/\/\d+$/, '')), details: { interface: attachment.interfaceName, gateway: attachment.gateway, hostInterface: attachment.hostInterface } };
+    },
+    detach: async (podId: PodSandboxId) => network.detach(podId),
+    reconcile: async (livePodIds) => network.reconcile(livePodIds),
+    explain: ({ podId, portMappings }) => network.explain({ podId, portMappings: portMappings.filter(({ hostPort }) => hostPort !== 0) }),
+    status: () => network.status(),
+    close: async () => network.close(),
+  };
+}
+
+function describeImage(image: StoredImage): ResolvedImage {
+  return {
+    id: image.id, names: image.names, digests: image.digests, sizeBytes: image.sizeBytes, createdAtNs: image.createdAtNs, pinned: image.pinned, process: image.process,
+    ...(image.uid === undefined ? {} : { uid: image.uid }),
+    ...(image.username === undefined ? {} : { username: image.username }),
+  };
+}
+
+/** The image store as the engine's images. */
+export function createImagePort(store: ImageStore): ImagePort {
+  return {
+    resolve: (nameOrId) => {
+      const image = store.resolve(nameOrId);
+      return image === undefined ? undefined : describeImage(image);
+    },
+    lease: (imageId, leaseId) => store.lease(imageId, leaseId),
+    release: (leaseId) => store.release(leaseId),
+    leases: () => store.leases(),
+    list: () => store.list().map(describeImage),
+    pull: async (reference, options) => describeImage(await store.pull(reference, options)),
+    importImages: async (path, options) => (await store.importImages(path, options)).map(describeImage),
+    fromHost: async (request, signal) => {
+      const { image, files } = await store.fromHost(request, signal);
+      return { image: describeImage(image), files };
+    },
+    info: (nameOrId) => store.info(nameOrId),
+    remove: async (nameOrId) => store.remove(nameOrId),
+    usage: async () => store.usage(),
+  };
+}

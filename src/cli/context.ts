@@ -1,0 +1,122 @@
+/**
+ * What every command shares: global options, the engine's session, output for people or programs, the exit status.
+ * In: dependencies and parsed options. Out: helpers for the commands. No command logic.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { RuntimeError, errorMessage } from '#core';
+import type { Engine } from '#pod';
+import type { CliDependencies, EngineLocation, EngineSession } from './dependencies.ts';
+import { formatJson, formatTable } from './human.ts';
+
+/** Options of every command. */
+export interface GlobalFlags {
+  readonly root?: string;
+  readonly run?: string;
+  readonly output?: 'table' | 'json';
+  readonly debug?: boolean;
+}
+
+const globalsGroup = 'Global options:';
+
+/** Adds the global options; they may stand before or behind the command's name. */
+export function addGlobalOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--root <dir>', 'state directory (default: /var/lib/berth, without root below XDG_DATA_HOME)').helpGroup(globalsGroup))
+    .addOption(new Option('--run <dir>', 'directory of sockets and shim state (default: /run/berth, without root below XDG_RUNTIME_DIR)').helpGroup(globalsGroup))
+    .addOption(new Option('--output <format>', 'table for people, json for programs (default: table)').choices(['table', 'json']).helpGroup(globalsGroup))
+    .addOption(new Option('--debug', 'show the causes of an error').helpGroup(globalsGroup));
+}
+
+/** A decoder as commander's option parser: its error becomes a usage error that names the option. */
+export function flag<T>(decode: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return decode(text);
+    } catch (error) {
+      if (error instanceof RuntimeError) throw new InvalidArgumentError(errorMessage(error));
+      throw error;
+    }
+  };
+}
+
+/** The same for an option that may be given many times. */
+export function flags<T>(decode: (text: string) => T): (text: string, previous: readonly T[] | undefined) => readonly T[] {
+  const one = flag(decode);
+  return (text, previous) => [...(previous ?? []), one(text)];
+}
+
+/** Where the engine is, from options, environment and user. */
+export function locationOf(globals: GlobalFlags, { env, uid, workingDirectory }: Pick<CliDependencies['io'], 'env' | 'uid' | 'workingDirectory'>): EngineLocation {
+  const absolute = (path: string): string => (path.startsWith('/') ? path : `${workingDirectory}/${path}`).replace(/(?<=.)\/+$/, '');
+  if (uid === 0) return { rootDirectory: absolute(globals.root ?? '/var/lib/berth'), runDirectory: absolute(globals.run ?? '/run/berth') };
+  const home = env['HOME'] ?? '';
+  const data = env['XDG_DATA_HOME'] ?? (home === '' ? undefined : `${home}/.local/share`);
+  const runtime = env['XDG_RUNTIME_DIR'];
+  if (globals.root === undefined && data === undefined) throw new RuntimeError('failedPrecondition', 'find the state directory: neither --root, XDG_DATA_HOME nor HOME is set');
+  if (globals.run === undefined && runtime === undefined) throw new RuntimeError('failedPrecondition', 'find the run directory: neither --run nor XDG_RUNTIME_DIR is set');
+  return { rootDirectory: absolute(globals.root ?? `${data ?? ''}/berth`), runDirectory: absolute(globals.run ?? `${runtime ?? ''}/berth`) };
+}
+
+/** The command in hand. Made once per process by `runCli`. */
+export class CliContext {
+  readonly deps: CliDependencies;
+  /** Status that the process ends with where no error is thrown. */
+  exitStatus = 0;
+  debug = false;
+  /** Exit status of an error that a signal caused; undefined for every other error. */
+  interruptedStatus: number | undefined;
+
+  constructor(deps: CliDependencies) {
+    this.deps = deps;
+  }
+
+  /** Wraps an action: reads the global options, keeps the returned exit status. */
+  action<Flags extends object>(run: (call: { readonly args: readonly (string | undefined)[]; readonly rest: readonly string[]; readonly flags: Flags & GlobalFlags; readonly command: Command }) => Promise<number | void>): (...given: unknown[]) => Promise<void> {
+    return async (...given) => {
+      // SAFETY: commander calls an action with its arguments, then the options, then the command.
+      const command = given.at(-1) as Command;
+      // SAFETY: the options are what the command declares, which is what Flags says beside the declaration.
+      const all = command.optsWithGlobals() as Flags & GlobalFlags;
+      this.debug = all.debug === true;
+      const words = given.slice(0, -2);
+      const last = words.at(-1);
+      const rest = Array.isArray(last) ? last.map(String) : [];
+      const args = (Array.isArray(last) ? words.slice(0, -1) : words).map((word) => (word === undefined ? undefined : String(word)));
+      this.exitStatus = (await run({ args, rest, flags: all, command })) ?? 0;
+    };
+  }
+
+  location(globals: GlobalFlags): EngineLocation {
+    return locationOf(globals, this.deps.io);
+  }
+
+  /** Runs the body with an engine and closes it on every way out. */
+  async withEngine<T>(globals: GlobalFlags, body: (engine: Engine, session: EngineSession) => Promise<T>): Promise<T> {
+    const session = await this.deps.openEngine(this.location(globals));
+    try {
+      return await body(session.engine, session);
+    } finally {
+      await session.close();
+    }
+  }
+
+  async print(text: string): Promise<void> {
+    await this.deps.io.stdout.write(`${text}\n`);
+  }
+
+  async json(value: unknown): Promise<void> {
+    await this.print(formatJson(value));
+  }
+
+  /** The values as JSON, or as a table of these columns. */
+  async list<T>(globals: GlobalFlags, values: readonly T[], columns: Readonly<Record<string, (value: T) => string>>): Promise<void> {
+    if (globals.output === 'json') return this.json(values);
+    const rows = values.map((value) => Object.values(columns).map((cell) => cell(value)));
+    await this.print(formatTable(Object.keys(columns), rows).join('\n'));
+  }
+}
+
+/** Ends with exit status 2 and the message. */
+export function usageError(command: Command, message: string): never {
+  return command.error(message, { exitCode: 2, code: 'berth.usage' });
+}

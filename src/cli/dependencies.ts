@@ -1,0 +1,113 @@
+/**
+ * What the command line needs from the outside, as one object that `bin/` wires.
+ * In: nothing. Out: types only. The commands touch the host through these ports and through nothing else.
+ */
+import type { Clock } from '#core';
+import type { Engine } from '#pod';
+import type { HostFacts, VolumePort } from '#podrun';
+
+/** Where an engine keeps its state; the two directories name exactly one engine. */
+export interface EngineLocation {
+  /** State directory, such as `/var/lib/berth`. Absolute. */
+  readonly rootDirectory: string;
+  /** Sockets and shim state, such as `/run/berth`. Absolute. */
+  readonly runDirectory: string;
+}
+
+/** An engine for the time of one command: this process's own, or a client of the process that owns the directories. */
+export interface EngineSession {
+  readonly engine: Engine;
+  /** True where this process owns the state directory; false where another process (a daemon) answers. */
+  readonly owned: boolean;
+  /** Ends the launcher or the connection. Detached pods go on. Called exactly once. */
+  close(): Promise<void>;
+}
+
+/** A stream that text and bytes are written to. */
+export interface CliSink {
+  readonly isTTY: boolean;
+  /** Width of the terminal now; 80 where there is none. */
+  readonly columns: number;
+  readonly rows: number;
+  /** Resolves once the data is handed on, so that a slow reader slows the writer. A closed pipe is no error: the data is dropped. */
+  write(data: string | Uint8Array): Promise<void>;
+}
+
+/** Standard input. */
+export interface CliInput {
+  readonly isTTY: boolean;
+  /** Everything that is typed or piped, until it ends or the signal fires. At most one reader at a time. */
+  read(signal: AbortSignal): AsyncIterable<Uint8Array>;
+  /** Terminals only. `true` hands every key on unread; the caller must set `false` again on every way out. */
+  setRawMode(raw: boolean): void;
+}
+
+/** Signals that commands react to. */
+export type CliSignal = 'SIGINT' | 'SIGTERM' | 'SIGHUP' | 'SIGWINCH';
+
+/** The process around the command line. */
+export interface CliIo {
+  readonly stdout: CliSink;
+  readonly stderr: CliSink;
+  readonly stdin: CliInput;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Effective user id of this process. */
+  readonly uid: number;
+  /** Working directory, for relative paths. Absolute. */
+  readonly workingDirectory: string;
+  /** Text of a regular file, at most `bytesMax` bytes; RuntimeError with errno otherwise. */
+  readFile(path: string, options: { readonly bytesMax: number }): Promise<string>;
+  /** False for what is absent or no directory. */
+  isDirectory(path: string): Promise<boolean>;
+  /** Calls `handler` on each such signal until the returned function is called. */
+  onSignal(name: CliSignal, handler: () => void): () => void;
+}
+
+/** Reads a log file that another process writes. */
+export interface LogFilePort {
+  /**
+   * Bytes of the file from its beginning. With `follow` it goes on at the end, over rotation and truncation, until `ended` is aborted
+   * and what was written before is read. Only regular files are opened and a last component that is a link is refused.
+   */
+  read(path: string, options: { readonly follow: boolean; readonly ended: AbortSignal }): AsyncIterable<Uint8Array>;
+}
+
+/** One line of `berth doctor`. */
+export interface DoctorCheck {
+  /** What was looked at, such as `cgroup v2`. */
+  readonly name: string;
+  /** `missing`: pods cannot run; `limited`: they run, and the detail says without what. */
+  readonly state: 'ok' | 'limited' | 'missing';
+  readonly detail: string;
+  /** What to do about it. */
+  readonly remedy?: string;
+}
+
+/** What this host offers. */
+export interface DoctorReport {
+  readonly checks: readonly DoctorCheck[];
+}
+
+/** Options of `berth daemon`. */
+export interface DaemonOptions extends EngineLocation {
+  /** Path of the CRI socket. Absolute. */
+  readonly socketPath: string;
+  readonly debug: boolean;
+}
+
+/** Everything that `runCli` needs. `createHostPorts` makes the ones that only touch this process and its files. */
+export interface CliDependencies {
+  readonly version: string;
+  readonly clock: Clock;
+  readonly io: CliIo;
+  readonly logFiles: LogFilePort;
+  /** Volumes of pods that the command line runs. Source: `createVolumes` of podrun. */
+  openVolumes(location: EngineLocation): VolumePort;
+  readHostFacts(location: EngineLocation): Promise<HostFacts>;
+  openEngine(location: EngineLocation): Promise<EngineSession>;
+  doctor(location: EngineLocation): Promise<DoctorReport>;
+  /** The plan of an OCI bundle (a directory or its config.json) as lines, without running it. */
+  explainBundle(path: string, options: { readonly showSecrets: boolean }): Promise<readonly string[]>;
+  /** Runs until a signal ends it; resolves with the exit status. */
+  startDaemon(options: DaemonOptions): Promise<number>;
+}

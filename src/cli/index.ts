@@ -1,0 +1,5 @@
+/** The door for people: commands, tables, progress, `explain`, `doctor`. */
+export type * from './dependencies.ts';
+export { runCli } from './main.ts';
+export { buildProgram } from './program.ts';
+export { createHostPorts } from './process.io.ts';

@@ -1,0 +1,125 @@
+/**
+ * Protobuf-es descriptors ↔ grpc-js services. In: a service descriptor and typed handlers. Out: what grpc-js's `addService` takes.
+ * The only file that knows both libraries; no RPC's meaning is here.
+ */
+import type { DescMessage, DescMethod, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import type { GenService, GenServiceMethods } from '@bufbuild/protobuf/codegenv2';
+import { Metadata, status } from '@grpc/grpc-js';
+import type { MethodDefinition, ServerUnaryCall, ServerWritableStream, ServiceDefinition, UntypedServiceImplementation, handleServerStreamingCall, handleUnaryCall, sendUnaryData } from '@grpc/grpc-js';
+import { RuntimeError, errorCode, errorMessage } from '#core';
+import type { ErrorCode } from '#core';
+
+/** What a handler knows of its call besides the request. */
+export interface CallContext {
+  /** Aborted when the client cancels, goes away, or its deadline passes. */
+  readonly signal: AbortSignal;
+}
+
+type MethodsOf<S> = S extends GenService<infer M> ? M : never;
+
+/** Handlers by local method name. A method without one answers Unimplemented and names itself. */
+export type ServiceHandlers<S> = {
+  readonly [K in keyof MethodsOf<S>]?: MethodsOf<S>[K] extends { methodKind: 'unary'; input: infer I extends DescMessage; output: infer O extends DescMessage }
+    ? (request: MessageShape<I>, context: CallContext) => Promise<MessageInitShape<O>>
+    : never;
+};
+
+type UnaryHandler = (request: unknown, context: CallContext) => Promise<unknown>;
+
+/** Told of every call that failed, for the log: the path of the method and the error. */
+export type CallObserver = (call: { readonly path: string; readonly error: unknown }) => void;
+
+const grpcCodes: Readonly<Record<ErrorCode, status>> = {
+  cancelled: status.CANCELLED,
+  unknown: status.UNKNOWN,
+  invalidArgument: status.INVALID_ARGUMENT,
+  deadlineExceeded: status.DEADLINE_EXCEEDED,
+  notFound: status.NOT_FOUND,
+  alreadyExists: status.ALREADY_EXISTS,
+  permissionDenied: status.PERMISSION_DENIED,
+  resourceExhausted: status.RESOURCE_EXHAUSTED,
+  failedPrecondition: status.FAILED_PRECONDITION,
+  aborted: status.ABORTED,
+  outOfRange: status.OUT_OF_RANGE,
+  unimplemented: status.UNIMPLEMENTED,
+  internal: status.INTERNAL,
+  unavailable: status.UNAVAILABLE,
+  dataLoss: status.DATA_LOSS,
+  unauthenticated: status.UNAUTHENTICATED,
+};
+
+/** The status travels in an HTTP/2 header, and clients bound their headers (8 KiB is common; percent-encoding triples). */
+const errorMessageCharactersMax = 2000;
+
+/** Any thrown value as a gRPC status. */
+export function encodeStatus(error: unknown): { readonly code: status; readonly details: string; readonly metadata: Metadata } {
+  const message = errorMessage(error);
+  const details = message.length > errorMessageCharactersMax ? `${message.slice(0, errorMessageCharactersMax)}…` : message;
+  // grpc-js percent-encodes with encodeURI, which throws on lone surrogates.
+  return { code: grpcCodes[errorCode(error)], details: details.toWellFormed(), metadata: new Metadata() };
+}
+
+/** Definition and implementation of one service. */
+export function buildService<M extends GenServiceMethods>(
+  service: GenService<M>,
+  handlers: ServiceHandlers<GenService<M>>,
+  observe: CallObserver,
+): { readonly definition: ServiceDefinition; readonly implementation: UntypedServiceImplementation } {
+  // SAFETY: ServiceHandlers types each handler by its method; the loop below gives each the request its own descriptor decodes.
+  const byName = new Map(Object.entries(handlers as Record<string, UnaryHandler>));
+  const definitions = service.methods.map((method): [string, MethodDefinition<unknown, unknown>] => [method.name, buildDefinition(method)]);
+  const implementations = service.methods.map((method): [string, handleUnaryCall<unknown, unknown> | handleServerStreamingCall<unknown, unknown>] => {
+    const handler = byName.get(method.localName);
+    const isUnary = method.methodKind === 'unary';
+    return [method.name, isUnary && handler !== undefined ? runUnary(method, handler, observe) : refuse(method)];
+  });
+  return { definition: Object.fromEntries(definitions), implementation: Object.fromEntries(implementations) };
+}
+
+function pathOf(method: DescMethod): string {
+  return `/${method.parent.typeName}/${method.name}`;
+}
+
+function buildDefinition(method: DescMethod): MethodDefinition<unknown, unknown> {
+  return {
+    path: pathOf(method),
+    requestStream: method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming',
+    responseStream: method.methodKind === 'server_streaming' || method.methodKind === 'bidi_streaming',
+    // SAFETY: grpc-js hands each function only what its counterpart of the same descriptor made.
+    requestSerialize: (message) => Buffer.from(toBinary(method.input, message as MessageShape<typeof method.input>)),
+    requestDeserialize: (bytes) => fromBinary(method.input, bytes),
+    responseSerialize: (message) => asBuffer(toBinary(method.output, message as MessageShape<typeof method.output>)),
+    responseDeserialize: (bytes) => fromBinary(method.output, bytes),
+  };
+}
+
+function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+function runUnary(method: DescMethod, handler: UnaryHandler, observe: CallObserver): handleUnaryCall<unknown, unknown> {
+  return (call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>): void => {
+    const controller = new AbortController();
+    call.on('cancelled', () => controller.abort(new RuntimeError('cancelled', `${method.name}: the client has gone`)));
+    const answer = async (): Promise<void> => {
+      try {
+        const response = await handler(call.request, { signal: controller.signal });
+        // SAFETY: ServiceHandlers types the handler's result as an initialiser of this descriptor's message.
+        callback(null, create(method.output, response as MessageInitShape<typeof method.output>));
+      } catch (error) {
+        observe({ path: pathOf(method), error });
+        callback(encodeStatus(error));
+      }
+    };
+    void answer();
+  };
+}
+
+function refuse(method: DescMethod): handleUnaryCall<unknown, unknown> & handleServerStreamingCall<unknown, unknown> {
+  const error = new RuntimeError('unimplemented', `${method.name}: not implemented by this version of berth`);
+  return (call: ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>, callback?: sendUnaryData<unknown>): void => {
+    if (callback === undefined) call.emit('error', encodeStatus(error));
+    else callback(encodeStatus(error));
+  };
+}

@@ -1,0 +1,187 @@
+/** ContainerConfig messages → the engine's container configuration. Errors as in decode-pod.ts. Pure. */
+import type { Capability, ContainerConfig as ContainerConfigMessage, ContainerFilter as ContainerFilterMessage, ContainerMetadata as ContainerMetadataMessage, Device as DeviceMessage, KeyValue, LinuxContainerSecurityContext, Mount as MountMessage } from '#gen/cri-v1_pb.js';
+import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, Signal, SupplementalGroupsPolicy } from '#gen/cri-v1_pb.js';
+import { invalidArgument } from '#core';
+import type { Capabilities, ContainerConfig, ContainerFilter, ContainerMetadata, ContainerSecurity, ContainerState, Device, Mount, MountPropagation } from '#pod';
+import { decodeMap, decodeNamespaceOptions, decodeOptionalUserId, decodeResources, decodeSeccomp, decodeSupplementalGroups, decodeText, refuseApparmor, refuseSelinux, requireAbsolutePath, requireText, unimplementedField } from './decode-common.ts';
+
+/** Annotations by which older kubelets ask for devices of the Container Device Interface. */
+const cdiAnnotationPrefix = 'cdi.k8s.io/';
+
+/** The configuration at `path`, such as `config`. */
+export function decodeContainerConfig(path: string, message: ContainerConfigMessage | undefined): ContainerConfig {
+  if (message === undefined) throw invalidArgument(path, 'required');
+  refuseUnsupported(path, message);
+  const resources = decodeResources(`${path}.linux.resources`, message.linux?.resources);
+  const stopSignal = decodeStopSignal(`${path}.stop_signal`, message.stopSignal);
+  const userSpecifiedImage = message.image?.userSpecifiedImage ?? '';
+  return {
+    metadata: decodeContainerMetadata(`${path}.metadata`, message.metadata),
+    image: requireText(`${path}.image.image`, message.image?.image ?? ''),
+    ...(userSpecifiedImage === '' ? {} : { userSpecifiedImage }),
+    command: message.command.map((text, index) => decodeText(`${path}.command[${index}]`, text)),
+    args: message.args.map((text, index) => decodeText(`${path}.args[${index}]`, text)),
+    workingDir: decodeText(`${path}.working_dir`, message.workingDir),
+    env: message.envs.map((env, index) => decodeEnv(`${path}.envs[${index}]`, env)),
+    mounts: message.mounts.map((mount, index) => decodeMount(`${path}.mounts[${index}]`, mount)),
+    devices: message.devices.map((device, index) => decodeDevice(`${path}.devices[${index}]`, device)),
+    labels: decodeMap(`${path}.labels`, message.labels),
+    annotations: decodeMap(`${path}.annotations`, message.annotations),
+    logPath: decodeLogPath(`${path}.log_path`, message.logPath),
+    stdin: message.stdin,
+    stdinOnce: message.stdinOnce,
+    tty: message.tty,
+    ...(resources === undefined ? {} : { resources }),
+    security: decodeContainerSecurity(`${path}.linux.security_context`, message.linux?.securityContext),
+    ...(stopSignal === undefined ? {} : { stopSignal }),
+  };
+}
+
+function refuseUnsupported(path: string, message: ContainerConfigMessage): void {
+  if (message.windows !== undefined) throw invalidArgument(`${path}.windows`, 'not on Linux');
+  if (message.CDIDevices.length > 0) throw unimplementedField(`${path}.CDI_devices`, 'CDI devices are');
+  const annotation = Object.keys(message.annotations).find((key) => key.startsWith(cdiAnnotationPrefix));
+  if (annotation !== undefined) throw unimplementedField(`${path}.annotations[${JSON.stringify(annotation)}]`, 'CDI devices are');
+}
+
+function decodeContainerMetadata(path: string, metadata: ContainerMetadataMessage | undefined): ContainerMetadata {
+  if (metadata === undefined) throw invalidArgument(path, 'required');
+  return { name: requireText(`${path}.name`, metadata.name), attempt: metadata.attempt };
+}
+
+function decodeEnv(path: string, env: KeyValue): { readonly key: string; readonly value: string } {
+  const key = requireText(`${path}.key`, env.key);
+  if (key.includes('=')) throw invalidArgument(`${path}.key`, 'must not contain =');
+  return { key, value: decodeText(`${path}.value`, decodeUtf8(`${path}.value`, env.value)) };
+}
+
+function decodeUtf8(path: string, bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw invalidArgument(path, 'must be UTF-8');
+  }
+}
+
+const propagations = new Map<MountPropagationEnum, MountPropagation>([
+  [MountPropagationEnum.PROPAGATION_PRIVATE, 'private'],
+  [MountPropagationEnum.PROPAGATION_HOST_TO_CONTAINER, 'hostToContainer'],
+  [MountPropagationEnum.PROPAGATION_BIDIRECTIONAL, 'bidirectional'],
+]);
+
+function decodeMount(path: string, mount: MountMessage): Mount {
+  if (mount.image !== undefined || mount.imageSubPath !== '') throw unimplementedField(`${path}.image`, 'image volumes are');
+  if (mount.uidMappings.length > 0) throw unimplementedField(`${path}.uidMappings`, 'id-mapped volumes are');
+  if (mount.gidMappings.length > 0) throw unimplementedField(`${path}.gidMappings`, 'id-mapped volumes are');
+  if (mount.recursiveReadOnly) throw unimplementedField(`${path}.recursive_read_only`, 'recursive read-only mounts are');
+  if (mount.mountOptions.length > 0) throw unimplementedField(`${path}.mount_options`, 'mount options are');
+  const propagation = propagations.get(mount.propagation);
+  if (propagation === undefined) throw invalidArgument(`${path}.propagation`, `unknown value ${String(mount.propagation)}`);
+  return {
+    containerPath: requireAbsolutePath(`${path}.container_path`, mount.containerPath),
+    hostPath: requireAbsolutePath(`${path}.host_path`, mount.hostPath),
+    readonly: mount.readonly,
+    propagation,
+  };
+}
+
+function decodeDevice(path: string, device: DeviceMessage): Device {
+  if (!/^(?!.*(.).*\1)[rwm]{1,3}$/.test(device.permissions)) {
+    throw invalidArgument(`${path}.permissions`, `must be one or more of r, w and m, not ${JSON.stringify(device.permissions.slice(0, 20))}`);
+  }
+  return {
+    containerPath: requireAbsolutePath(`${path}.container_path`, device.containerPath),
+    hostPath: requireAbsolutePath(`${path}.host_path`, device.hostPath),
+    permissions: device.permissions,
+  };
+}
+
+/** Relative to the pod's log directory and never above it. Source: hostile log paths, CVE-2025-0750. */
+function decodeLogPath(path: string, text: string): string {
+  if (text.startsWith('/') || text.split('/').includes('..')) throw invalidArgument(path, 'must be relative to log_directory and stay below it');
+  return decodeText(path, text);
+}
+
+/** `SIGTERM` for SIGNAL_SIGTERM (the generated names lack the prefix), `SIGRTMIN+3` for SIGNAL_SIGRTMINPLUS3; undefined for the image's choice. */
+function decodeStopSignal(path: string, signal: Signal): string | undefined {
+  if (signal === Signal.RUNTIME_DEFAULT) return undefined;
+  const name: string | undefined = Signal[signal];
+  if (name === undefined) throw invalidArgument(path, `unknown value ${String(signal)}`);
+  return name.replace('PLUS', '+').replace('MINUS', '-');
+}
+
+function decodeContainerSecurity(path: string, context: LinuxContainerSecurityContext | undefined): ContainerSecurity {
+  refuseSelinux(`${path}.selinux_options`, context?.selinuxOptions);
+  refuseApparmor(`${path}.apparmor`, context?.apparmor, `${path}.apparmor_profile`, context?.apparmorProfile);
+  const capabilities = decodeCapabilities(`${path}.capabilities`, context?.capabilities);
+  const seccomp = decodeSeccomp(path, context?.seccomp, context?.seccompProfilePath ?? '');
+  return {
+    ...(capabilities === undefined ? {} : { capabilities }),
+    privileged: context?.privileged ?? false,
+    namespaces: decodeNamespaceOptions(`${path}.namespace_options`, context?.namespaceOptions, 'container'),
+    ...decodeIdentity(path, context),
+    readonlyRootfs: context?.readonlyRootfs ?? false,
+    supplementalGroups: decodeSupplementalGroups(`${path}.supplemental_groups`, context?.supplementalGroups ?? []),
+    supplementalGroupsPolicy: decodeGroupsPolicy(`${path}.supplemental_groups_policy`, context?.supplementalGroupsPolicy ?? SupplementalGroupsPolicy.Merge),
+    noNewPrivileges: context?.noNewPrivs ?? false,
+    ...decodePathLists(path, context),
+    ...(seccomp === undefined ? {} : { seccomp }),
+  };
+}
+
+/** protobuf cannot tell an empty list from an absent one: within a security context empty means none, without one the defaults hold. */
+function decodePathLists(path: string, context: LinuxContainerSecurityContext | undefined): Pick<ContainerSecurity, 'maskedPaths' | 'readonlyPaths'> {
+  if (context === undefined) return {};
+  return {
+    maskedPaths: context.maskedPaths.map((text, index) => requireAbsolutePath(`${path}.masked_paths[${index}]`, text)),
+    readonlyPaths: context.readonlyPaths.map((text, index) => requireAbsolutePath(`${path}.readonly_paths[${index}]`, text)),
+  };
+}
+
+function decodeIdentity(path: string, context: LinuxContainerSecurityContext | undefined): Pick<ContainerSecurity, 'runAsUser' | 'runAsGroup' | 'runAsUsername'> {
+  const runAsUser = decodeOptionalUserId(`${path}.run_as_user`, context?.runAsUser);
+  const runAsGroup = decodeOptionalUserId(`${path}.run_as_group`, context?.runAsGroup);
+  const runAsUsername = decodeText(`${path}.run_as_username`, context?.runAsUsername ?? '');
+  if (runAsUser !== undefined && runAsUsername !== '') throw invalidArgument(`${path}.run_as_username`, 'excludes run_as_user');
+  if (runAsGroup !== undefined && runAsUser === undefined && runAsUsername === '') throw invalidArgument(`${path}.run_as_group`, 'needs run_as_user or run_as_username');
+  return {
+    ...(runAsUser === undefined ? {} : { runAsUser }),
+    ...(runAsGroup === undefined ? {} : { runAsGroup }),
+    ...(runAsUsername === '' ? {} : { runAsUsername }),
+  };
+}
+
+function decodeGroupsPolicy(path: string, policy: SupplementalGroupsPolicy): 'merge' | 'strict' {
+  if (policy === SupplementalGroupsPolicy.Merge) return 'merge';
+  if (policy === SupplementalGroupsPolicy.Strict) return 'strict';
+  throw invalidArgument(path, `unknown value ${String(policy)}`);
+}
+
+function decodeCapabilities(path: string, capability: Capability | undefined): Capabilities | undefined {
+  if (capability === undefined) return undefined;
+  const list = (name: string, values: readonly string[]): string[] => values.map((value, index) => requireText(`${path}.${name}[${index}]`, value));
+  return {
+    add: list('add_capabilities', capability.addCapabilities),
+    drop: list('drop_capabilities', capability.dropCapabilities),
+    addAmbient: list('add_ambient_capabilities', capability.addAmbientCapabilities),
+  };
+}
+
+const containerStates = new Map<ContainerStateEnum, ContainerState>([
+  [ContainerStateEnum.CONTAINER_CREATED, 'created'],
+  [ContainerStateEnum.CONTAINER_RUNNING, 'running'],
+  [ContainerStateEnum.CONTAINER_EXITED, 'exited'],
+  [ContainerStateEnum.CONTAINER_UNKNOWN, 'unknown'],
+]);
+
+export function decodeContainerFilter(path: string, filter: ContainerFilterMessage | undefined): ContainerFilter {
+  if (filter === undefined) return {};
+  const state = filter.state === undefined ? undefined : containerStates.get(filter.state.state);
+  if (filter.state !== undefined && state === undefined) throw invalidArgument(`${path}.state`, `unknown value ${String(filter.state.state)}`);
+  return {
+    ...(filter.id === '' ? {} : { id: filter.id }),
+    ...(filter.podSandboxId === '' ? {} : { podSandboxId: filter.podSandboxId }),
+    ...(state === undefined ? {} : { state }),
+    ...(Object.keys(filter.labelSelector).length === 0 ? {} : { labels: { ...filter.labelSelector } }),
+  };
+}

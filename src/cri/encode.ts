@@ -1,0 +1,175 @@
+/** The engine's states → CRI messages. In: what the engine tells. Out: initialisers of messages. Pure. */
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ContainerSchema, ContainerStatusSchema, FilesystemUsageSchema, ImageSchema, LinuxContainerResourcesSchema, MountSchema, PodSandboxSchema, PodSandboxStatusSchema, StatusResponseSchema } from '#gen/cri-v1_pb.js';
+import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, NamespaceMode as NamespaceModeEnum, PodSandboxState } from '#gen/cri-v1_pb.js';
+import { limits } from '#core';
+import type { ContainerState, ContainerStatus, EngineStatus, ExecSyncResult, ImageFileSystemUsage, ImageSummary, LinuxResources, Mount, MountPropagation, NamespaceMode, PodSandboxStatus, PodState } from '#pod';
+
+const podStates: Readonly<Record<PodState, PodSandboxState>> = { ready: PodSandboxState.SANDBOX_READY, notReady: PodSandboxState.SANDBOX_NOTREADY };
+
+const containerStates: Readonly<Record<ContainerState, ContainerStateEnum>> = {
+  created: ContainerStateEnum.CONTAINER_CREATED,
+  running: ContainerStateEnum.CONTAINER_RUNNING,
+  exited: ContainerStateEnum.CONTAINER_EXITED,
+  unknown: ContainerStateEnum.CONTAINER_UNKNOWN,
+};
+
+const namespaceModes: Readonly<Record<NamespaceMode, NamespaceModeEnum>> = {
+  pod: NamespaceModeEnum.POD,
+  container: NamespaceModeEnum.CONTAINER,
+  node: NamespaceModeEnum.NODE,
+  target: NamespaceModeEnum.TARGET,
+};
+
+const propagations: Readonly<Record<MountPropagation, MountPropagationEnum>> = {
+  private: MountPropagationEnum.PROPAGATION_PRIVATE,
+  hostToContainer: MountPropagationEnum.PROPAGATION_HOST_TO_CONTAINER,
+  bidirectional: MountPropagationEnum.PROPAGATION_BIDIRECTIONAL,
+};
+
+/** Verbose facts as CRI wants them: one JSON document under `info`. Integers beyond a JSON number's precision become strings. */
+export function encodeInfo(facts: Readonly<Record<string, unknown>>): Record<string, string> {
+  const text = JSON.stringify(facts, (_key, value: unknown) => {
+    if (typeof value !== 'bigint') return value;
+    const number = Number(value);
+    return Number.isSafeInteger(number) ? number : value.toString();
+  });
+  return { info: text };
+}
+
+export function encodePodSandbox(pod: PodSandboxStatus): MessageInitShape<typeof PodSandboxSchema> {
+  return commonPodFields(pod);
+}
+
+function commonPodFields(pod: PodSandboxStatus) {
+  return {
+    id: pod.id,
+    metadata: { ...pod.metadata },
+    state: podStates[pod.state],
+    createdAt: pod.createdAtNs,
+    labels: { ...pod.labels },
+    annotations: { ...pod.annotations },
+    runtimeHandler: pod.runtimeHandler,
+  };
+}
+
+export function encodePodSandboxStatus(pod: PodSandboxStatus): MessageInitShape<typeof PodSandboxStatusSchema> {
+  const [ip = '', ...additionalIps] = pod.ips;
+  const { network, pid, ipc, targetId = '' } = pod.namespaces;
+  return {
+    ...commonPodFields(pod),
+    network: { ip, additionalIps: additionalIps.map((address) => ({ ip: address })) },
+    linux: { namespaces: { options: { network: namespaceModes[network], pid: namespaceModes[pid], ipc: namespaceModes[ipc], targetId } } },
+  };
+}
+
+export function encodeContainer(container: ContainerStatus): MessageInitShape<typeof ContainerSchema> {
+  return {
+    id: container.id,
+    podSandboxId: container.podSandboxId,
+    metadata: { ...container.metadata },
+    image: { image: container.image, userSpecifiedImage: container.userSpecifiedImage },
+    imageRef: container.imageRef,
+    imageId: container.imageId,
+    state: containerStates[container.state],
+    createdAt: container.createdAtNs,
+    labels: { ...container.labels },
+    annotations: { ...container.annotations },
+  };
+}
+
+export function encodeContainerStatus(container: ContainerStatus): MessageInitShape<typeof ContainerStatusSchema> {
+  const user = container.user;
+  return {
+    id: container.id,
+    metadata: { ...container.metadata },
+    state: containerStates[container.state],
+    createdAt: container.createdAtNs,
+    startedAt: container.startedAtNs,
+    finishedAt: container.finishedAtNs,
+    exitCode: container.exitCode,
+    image: { image: container.image, userSpecifiedImage: container.userSpecifiedImage },
+    imageRef: container.imageRef,
+    imageId: container.imageId,
+    reason: container.reason,
+    message: container.message,
+    labels: { ...container.labels },
+    annotations: { ...container.annotations },
+    mounts: container.mounts.map(encodeMount),
+    logPath: container.logPath,
+    ...(container.resources === undefined ? {} : { resources: { linux: encodeResources(container.resources) } }),
+    ...(user === undefined ? {} : { user: { linux: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: user.groups.map(BigInt) } } }),
+  };
+}
+
+function encodeMount(mount: Mount): MessageInitShape<typeof MountSchema> {
+  return { containerPath: mount.containerPath, hostPath: mount.hostPath, readonly: mount.readonly, propagation: propagations[mount.propagation] };
+}
+
+function encodeResources(resources: LinuxResources): MessageInitShape<typeof LinuxContainerResourcesSchema> {
+  return {
+    cpuPeriod: resources.cpuPeriod ?? 0n,
+    cpuQuota: resources.cpuQuota ?? 0n,
+    cpuShares: resources.cpuShares ?? 0n,
+    memoryLimitInBytes: resources.memoryLimitBytes ?? 0n,
+    memorySwapLimitInBytes: resources.memorySwapLimitBytes ?? 0n,
+    oomScoreAdj: BigInt(resources.oomScoreAdj ?? 0),
+    cpusetCpus: resources.cpusetCpus ?? '',
+    cpusetMems: resources.cpusetMems ?? '',
+    hugepageLimits: (resources.hugepageLimits ?? []).map(({ pageSize, limit }) => ({ pageSize, limit })),
+    unified: { ...resources.unified },
+  };
+}
+
+export function encodeImage(image: ImageSummary): MessageInitShape<typeof ImageSchema> {
+  return {
+    id: image.id,
+    repoTags: [...image.names],
+    repoDigests: [...image.digests],
+    size: BigInt(image.sizeBytes),
+    ...(image.uid === undefined ? {} : { uid: { value: BigInt(image.uid) } }),
+    username: image.username ?? '',
+    spec: { image: image.names[0] ?? image.id },
+    pinned: image.pinned,
+  };
+}
+
+export function encodeFilesystemUsage(usage: ImageFileSystemUsage): MessageInitShape<typeof FilesystemUsageSchema> {
+  return {
+    timestamp: usage.atNs,
+    fsId: { mountpoint: usage.mountpoint },
+    usedBytes: { value: BigInt(usage.usedBytes) },
+    inodesUsed: { value: BigInt(usage.inodesUsed) },
+  };
+}
+
+/** The conditions that the kubelet requires, and what this node can do. */
+export function encodeEngineStatus(engine: EngineStatus, options: { readonly verbose: boolean }): MessageInitShape<typeof StatusResponseSchema> {
+  const runtimeReason = engine.runtimeReady ? {} : { reason: 'RuntimeNotReady', message: 'the engine is not ready' };
+  return {
+    status: {
+      conditions: [
+        { type: 'RuntimeReady', status: engine.runtimeReady, ...runtimeReason },
+        { type: 'NetworkReady', status: engine.networkReady, reason: engine.networkReason, message: engine.networkMessage },
+      ],
+    },
+    ...(options.verbose ? { info: encodeInfo(engine.info) } : {}),
+    runtimeHandlers: engine.runtimeHandlers.map((handler) => ({
+      name: handler.name,
+      features: { recursiveReadOnlyMounts: handler.recursiveReadOnlyMounts, userNamespaces: handler.userNamespaces },
+    })),
+    features: { supplementalGroupsPolicy: true },
+  };
+}
+
+/** Room for the exit code and the framing of the two outputs. */
+const execReplyOverheadBytes = 64;
+
+/** Both outputs cut so that the reply fits one gRPC message: stderr keeps what stdout leaves, and at least half. */
+export function fitExecOutput(result: ExecSyncResult): ExecSyncResult {
+  const room = limits.grpcMessageBytesMax - execReplyOverheadBytes;
+  if (result.stdout.length + result.stderr.length <= room) return result;
+  const half = room / 2;
+  const stderrBytes = Math.min(result.stderr.length, Math.max(half, room - result.stdout.length));
+  return { ...result, stdout: result.stdout.subarray(0, room - stderrBytes), stderr: result.stderr.subarray(0, stderrBytes) };
+}

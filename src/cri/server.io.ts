@@ -1,0 +1,79 @@
+/**
+ * The CRI server: a unix socket, HTTP/2, gRPC, and the two services behind it. In: an Engine and a path. Out: CRI v1 at that path.
+ * What a call means is in the services; this file only listens, limits and closes.
+ */
+import type { Socket } from 'node:net';
+import { createServer } from 'node:net';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { errorCode, errorMessage, limits } from '#core';
+import type { Engine } from '#pod';
+import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
+import { listenPrivately, removeSocket } from '../streaming/index.ts';
+import type { CallObserver } from './adapter.ts';
+import { buildService } from './adapter.ts';
+import { FrontConnection } from './front.io.ts';
+import { buildImageHandlers } from './image-service.ts';
+import { buildRuntimeHandlers } from './runtime-service.ts';
+
+/** Connections waiting to be accepted; a kubelet uses two, tools one each. */
+const backlog = 128;
+/** How long running calls may take to answer when the server closes. */
+const closeGraceMs = limits.drainTimeoutMs;
+
+const serverOptions = {
+  'grpc.max_receive_message_length': limits.grpcMessageBytesMax,
+  'grpc.max_send_message_length': limits.grpcMessageBytesMax,
+  // MiB per connection. With Node's default of 10, twelve 12 MB replies at once end in ENHANCE_YOUR_CALM.
+  'grpc-node.max_session_memory': 1000,
+  // No pings and no idle limit of our own: a kubelet's connection rests for minutes, and a local peer's death closes the socket.
+  'grpc.enable_channelz': 0,
+} as const;
+
+export interface CriServerOptions {
+  readonly engine: Engine;
+  /** Absolute path; the socket gets mode 0600 and a missing directory 0700. */
+  readonly socketPath: string;
+  /** Version of Berth, for the Version call. */
+  readonly version: string;
+  /** Gets one line for each call that failed. */
+  readonly log?: (line: string) => void;
+}
+
+export interface CriServer {
+  /** Stops accepting, lets running calls answer for a moment, cuts the rest, removes the socket. */
+  close(): Promise<void>;
+}
+
+/** Serves CRI v1 at `socketPath`. A stale socket is replaced; rejects with alreadyExists where a server is living there. */
+export async function startCriServer(options: CriServerOptions): Promise<CriServer> {
+  const server = new Server(serverOptions);
+  const observe: CallObserver = ({ path, error }) => options.log?.(`${path}: ${errorCode(error)}: ${errorMessage(error)}`);
+  const runtime = buildService(RuntimeService, buildRuntimeHandlers({ engine: options.engine, version: options.version }), observe);
+  const images = buildService(ImageService, buildImageHandlers(options.engine), observe);
+  server.addService(runtime.definition, runtime.implementation);
+  server.addService(images.definition, images.implementation);
+  const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const sockets = new Set<Socket>();
+  const listener = createServer((socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    injector.injectConnection(new FrontConnection(socket));
+  });
+  await listenPrivately(listener, options.socketPath, { backlog });
+  return {
+    async close() {
+      const closed = Promise.withResolvers<void>();
+      listener.close(() => closed.resolve());
+      // Sends GOAWAY, then cancels what still runs.
+      injector.drain(closeGraceMs);
+      const timer = setTimeout(() => {
+        for (const socket of sockets) socket.destroy();
+      }, closeGraceMs);
+      await closed.promise;
+      clearTimeout(timer);
+      injector.destroy();
+      server.forceShutdown();
+      removeSocket(options.socketPath);
+    },
+  };
+}

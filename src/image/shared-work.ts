@@ -1,0 +1,67 @@
+/**
+ * Equal work in flight, done once for all who want it. A caller that aborts leaves; the work ends with its last caller.
+ * Pure: no clock, no I/O.
+ */
+
+/** What one caller brings along. */
+export interface SharedCaller<P> {
+  readonly onProgress?: (progress: P) => void;
+  readonly signal?: AbortSignal;
+}
+
+interface Running<T, P> {
+  readonly result: Promise<T>;
+  readonly controller: AbortController;
+  readonly listeners: Set<(progress: P) => void>;
+  callers: number;
+}
+
+export class SharedWork<T, P> {
+  readonly #running = new Map<string, Running<T, P>>();
+
+  /** The result of the work under `key`, begun by the first caller. Rejects with the caller's own reason when it aborts. */
+  async run(key: string, body: (onProgress: (progress: P) => void, signal: AbortSignal) => Promise<T>, caller: SharedCaller<P>): Promise<T> {
+    caller.signal?.throwIfAborted();
+    const running = this.#running.get(key) ?? this.#begin(key, body);
+    const listener = (progress: P): void => caller.onProgress?.(progress);
+    running.callers += 1;
+    running.listeners.add(listener);
+    const left = Promise.withResolvers<never>();
+    const leave = (): void => left.reject(caller.signal?.reason);
+    caller.signal?.addEventListener('abort', leave, { once: true });
+    try {
+      return await Promise.race([running.result, left.promise]);
+    } finally {
+      caller.signal?.removeEventListener('abort', leave);
+      running.listeners.delete(listener);
+      running.callers -= 1;
+      if (running.callers === 0) this.#abandon(key, running);
+    }
+  }
+
+  #begin(key: string, body: (onProgress: (progress: P) => void, signal: AbortSignal) => Promise<T>): Running<T, P> {
+    const controller = new AbortController();
+    const listeners = new Set<(progress: P) => void>();
+    const result = body((progress) => {
+      for (const listener of listeners) listener(progress);
+    }, controller.signal);
+    const running: Running<T, P> = { result, controller, listeners, callers: 0 };
+    this.#running.set(key, running);
+    const forget = (): void => {
+      if (this.#running.get(key) === running) this.#running.delete(key);
+    };
+    result.then(forget, forget);
+    return running;
+  }
+
+  /** A later caller must not join work that is being cancelled. */
+  #abandon(key: string, running: Running<T, P>): void {
+    if (this.#running.get(key) === running) this.#running.delete(key);
+    running.controller.abort();
+  }
+
+  /** Resolves when nothing that is known runs any more. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([...this.#running.values()].map(({ result }) => result));
+  }
+}

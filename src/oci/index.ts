@@ -1,0 +1,7 @@
+/** OCI documents as data: runtime-spec, image-spec, references, digests. Types, decoders, validators; no I/O. */
+export * from './decode.ts';
+export * from './runtime-spec.ts';
+export * from './runtime-spec-decode.ts';
+export * from './digest.ts';
+export * from './reference.ts';
+export * from './image-spec.ts';

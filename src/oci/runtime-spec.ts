@@ -1,0 +1,204 @@
+/**
+ * The OCI runtime specification 1.3, Linux part, as types. In: nothing. Out: types and the word lists that the decoder accepts.
+ * Names are those of the specification. 64-bit quantities (limits, rlimits, quotas, seccomp values) are bigint; ids, modes and device
+ * numbers are JavaScript numbers, checked to be 32-bit. Properties that the project does not act on are kept out by the decoder.
+ */
+
+export const namespaceTypes = ['pid', 'network', 'mount', 'ipc', 'uts', 'user', 'cgroup', 'time'] as const;
+export type NamespaceType = (typeof namespaceTypes)[number];
+
+export interface SpecNamespace {
+  readonly type: NamespaceType;
+  /** A namespace file to join; absent: a new one. */
+  readonly path?: string;
+}
+
+export interface SpecUser {
+  readonly uid: number;
+  readonly gid: number;
+  readonly umask?: number;
+  readonly additionalGids: readonly number[];
+}
+
+/** Capability names such as `CAP_CHOWN`, one list per set. */
+export interface SpecCapabilities {
+  readonly bounding: readonly string[];
+  readonly effective: readonly string[];
+  readonly permitted: readonly string[];
+  readonly inheritable: readonly string[];
+  readonly ambient: readonly string[];
+}
+
+export interface SpecRlimit {
+  /** Such as `RLIMIT_NOFILE`. */
+  readonly type: RlimitType;
+  readonly soft: bigint;
+  readonly hard: bigint;
+}
+
+/** Resource limits in the order of their kernel numbers (asm-generic/resource.h). */
+export const rlimitTypes = [
+  'RLIMIT_CPU', 'RLIMIT_FSIZE', 'RLIMIT_DATA', 'RLIMIT_STACK', 'RLIMIT_CORE', 'RLIMIT_RSS', 'RLIMIT_NPROC', 'RLIMIT_NOFILE',
+  'RLIMIT_MEMLOCK', 'RLIMIT_AS', 'RLIMIT_LOCKS', 'RLIMIT_SIGPENDING', 'RLIMIT_MSGQUEUE', 'RLIMIT_NICE', 'RLIMIT_RTPRIO', 'RLIMIT_RTTIME',
+] as const;
+export type RlimitType = (typeof rlimitTypes)[number];
+
+export interface SpecProcess {
+  readonly terminal: boolean;
+  readonly consoleSize?: { readonly height: number; readonly width: number };
+  readonly user: SpecUser;
+  readonly args: readonly string[];
+  readonly env: readonly string[];
+  readonly cwd: string;
+  readonly capabilities?: SpecCapabilities;
+  readonly rlimits: readonly SpecRlimit[];
+  readonly noNewPrivileges: boolean;
+  /** -1000 to 1000. */
+  readonly oomScoreAdj?: number;
+  readonly apparmorProfile?: string;
+  readonly selinuxLabel?: string;
+  /** Names of further fields that are present and that nobody here implements, such as `scheduler`. */
+  readonly unsupported: readonly string[];
+}
+
+export interface SpecMount {
+  /** Absolute, without `..`. */
+  readonly destination: string;
+  readonly type?: string;
+  readonly source?: string;
+  readonly options: readonly string[];
+  /** True where the mount asks for id mapping of its own. */
+  readonly idMapped: boolean;
+}
+
+export interface SpecDevice {
+  readonly type: 'c' | 'b' | 'u' | 'p';
+  readonly path: string;
+  readonly major: number;
+  readonly minor: number;
+  readonly fileMode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+}
+
+export interface SpecDeviceRule {
+  readonly allow: boolean;
+  readonly type: 'a' | 'c' | 'b';
+  /** Absent: every one. */
+  readonly major?: number;
+  readonly minor?: number;
+  /** Letters of `rwm`; absent: all three. */
+  readonly access?: string;
+}
+
+export interface SpecMemory {
+  readonly limit?: bigint;
+  readonly reservation?: bigint;
+  readonly swap?: bigint;
+  readonly kernel?: bigint;
+  readonly kernelTCP?: bigint;
+  readonly swappiness?: bigint;
+  readonly disableOOMKiller?: boolean;
+  readonly useHierarchy?: boolean;
+  readonly checkBeforeUpdate?: boolean;
+}
+
+export interface SpecCpu {
+  readonly shares?: bigint;
+  readonly quota?: bigint;
+  readonly burst?: bigint;
+  readonly period?: bigint;
+  readonly realtimeRuntime?: bigint;
+  readonly realtimePeriod?: bigint;
+  readonly cpus?: string;
+  readonly mems?: string;
+  readonly idle?: bigint;
+}
+
+export interface SpecResources {
+  readonly devices: readonly SpecDeviceRule[];
+  readonly memory?: SpecMemory;
+  readonly cpu?: SpecCpu;
+  readonly pids?: { readonly limit: bigint };
+  readonly hugepageLimits: readonly { readonly pageSize: string; readonly limit: bigint }[];
+  /** Raw cgroup v2 files by name. */
+  readonly unified: Readonly<Record<string, string>>;
+  /** Names of resource groups that are present and not implemented, such as `rdma`. */
+  readonly unsupported: readonly string[];
+}
+
+export const seccompActions = ['SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_TRAP', 'SCMP_ACT_ERRNO', 'SCMP_ACT_TRACE', 'SCMP_ACT_ALLOW', 'SCMP_ACT_LOG', 'SCMP_ACT_NOTIFY'] as const;
+export type SeccompAction = (typeof seccompActions)[number];
+
+export const seccompOperators = ['SCMP_CMP_NE', 'SCMP_CMP_LT', 'SCMP_CMP_LE', 'SCMP_CMP_EQ', 'SCMP_CMP_GE', 'SCMP_CMP_GT', 'SCMP_CMP_MASKED_EQ'] as const;
+export type SeccompOperator = (typeof seccompOperators)[number];
+
+export const seccompArchitectures = [
+  'SCMP_ARCH_X86', 'SCMP_ARCH_X86_64', 'SCMP_ARCH_X32', 'SCMP_ARCH_ARM', 'SCMP_ARCH_AARCH64', 'SCMP_ARCH_MIPS', 'SCMP_ARCH_MIPS64', 'SCMP_ARCH_MIPS64N32',
+  'SCMP_ARCH_MIPSEL', 'SCMP_ARCH_MIPSEL64', 'SCMP_ARCH_MIPSEL64N32', 'SCMP_ARCH_PPC', 'SCMP_ARCH_PPC64', 'SCMP_ARCH_PPC64LE', 'SCMP_ARCH_S390',
+  'SCMP_ARCH_S390X', 'SCMP_ARCH_PARISC', 'SCMP_ARCH_PARISC64', 'SCMP_ARCH_RISCV64', 'SCMP_ARCH_LOONGARCH64', 'SCMP_ARCH_M68K', 'SCMP_ARCH_SH', 'SCMP_ARCH_SHEB',
+] as const;
+export type SeccompArchitecture = (typeof seccompArchitectures)[number];
+
+export const seccompFlags = ['SECCOMP_FILTER_FLAG_TSYNC', 'SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_SPEC_ALLOW', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV'] as const;
+export type SeccompFlag = (typeof seccompFlags)[number];
+
+export interface SeccompArg {
+  /** 0 to 5. */
+  readonly index: number;
+  readonly value: bigint;
+  readonly valueTwo: bigint;
+  readonly op: SeccompOperator;
+}
+
+export interface SeccompRule {
+  readonly names: readonly string[];
+  readonly action: SeccompAction;
+  readonly errnoRet?: number;
+  /** All must hold. */
+  readonly args: readonly SeccompArg[];
+}
+
+export interface SpecSeccomp {
+  readonly defaultAction: SeccompAction;
+  readonly defaultErrnoRet?: number;
+  /** Empty: the native architecture only. */
+  readonly architectures: readonly SeccompArchitecture[];
+  readonly flags: readonly SeccompFlag[];
+  readonly syscalls: readonly SeccompRule[];
+}
+
+export const propagations = ['private', 'rprivate', 'slave', 'rslave', 'shared', 'rshared', 'unbindable', 'runbindable'] as const;
+export type Propagation = (typeof propagations)[number];
+
+export interface SpecLinux {
+  readonly namespaces: readonly SpecNamespace[];
+  readonly hasIdMappings: boolean;
+  readonly hasTimeOffsets: boolean;
+  readonly devices: readonly SpecDevice[];
+  readonly cgroupsPath?: string;
+  readonly resources?: SpecResources;
+  readonly sysctl: Readonly<Record<string, string>>;
+  readonly rootfsPropagation?: Propagation;
+  readonly seccomp?: SpecSeccomp;
+  readonly maskedPaths: readonly string[];
+  readonly readonlyPaths: readonly string[];
+  readonly mountLabel?: string;
+  readonly personality?: { readonly domain: 'LINUX' | 'LINUX32' };
+  readonly unsupported: readonly string[];
+}
+
+/** A decoded config.json. */
+export interface RuntimeSpec {
+  readonly ociVersion: string;
+  readonly hostname?: string;
+  readonly domainname?: string;
+  /** Optional by the specification at create; needed to plan a container. */
+  readonly process?: SpecProcess;
+  readonly root: { readonly path: string; readonly readonly: boolean };
+  readonly mounts: readonly SpecMount[];
+  /** Kinds of hooks that hold at least one hook. */
+  readonly hooks: readonly string[];
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly linux: SpecLinux;
+}

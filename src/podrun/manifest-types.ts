@@ -1,0 +1,132 @@
+/** A decoded Pod manifest: only what is supported, defaults filled in, quantities as numbers. Types only. */
+import type { DnsConfig, MountPropagation } from '#pod';
+
+/** A file of a ConfigMap volume. */
+export interface ConfigMapManifest {
+  readonly name: string;
+  /** `data` and `binaryData` together. */
+  readonly files: Readonly<Record<string, Uint8Array>>;
+}
+
+export type FieldReference =
+  | { readonly kind: 'name' | 'namespace' | 'uid' | 'podIp' | 'podIps' }
+  | { readonly kind: 'label' | 'annotation'; readonly key: string };
+
+export type EnvManifest =
+  | { readonly kind: 'literal'; readonly name: string; readonly value: string }
+  | { readonly kind: 'field'; readonly name: string; readonly field: FieldReference };
+
+/** Requests and limits. CPU in thousandths of a core, memory in bytes; absent: not set. */
+export interface ResourcesManifest {
+  readonly cpuRequestMilli?: bigint;
+  readonly cpuLimitMilli?: bigint;
+  readonly memoryRequestBytes?: bigint;
+  readonly memoryLimitBytes?: bigint;
+}
+
+export interface SeccompManifest {
+  readonly kind: 'runtimeDefault' | 'unconfined' | 'localhost';
+  /** Relative to the engine's `seccomp` directory, with `localhost`. */
+  readonly localhostProfile?: string;
+}
+
+export interface ContainerSecurityManifest {
+  readonly runAsUser?: number;
+  readonly runAsGroup?: number;
+  readonly runAsNonRoot?: boolean;
+  readonly privileged: boolean;
+  readonly capabilitiesAdd: readonly string[];
+  readonly capabilitiesDrop: readonly string[];
+  readonly readOnlyRootFilesystem: boolean;
+  readonly allowPrivilegeEscalation?: boolean;
+  readonly seccompProfile?: SeccompManifest;
+}
+
+export interface PodSecurityManifest {
+  readonly runAsUser?: number;
+  readonly runAsGroup?: number;
+  readonly runAsNonRoot?: boolean;
+  readonly supplementalGroups: readonly number[];
+  readonly supplementalGroupsPolicy: 'merge' | 'strict';
+  readonly seccompProfile?: SeccompManifest;
+  readonly sysctls: Readonly<Record<string, string>>;
+}
+
+export interface VolumeMountManifest {
+  readonly name: string;
+  readonly mountPath: string;
+  readonly readOnly: boolean;
+  /** Of a configMap volume: one of its files. */
+  readonly subPath?: string;
+  readonly propagation: MountPropagation;
+}
+
+export type HostPathType = '' | 'DirectoryOrCreate' | 'Directory' | 'FileOrCreate' | 'File' | 'Socket' | 'CharDevice' | 'BlockDevice';
+
+export type VolumeManifest =
+  | { readonly kind: 'emptyDir'; readonly name: string; readonly medium: 'disk' | 'memory' }
+  | { readonly kind: 'hostPath'; readonly name: string; readonly path: string; readonly type: HostPathType }
+  | { readonly kind: 'configMap'; readonly name: string; readonly configMap: string; readonly files: readonly ConfigMapFile[] };
+
+export interface ConfigMapFile {
+  /** Relative, without `..`. */
+  readonly path: string;
+  readonly mode: number;
+  readonly content: Uint8Array;
+}
+
+export interface PortManifest {
+  readonly containerPort: number;
+  /** 0: none. */
+  readonly hostPort: number;
+  readonly hostIp?: string;
+  readonly protocol: 'tcp' | 'udp' | 'sctp';
+}
+
+export type ImagePullPolicy = 'Always' | 'IfNotPresent' | 'Never';
+export type RestartPolicy = 'Always' | 'OnFailure' | 'Never';
+
+export interface ContainerManifest {
+  readonly name: string;
+  readonly image: string;
+  readonly imagePullPolicy: ImagePullPolicy;
+  /** An init container that runs beside the others: `restartPolicy: Always`. */
+  readonly sidecar: boolean;
+  readonly command: readonly string[];
+  readonly args: readonly string[];
+  readonly workingDir: string;
+  readonly env: readonly EnvManifest[];
+  readonly resources: ResourcesManifest;
+  readonly security: ContainerSecurityManifest;
+  readonly volumeMounts: readonly VolumeMountManifest[];
+  readonly ports: readonly PortManifest[];
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  readonly tty: boolean;
+}
+
+/** A Pod with everything that it refers to. */
+export interface PodManifest {
+  readonly name: string;
+  readonly namespace: string;
+  /** Absent: one is made up. */
+  readonly uid?: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** Empty: the pod's name. */
+  readonly hostname: string;
+  readonly containers: readonly ContainerManifest[];
+  readonly initContainers: readonly ContainerManifest[];
+  readonly volumes: readonly VolumeManifest[];
+  readonly restartPolicy: RestartPolicy;
+  readonly terminationGracePeriodSeconds: number;
+  readonly security: PodSecurityManifest;
+  readonly hostNetwork: boolean;
+  readonly hostPid: boolean;
+  readonly hostIpc: boolean;
+  readonly shareProcessNamespace: boolean;
+  /** `host`: the host's resolver settings with the additions of `dns`; `none`: those of `dns` alone. */
+  readonly dnsPolicy: 'host' | 'none';
+  readonly dns?: DnsConfig;
+  readonly hostAliases: readonly { readonly ip: string; readonly hostnames: readonly string[] }[];
+}

@@ -1,0 +1,87 @@
+/**
+ * Control groups: placement, limits, attachment and removal as steps. In: the host's cgroup mounts and an OCI resources object.
+ * Out: steps. Pure; what the host cannot limit is refused with the document's path before any step exists.
+ *
+ * Two drivers: v1 hierarchies (alone or beside a cgroup2 mount, "hybrid", where the cgroup2 directory is made too, because killing
+ * through it is atomic), and pure v2. Only leaves hold processes.
+ */
+import { type SpecDeviceRule, type SpecResources } from '#oci';
+import { type Step, errno, fileSystem, noSlot, open } from '#plan';
+import { invalidArgument } from '#core';
+import { localSlots } from './slots.ts';
+
+/** Where a process group lives: one absolute path, the same in every hierarchy, such as `/kubepods/pod1/abc`. */
+export interface CgroupPlacement {
+  readonly path: string;
+}
+
+/** How a child gets into its cgroup. */
+export interface CgroupAttachment {
+  /** Steps of the host section before the child is made. */
+  readonly host: readonly Step[];
+  /** Slot for `Section.cgroup`, where the kernel can create the child inside. */
+  readonly slot?: number;
+  /** First steps of the child. */
+  readonly child: readonly Step[];
+}
+
+/** What is to be made below a placement. */
+export interface CgroupRequest {
+  readonly placement: CgroupPlacement;
+  readonly resources?: SpecResources;
+  /** False for a pod's parent group: no device rules, since those of its children decide. */
+  readonly limitDevices: boolean;
+  /** Path of the resources object in its document. */
+  readonly path: string;
+  readonly origin: string;
+}
+
+/** Planning for one kind of host. */
+export interface CgroupDriver {
+  /** Makes the directories and sets the limits. Throws failedPrecondition or invalidArgument with the document's path. */
+  create(request: CgroupRequest): readonly Step[];
+  /** `optional`: groups that were not made are passed over (an exec does not know which have limits). */
+  attach(placement: CgroupPlacement, options: { readonly resources?: SpecResources; readonly optional: boolean }): CgroupAttachment;
+  /** Kills everything below the placement and removes it; absence is no error. */
+  remove(placement: CgroupPlacement, options: { readonly timeoutMs: number }): readonly Step[];
+  /** Kills everything below the placement. */
+  kill(placement: CgroupPlacement, options: { readonly timeoutMs: number }): readonly Step[];
+  /** The file whose `oom_kill` count grows when the kernel kills a process for memory; empty where the group's memory is not controlled. */
+  oomFile(placement: CgroupPlacement, resources: SpecResources | undefined): string;
+  /** Files that a process writes `0` to in order to enter the group. */
+  procsFiles(placement: CgroupPlacement): readonly string[];
+  /** Directories of the group in mount order for a container's view: name below /sys/fs/cgroup and path on the host. */
+  views(placement: CgroupPlacement, resources: SpecResources | undefined): readonly { readonly name: string; readonly path: string }[];
+}
+
+/** Devices that every container may use. Source: runtime-spec config-linux.md "Default Devices", and mknod as runc and crun allow it. */
+export const defaultDeviceRules: readonly SpecDeviceRule[] = [
+  { allow: true, type: 'c', access: 'm' }, { allow: true, type: 'b', access: 'm' },
+  ...([[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [5, 0], [5, 2]] as const).map(([major, minor]): SpecDeviceRule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
+  { allow: true, type: 'c', major: 136, access: 'rwm' },
+];
+
+/** Everything is denied first; then the document's rules, then the defaults, each overriding those before it. */
+export function deviceRulesOf(resources: SpecResources | undefined): readonly SpecDeviceRule[] {
+  return [{ allow: false, type: 'a' }, ...(resources?.devices ?? []), ...defaultDeviceRules];
+}
+
+/** The placement's path as components. Throws invalidArgument unless it is absolute, without `.` and `..`, below the root. */
+export function cgroupComponents({ path }: CgroupPlacement): readonly string[] {
+  const parts = path.split('/').filter((part) => part !== '');
+  if (!path.startsWith('/') || parts.length === 0 || parts.includes('..') || parts.includes('.')) throw invalidArgument('linux.cgroupsPath', `must be an absolute path without "..", not ${JSON.stringify(path.slice(0, 200))}`);
+  return parts;
+}
+
+/** One write to a control file. */
+export function writeControl(file: string, value: string, origin: string): Step {
+  return { kind: 'writeFile', dir: noSlot, path: file, data: Buffer.from(value), fileSystem: fileSystem.cgroup, origin };
+}
+
+/** Opens the cgroup2 directory that a child is created in. */
+export function openCgroup(directory: string): Step {
+  return { kind: 'openPath', dir: noSlot, path: directory, flags: open.readOnly | open.directory, mode: 0, resolve: 0, out: localSlots.cgroup };
+}
+
+/** Errno of a missing controller directory. */
+export const missingGroup: readonly number[] = [errno.noEntry];

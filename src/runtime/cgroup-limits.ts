@@ -1,0 +1,146 @@
+/**
+ * OCI resources as control files and values. In: SpecResources. Out: file and value pairs in the order to write them, or an error with
+ * the document's path. Pure. Conversions follow runc and crun: shares to weight by the curve that maps 1024 to 100.
+ */
+import { invalidArgument } from '#core';
+import { type SpecResources } from '#oci';
+import { type CgroupFacts } from '#system';
+import { hostLacks } from './refusals.ts';
+
+/** One control file of one controller. */
+export interface ControlValue {
+  readonly controller: string;
+  readonly file: string;
+  readonly value: string;
+  /** Field below the resources object, such as `cpu.shares`. */
+  readonly field: string;
+}
+
+/**
+ * cpu.weight (1 to 10000) for cpu.shares (2 to 262144). A quadratic curve in log2 that keeps both ends and maps the default 1024 to the
+ * default 100. Source: opencontainers/cgroups ConvertCPUSharesToCgroupV2Value since v0.0.5, crun since 1.23.
+ */
+export function weightOfShares(shares: bigint): number {
+  if (shares <= 2n) return 1;
+  if (shares >= 262144n) return 10000;
+  const log = Math.log2(Number(shares));
+  return Math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34));
+}
+
+const bytes = (value: bigint): string => (value < 0n ? 'max' : String(value));
+
+interface Builder {
+  readonly values: ControlValue[];
+  add(controller: string, file: string, value: bigint | string | number | undefined, field: string): void;
+}
+
+function builder(): Builder {
+  const values: ControlValue[] = [];
+  return { values, add: (controller, file, value, field) => void (value === undefined ? undefined : values.push({ controller, file, value: String(value), field })) };
+}
+
+function checkMemory(memory: NonNullable<SpecResources['memory']>, facts: CgroupFacts, path: string): void {
+  const { limit = 0n, swap = 0n } = memory;
+  if ((memory.kernel ?? 0n) > 0n) throw hostLacks(`${path}.memory.kernel`, 'kernel memory limits are gone from Linux');
+  if ((memory.kernelTCP ?? 0n) > 0n && facts.mode === 'v2') throw hostLacks(`${path}.memory.kernelTCP`, 'does not exist on cgroup v2');
+  if (swap > 0n && limit <= 0n) throw invalidArgument(`${path}.memory.swap`, 'needs memory.limit, since it is memory plus swap');
+  if (swap > 0n && swap < limit) throw invalidArgument(`${path}.memory.swap`, `${swap} is below memory.limit ${limit}; it is memory plus swap`);
+  if (swap > 0n && !facts.swapLimit) throw hostLacks(`${path}.memory.swap`, 'this host does not account swap');
+  if ((memory.swappiness ?? 0n) > 100n) throw invalidArgument(`${path}.memory.swappiness`, `${memory.swappiness} is outside 0 to 100`);
+  if (memory.reservation !== undefined && memory.reservation > 0n && limit > 0n && memory.reservation > limit) throw invalidArgument(`${path}.memory.reservation`, `${memory.reservation} is above memory.limit ${limit}`);
+}
+
+function checkCpu(cpu: NonNullable<SpecResources['cpu']>, path: string): void {
+  if (cpu.period !== undefined && cpu.period !== 0n && (cpu.period < 1000n || cpu.period > 1_000_000n)) throw invalidArgument(`${path}.cpu.period`, `${cpu.period} is outside 1000 to 1000000 microseconds`);
+  if (cpu.quota !== undefined && cpu.quota > 0n && cpu.quota < 1000n) throw invalidArgument(`${path}.cpu.quota`, `${cpu.quota} is below 1000 microseconds`);
+  if (cpu.idle !== undefined && cpu.idle !== 0n && cpu.idle !== 1n) throw invalidArgument(`${path}.cpu.idle`, `must be 0 or 1, not ${cpu.idle}`);
+}
+
+const nonZero = (value: bigint | undefined): bigint | undefined => (value === 0n ? undefined : value);
+const nonEmpty = (value: string | undefined): string | undefined => (value === '' ? undefined : value);
+
+/** Control values for cgroup v1. */
+export function v1Values(resources: SpecResources, facts: CgroupFacts, path: string): readonly ControlValue[] {
+  const { values, add } = builder();
+  const { cpu, memory } = resources;
+  if (cpu !== undefined) {
+    checkCpu(cpu, path);
+    const shares = nonZero(cpu.shares);
+    add('cpu', 'cpu.shares', shares === undefined ? undefined : shares < 2n ? 2n : shares > 262144n ? 262144n : shares, 'cpu.shares');
+    add('cpu', 'cpu.rt_period_us', nonZero(cpu.realtimePeriod), 'cpu.realtimePeriod');
+    add('cpu', 'cpu.rt_runtime_us', nonZero(cpu.realtimeRuntime), 'cpu.realtimeRuntime');
+    add('cpu', 'cpu.cfs_period_us', nonZero(cpu.period), 'cpu.period');
+    add('cpu', 'cpu.cfs_quota_us', nonZero(cpu.quota), 'cpu.quota');
+    add('cpu', 'cpu.cfs_burst_us', nonZero(cpu.burst), 'cpu.burst');
+    add('cpu', 'cpu.idle', nonZero(cpu.idle), 'cpu.idle');
+    add('cpuset', 'cpuset.cpus', nonEmpty(cpu.cpus), 'cpu.cpus');
+    add('cpuset', 'cpuset.mems', nonEmpty(cpu.mems), 'cpu.mems');
+  }
+  if (memory !== undefined) {
+    checkMemory(memory, facts, path);
+    add('memory', 'memory.limit_in_bytes', nonZero(memory.limit), 'memory.limit');
+    // Unlimited swap where swap is not accounted is what the host does anyway.
+    add('memory', 'memory.memsw.limit_in_bytes', facts.swapLimit ? nonZero(memory.swap) : undefined, 'memory.swap');
+    add('memory', 'memory.soft_limit_in_bytes', nonZero(memory.reservation), 'memory.reservation');
+    add('memory', 'memory.kmem.tcp.limit_in_bytes', nonZero(memory.kernelTCP), 'memory.kernelTCP');
+    add('memory', 'memory.swappiness', memory.swappiness, 'memory.swappiness');
+    add('memory', 'memory.oom_control', memory.disableOOMKiller === true ? 1 : undefined, 'memory.disableOOMKiller');
+  }
+  addPidsAndPages(resources, facts, path, { add, values }, 'limit_in_bytes');
+  return values;
+}
+
+function addPidsAndPages(resources: SpecResources, facts: CgroupFacts, path: string, { add }: Builder, suffix: string): void {
+  if (resources.pids !== undefined) add('pids', 'pids.max', resources.pids.limit <= 0n ? 'max' : resources.pids.limit, 'pids.limit');
+  for (const [index, { pageSize, limit }] of resources.hugepageLimits.entries()) {
+    if (!/^[1-9][0-9]*[KMG]B$/.test(pageSize)) throw invalidArgument(`${path}.hugepageLimits[${index}].pageSize`, `must be a size such as "2MB", not ${JSON.stringify(pageSize.slice(0, 40))}`);
+    if (!facts.hugepageSizes.includes(pageSize)) throw hostLacks(`${path}.hugepageLimits[${index}].pageSize`, `this host controls no huge pages of ${pageSize}`);
+    add('hugetlb', `hugetlb.${pageSize}.${suffix}`, limit, `hugepageLimits[${index}]`);
+  }
+}
+
+/** Control values for cgroup v2. */
+export function v2Values(resources: SpecResources, facts: CgroupFacts, path: string): readonly ControlValue[] {
+  const { values, add } = builder();
+  const { cpu, memory } = resources;
+  if (cpu !== undefined) {
+    checkCpu(cpu, path);
+    for (const field of ['realtimeRuntime', 'realtimePeriod'] as const) if ((cpu[field] ?? 0n) !== 0n) throw hostLacks(`${path}.cpu.${field}`, 'does not exist on cgroup v2');
+    const shares = nonZero(cpu.shares);
+    const [quota, period] = [nonZero(cpu.quota), nonZero(cpu.period)];
+    // An idle group takes no weight: the kernel refuses the write.
+    add('cpu', 'cpu.weight', shares === undefined || cpu.idle === 1n ? undefined : weightOfShares(shares), 'cpu.shares');
+    add('cpu', 'cpu.max', quota === undefined && period === undefined ? undefined : `${bytes(quota ?? -1n)} ${period ?? 100_000n}`, quota === undefined ? 'cpu.period' : 'cpu.quota');
+    add('cpu', 'cpu.max.burst', nonZero(cpu.burst), 'cpu.burst');
+    add('cpu', 'cpu.idle', nonZero(cpu.idle), 'cpu.idle');
+    add('cpuset', 'cpuset.cpus', nonEmpty(cpu.cpus), 'cpu.cpus');
+    add('cpuset', 'cpuset.mems', nonEmpty(cpu.mems), 'cpu.mems');
+  }
+  if (memory !== undefined) {
+    checkMemory(memory, facts, path);
+    if (memory.swappiness !== undefined) throw hostLacks(`${path}.memory.swappiness`, 'does not exist on cgroup v2');
+    if (memory.disableOOMKiller === true) throw hostLacks(`${path}.memory.disableOOMKiller`, 'does not exist on cgroup v2');
+    const { limit = 0n, swap = 0n } = memory;
+    add('memory', 'memory.max', limit === 0n ? undefined : bytes(limit), 'memory.limit');
+    // v1 counts memory plus swap, v2 swap alone.
+    add('memory', 'memory.swap.max', swap === 0n || !facts.swapLimit ? undefined : swap < 0n ? 'max' : String(swap - limit), 'memory.swap');
+    const reservation = nonZero(memory.reservation);
+    add('memory', 'memory.low', reservation === undefined ? undefined : bytes(reservation), 'memory.reservation');
+  }
+  addPidsAndPages(resources, facts, path, { add, values }, 'max');
+  for (const [file, text] of Object.entries(resources.unified)) {
+    const controller = /^([a-z_]+)(\.[a-zA-Z0-9_]+)+$/.exec(file)?.[1];
+    const reserved = controller === 'cgroup' && !['cgroup.max.depth', 'cgroup.max.descendants'].includes(file);
+    if (controller === undefined || reserved) throw invalidArgument(`${path}.unified[${JSON.stringify(file.slice(0, 80))}]`, 'is no resource file of a controller');
+    for (const line of text.split('\n').filter((part) => part !== '')) add(controller, file, line, `unified[${JSON.stringify(file)}]`);
+  }
+  return values;
+}
+
+/** Refuses resources whose controller the host lacks, and groups that nobody here implements. */
+export function checkControllers(resources: SpecResources, values: readonly ControlValue[], controllers: ReadonlySet<string>, path: string): void {
+  const [first] = resources.unsupported;
+  if (first !== undefined) throw hostLacks(`${path}.${first}`, 'not supported');
+  const missing = values.find(({ controller }) => controller !== 'cgroup' && !controllers.has(controller));
+  if (missing !== undefined) throw hostLacks(`${path}.${missing.field}`, `this host has no ${missing.controller} controller`);
+}

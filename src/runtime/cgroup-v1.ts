@@ -1,0 +1,89 @@
+/**
+ * The cgroup v1 and hybrid driver. In: the mounted hierarchies. Out: steps. Pure.
+ * Only hierarchies with a limit are used, plus devices (policy) and, where a cgroup2 tree is mounted beside them, that one (kill).
+ * A child attaches itself by writing `0` to `tasks`: writing to `cgroup.procs` waits for a grace period of the kernel.
+ */
+import { type SpecDeviceRule, type SpecResources } from '#oci';
+import { type Step, errno, noSlot } from '#plan';
+import { type CgroupFacts } from '#system';
+import { type CgroupDriver, type CgroupPlacement, cgroupComponents, deviceRulesOf, missingGroup, openCgroup, writeControl } from './cgroup-driver.ts';
+import { checkControllers, v1Values } from './cgroup-limits.ts';
+import { hostLacks } from './refusals.ts';
+import { localSlots } from './slots.ts';
+
+/** One rule as devices.allow and devices.deny read it: `c 1:3 rwm`; the whole set is `a`. */
+export function describeDeviceRule({ type, major, minor, access }: SpecDeviceRule): string {
+  return type === 'a' ? 'a' : `${type} ${major ?? '*'}:${minor ?? '*'} ${access ?? 'rwm'}`;
+}
+
+/** Controllers that the resources need, in a fixed order. */
+function controllersOf(resources: SpecResources | undefined, facts: CgroupFacts, path: string): readonly string[] {
+  const limited = new Set(resources === undefined ? [] : v1Values(resources, facts, path).map(({ controller }) => controller));
+  return ['devices', 'memory', 'cpu', 'cpuset', 'pids', 'hugetlb'].filter((name) => name === 'devices' || limited.has(name));
+}
+
+/** A new cpuset is empty and takes no process, so each level takes over what its parent has. */
+function makeCpuset(mountpoint: string, components: readonly string[], facts: CgroupFacts, origin: string): readonly Step[] {
+  return components.flatMap((_component, index): readonly Step[] => {
+    const directory = `${mountpoint}/${components.slice(0, index + 1).join('/')}`;
+    const make: Step = { kind: 'makeDirectory', dir: noSlot, path: directory, mode: 0o755, parents: 0, origin, ignore: [errno.exists] };
+    if (index === 0) return [{ ...make, skipOnIgnored: 2 }, writeControl(`${directory}/cpuset.cpus`, facts.cpusetCpus, origin), writeControl(`${directory}/cpuset.mems`, facts.cpusetMems, origin)];
+    return [writeControl(`${mountpoint}/${components.slice(0, index).join('/')}/cgroup.clone_children`, '1', origin), make];
+  });
+}
+
+/** The driver for hosts whose controllers are mounted as v1 hierarchies. */
+export function v1Driver(facts: CgroupFacts): CgroupDriver {
+  const mountOf = (controller: string): string | undefined => facts.v1.find(({ controllers }) => controllers.includes(controller))?.mountpoint;
+  const available = new Set(facts.v1.flatMap(({ controllers }) => controllers));
+  const unified = facts.unified?.mountpoint;
+  const relative = (placement: CgroupPlacement): string => cgroupComponents(placement).join('/');
+  /** Hierarchies that may hold the group, each once. */
+  const mounts = ['devices', 'memory', 'cpu', 'cpuset', 'pids', 'hugetlb'].flatMap((name) => mountOf(name) ?? []).filter((mount, index, all) => all.indexOf(mount) === index);
+  const used = (resources: SpecResources | undefined, path: string): readonly string[] => controllersOf(resources, facts, path).flatMap((name) => mountOf(name) ?? []).filter((mount, index, all) => all.indexOf(mount) === index);
+
+  const kill: CgroupDriver['kill'] = (placement, { timeoutMs }) => {
+    const mount = unified ?? mounts[0];
+    return mount === undefined ? [] : [{ kind: 'killCgroup', cgroup: `${mount}/${relative(placement)}`, timeoutMs }];
+  };
+  return {
+    kill,
+    create: ({ placement, resources, limitDevices, path, origin }) => {
+      const values = resources === undefined ? [] : v1Values(resources, facts, path);
+      if (resources !== undefined) {
+        checkControllers(resources, values, available, path);
+        if (Object.keys(resources.unified).length > 0) throw hostLacks(`${path}.unified`, 'needs cgroup v2');
+      }
+      if (limitDevices && !available.has('devices')) throw hostLacks(`${path}.devices`, 'this host has no devices controller');
+      const group = relative(placement);
+      const directories = used(resources, path).flatMap((mount) => (mount === mountOf('cpuset')
+        ? makeCpuset(mount, cgroupComponents(placement), facts, origin)
+        : [{ kind: 'makeDirectory', dir: noSlot, path: `${mount}/${group}`, mode: 0o755, parents: 1, origin } as const]));
+      const rules = limitDevices ? deviceRulesOf(resources) : [];
+      return [
+        ...directories,
+        ...(unified === undefined ? [] : [{ kind: 'makeDirectory', dir: noSlot, path: `${unified}/${group}`, mode: 0o755, parents: 1, origin } as const]),
+        ...values.map(({ controller, file, value, field }) => writeControl(`${mountOf(controller)}/${group}/${file}`, value, `${origin}/${field.replaceAll('.', '/')}`)),
+        ...rules.map((rule) => writeControl(`${mountOf('devices')}/${group}/devices.${rule.allow ? 'allow' : 'deny'}`, describeDeviceRule(rule), `${origin}/devices`)),
+      ];
+    },
+    attach: (placement, { resources, optional }) => {
+      const group = relative(placement);
+      const child = (optional ? mounts : used(resources, 'linux.resources')).map((mount): Step => ({ ...writeControl(`${mount}/${group}/tasks`, '0', '/linux/cgroupsPath'), ...(optional ? { ignore: missingGroup } : {}) }));
+      return unified === undefined ? { host: [], child } : { host: [openCgroup(`${unified}/${group}`)], slot: localSlots.cgroup, child };
+    },
+    remove: (placement, options) => [
+      ...kill(placement, options),
+      ...[...mounts, ...(unified === undefined ? [] : [unified])].map((mount): Step => ({ kind: 'removeCgroup', cgroup: `${mount}/${relative(placement)}`, timeoutMs: options.timeoutMs })),
+    ],
+    oomFile: (placement, resources) => {
+      const memory = mountOf('memory');
+      return memory === undefined || !used(resources, '').includes(memory) ? '' : `${memory}/${relative(placement)}/memory.oom_control`;
+    },
+    procsFiles: (placement) => [...used(undefined, '').map((mount) => `${mount}/${relative(placement)}/tasks`), ...(unified === undefined ? [] : [`${unified}/${relative(placement)}/cgroup.procs`])],
+    views: (placement, resources) => [
+      ...used(resources, 'linux.resources').map((mount) => ({ name: mount.slice(mount.lastIndexOf('/') + 1), path: `${mount}/${relative(placement)}` })),
+      ...(unified === undefined ? [] : [{ name: 'unified', path: `${unified}/${relative(placement)}` }]),
+    ],
+  };
+}

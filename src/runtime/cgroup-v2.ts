@@ -1,0 +1,49 @@
+/**
+ * The cgroup v2 driver. In: the cgroup2 mount. Out: steps. Pure.
+ * Controllers are enabled from the top; only leaves hold processes (the kernel's "no internal processes" rule); the child is made inside
+ * its group by CLONE_INTO_CGROUP; devices are filtered by an eBPF program.
+ */
+import { type Step, errno, noSlot } from '#plan';
+import { type CgroupFacts } from '#system';
+import { assert } from '#core';
+import { type CgroupDriver, type CgroupPlacement, cgroupComponents, deviceRulesOf, openCgroup, writeControl } from './cgroup-driver.ts';
+import { checkControllers, v2Values } from './cgroup-limits.ts';
+import { buildDeviceFilter } from './device-filter.ts';
+import { localSlots } from './slots.ts';
+
+/** Always enabled where the host has them: memory for OOM events, pids and cpu for limits of later updates and statistics. */
+const wanted = ['cpu', 'memory', 'pids'];
+
+/** The driver for hosts with one cgroup2 tree. */
+export function v2Driver(facts: CgroupFacts): CgroupDriver {
+  assert(facts.unified !== undefined, 'cgroup v2 without its mount');
+  const { mountpoint, controllers } = facts.unified;
+  const directoryOf = (placement: CgroupPlacement): string => `${mountpoint}/${cgroupComponents(placement).join('/')}`;
+  const kill: CgroupDriver['kill'] = (placement, { timeoutMs }) => [{ kind: 'killCgroup', cgroup: directoryOf(placement), timeoutMs }];
+
+  return {
+    kill,
+    create: ({ placement, resources, limitDevices, path, origin }) => {
+      const values = resources === undefined ? [] : v2Values(resources, facts, path);
+      if (resources !== undefined) checkControllers(resources, values, new Set(controllers), path);
+      const needed = controllers.filter((name) => wanted.includes(name) || values.some(({ controller }) => controller === name));
+      const components = cgroupComponents(placement);
+      const enable = (directory: string): readonly Step[] => (needed.length === 0 ? [] : [writeControl(`${directory}/cgroup.subtree_control`, needed.map((name) => `+${name}`).join(' '), origin)]);
+      const levels = components.flatMap((_component, index): readonly Step[] => {
+        const parent = [mountpoint, ...components.slice(0, index)].join('/');
+        return [...enable(parent), { kind: 'makeDirectory', dir: noSlot, path: `${parent}/${components[index]}`, mode: 0o755, parents: 0, origin, ignore: [errno.exists] }];
+      });
+      const directory = directoryOf(placement);
+      return [
+        ...levels,
+        ...values.map(({ file, value, field }) => writeControl(`${directory}/${file}`, value, `${origin}/${field.replaceAll('.', '/')}`)),
+        ...(limitDevices ? [{ kind: 'attachDeviceFilter', cgroup: directory, program: buildDeviceFilter(deviceRulesOf(resources)), origin: `${origin}/devices` } as const] : []),
+      ];
+    },
+    attach: (placement) => ({ host: [openCgroup(directoryOf(placement))], slot: localSlots.cgroup, child: [] }),
+    remove: (placement, options) => [...kill(placement, options), { kind: 'removeCgroup', cgroup: directoryOf(placement), timeoutMs: options.timeoutMs }],
+    oomFile: (placement) => (controllers.includes('memory') ? `${directoryOf(placement)}/memory.events` : ''),
+    procsFiles: (placement) => [`${directoryOf(placement)}/cgroup.procs`],
+    views: (placement) => [{ name: '', path: directoryOf(placement) }],
+  };
+}

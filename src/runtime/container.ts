@@ -1,0 +1,226 @@
+/**
+ * config.json → the plan of a container's first process. In: a decoded runtime-spec, where its root comes from, what the pod shares,
+ * the host's facts. Out: a Plan, or an error with the document's path. Pure.
+ *
+ * The mount order is the only allowed one: open every source in the host's mount namespace; part; make everything private; build overlay and
+ * special file systems; attach the clones; pivot; detach the old root. So the overlay exists in the container's namespace alone, and
+ * volumes still propagate.
+ */
+import { RuntimeError, assert, invalidArgument, limits } from '#core';
+import { type RuntimeSpec, type SpecProcess } from '#oci';
+import { type Plan, type Section, type Step, clone, createTarget, errno, ms, noSlot, open } from '#plan';
+import { type HostFacts } from '#system';
+import { cgroupDriver } from './cgroup.ts';
+import { type CgroupPlacement } from './cgroup-driver.ts';
+import { hasOwnDev, planDevices } from './devices.ts';
+import { type Identity, identityFiles } from './identity.ts';
+import { planMounts, visitPod } from './mounts.ts';
+import { type NamespaceTable, type PodSharing, enterNamespaces, openJoinedNamespaces, resolveNamespaces } from './namespaces.ts';
+import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
+import { unsupported } from './refusals.ts';
+import { localSlots } from './slots.ts';
+import { planSysctls } from './sysctl.ts';
+
+/** Where a container's root comes from. */
+export type RootfsSource =
+  | { readonly kind: 'directory'; readonly path: string }
+  | {
+    readonly kind: 'overlay';
+    /** Working directory of the mount, so that many layers fit into one page of options. */
+    readonly storeDir: string;
+    /** Short relative names below storeDir, the topmost layer first. */
+    readonly lower: readonly string[];
+    readonly upper: string;
+    readonly work: string;
+    /** An existing directory of the host, covered inside the container's mount namespace only. */
+    readonly mountpoint: string;
+    /** Skip the sync at unmount; for roots that are thrown away. */
+    readonly volatile?: boolean;
+  };
+
+/** Everything that one container's plan depends on. */
+export interface PlanContainerInput {
+  readonly spec: RuntimeSpec;
+  readonly rootfs: RootfsSource;
+  /** Directory that relative bind sources are below. */
+  readonly bundle?: string;
+  readonly pod?: PodSharing;
+  readonly host: HostFacts;
+  readonly cgroup: CgroupPlacement;
+  /** Overrides process.terminal. */
+  readonly terminal?: boolean;
+  /** Leave the payload section out and ask for /etc/passwd and /etc/group; `planPayload` makes the answer. */
+  readonly askIdentity: boolean;
+}
+
+const placement = (origin: string): { readonly origin: string } => ({ origin });
+
+function processOf(spec: RuntimeSpec): SpecProcess {
+  if (spec.process === undefined) throw invalidArgument('process', 'required');
+  return spec.process;
+}
+
+/** Refuses what the specification allows and nobody here implements. */
+function checkSpec(spec: RuntimeSpec): void {
+  const [hook] = spec.hooks;
+  if (hook !== undefined) throw unsupported(`hooks.${hook}`);
+  const [feature] = spec.linux.unsupported;
+  if (feature !== undefined) throw unsupported(`linux.${feature}`);
+  if (spec.linux.mountLabel !== undefined && spec.linux.mountLabel !== '') throw unsupported('linux.mountLabel');
+  checkProcess(processOf(spec), 'process');
+}
+
+function planNames(spec: RuntimeSpec, { uts }: NamespaceTable): readonly Step[] {
+  const names: Step[] = [];
+  for (const [field, kind] of [['hostname', 'setHostname'], ['domainname', 'setDomainname']] as const) {
+    const name = spec[field];
+    if (name === undefined || name === '') continue;
+    if (uts.kind === 'host') throw invalidArgument(field, 'needs a uts namespace');
+    if (Buffer.byteLength(name) > 64) throw invalidArgument(field, `${Buffer.byteLength(name)} bytes, at most 64`);
+    // The pod's own namespace got its name when it was made.
+    if (uts.kind !== 'slot') names.push({ kind, name, origin: `/${field}` });
+  }
+  return names;
+}
+
+/** Where the root is cloned from (directory) and how it is attached; afterwards slot `root` is its top mount. */
+function planRoot(rootfs: RootfsSource, spec: RuntimeSpec): { readonly sources: readonly Step[]; readonly attach: readonly Step[] } {
+  const { root } = localSlots;
+  const origin = placement('/root');
+  if (rootfs.kind === 'directory') {
+    if (!rootfs.path.startsWith('/')) throw invalidArgument('root.path', `must be absolute here, not ${JSON.stringify(rootfs.path.slice(0, 200))}`);
+    const follows = spec.linux.rootfsPropagation?.endsWith('slave') === true;
+    return {
+      sources: [{ kind: 'openTree', dir: noSlot, path: rootfs.path, resolve: 0, recursive: 1, out: root, ...origin }],
+      attach: [
+        { kind: 'setMountAttributes', slot: root, path: '', recursive: 1, set: 0n, clear: 0n, propagation: BigInt(follows ? ms.slave : ms.private), userNamespace: noSlot, ...origin },
+        { kind: 'moveMount', from: root, root: noSlot, target: rootfs.path, create: createTarget.none, noLinks: 0, ...origin },
+      ],
+    };
+  }
+  const data = [`lowerdir=${rootfs.lower.join(':')}`, `upperdir=${rootfs.upper}`, `workdir=${rootfs.work}`, ...(rootfs.volatile === true ? ['volatile'] : [])].join(',');
+  for (const name of [...rootfs.lower, rootfs.upper, rootfs.work]) assert(name !== '' && !/[:,\\]/.test(name), `an overlay directory is named ${JSON.stringify(name)}`);
+  // mount(2) takes one page of options, its end included.
+  if (Buffer.byteLength(data) > 4095) throw new RuntimeError('resourceExhausted', `mount the root: ${rootfs.lower.length} layers need ${Buffer.byteLength(data)} bytes of options, at most 4095`);
+  return {
+    sources: [],
+    attach: [
+      { kind: 'mount', cwd: rootfs.storeDir, source: 'overlay', target: rootfs.mountpoint, type: 'overlay', flags: 0, data, ...origin },
+      { kind: 'openPath', dir: noSlot, path: rootfs.mountpoint, flags: open.path | open.directory, mode: 0, resolve: 0, out: root, ...origin },
+    ],
+  };
+}
+
+/** What is made inside the root before the pivot, besides mounts. */
+function planFurniture(spec: RuntimeSpec, terminal: boolean): readonly Step[] {
+  const { root } = localSlots;
+  const { cwd } = processOf(spec);
+  return [
+    ...planDevices(spec.linux.devices, spec.mounts),
+    // Only on a /dev of our own: an image's /dev/console may be anything.
+    ...(terminal && hasOwnDev(spec.mounts) ? [{ kind: 'makeFile', dir: root, path: '/dev/console', mode: 0o620, data: new Uint8Array(), origin: '/process/terminal' } as const] : []),
+    // A read-only image without the directory fails at the change of directory, with its own words.
+    ...(cwd === '/' ? [] : [{ kind: 'makeDirectory', dir: root, path: cwd, mode: 0o755, parents: 1, origin: '/process/cwd', ignore: [errno.readOnly] } as const]),
+  ];
+}
+
+function planProtection(spec: RuntimeSpec): readonly Step[] {
+  const { root } = localSlots;
+  const propagation = spec.linux.rootfsPropagation ?? 'private';
+  const flag = propagation.endsWith('shared') ? ms.shared : propagation.endsWith('unbindable') ? ms.unbindable : 0;
+  return [
+    ...spec.linux.readonlyPaths.map((path, index): Step => ({ kind: 'readonlyPath', root, path, origin: `/linux/readonlyPaths/${index}` })),
+    ...spec.linux.maskedPaths.map((path, index): Step => ({ kind: 'maskPath', root, path, origin: `/linux/maskedPaths/${index}` })),
+    ...(spec.root.readonly ? [{ kind: 'setMountAttributes', slot: root, path: '', recursive: 0, set: 1n, clear: 0n, propagation: 0n, userNamespace: noSlot, origin: '/root/readonly' } as const] : []),
+    ...(flag === 0 ? [] : [{ kind: 'setPropagation', path: '/', flags: flag | (propagation.startsWith('r') ? ms.recursive : 0), origin: '/linux/rootfsPropagation' } as const]),
+  ];
+}
+
+function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf: readonly Step[]): readonly Step[] {
+  const { spec, host, pod } = input;
+  const process = processOf(spec);
+  const terminal = input.terminal ?? process.terminal;
+  const driver = cgroupDriver(host.cgroups);
+  const resources = spec.linux.resources;
+  const mounts = planMounts(spec.mounts, { table, pod, bundle: input.bundle, cgroups: { mode: host.cgroups.mode, driver, placement: input.cgroup, resources } });
+  const root = planRoot(input.rootfs, spec);
+  const own = { net: table.network.kind !== 'host', ipc: table.ipc.kind !== 'host', uts: table.uts.kind !== 'host' };
+  return [
+    ...attachSelf,
+    { kind: 'joinKeyring', name: '_berth', ignore: [errno.noSystemCall] },
+    ...planOomScore(process, host, 'process'),
+    ...root.sources,
+    ...mounts.sources,
+    ...openJoinedNamespaces(table),
+    ...visitPod(pod, mounts.podSources),
+    ...enterNamespaces(table),
+    ...planNames(spec, table),
+    { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive },
+    ...planSysctls(spec.linux.sysctl, own, { path: 'linux.sysctl', origin: '/linux/sysctl' }),
+    ...root.attach,
+    ...mounts.attach,
+    ...planFurniture(spec, terminal),
+    { kind: 'pivotRoot', root: localSlots.root },
+    ...planProtection(spec),
+    ...(spec.linux.personality === undefined ? [] : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
+    ...(input.askIdentity ? [{ kind: 'ask', root: localSlots.root, files: identityFiles, bytesMax: limits.identityFileBytesMax, origin: '/process/user' } as const] : []),
+  ];
+}
+
+function payloadSection(input: PlanContainerInput, identity: Identity): Section {
+  const { spec, host } = input;
+  const process = processOf(spec);
+  const steps = planProcess(process, identity, {
+    host, terminal: input.terminal ?? process.terminal, consoleTarget: hasOwnDev(spec.mounts) ? '/dev/console' : '', startBarrier: true,
+    fork: resolveNamespaces(spec, input.pod).pid.kind === 'slot', path: 'process', ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
+  });
+  return { actor: 'payload', steps };
+}
+
+/** The answer to the `ask` of a plan that was compiled with `askIdentity`: the payload section alone. */
+export function planPayload(input: PlanContainerInput, identity: Identity): Plan {
+  return { sections: [payloadSection(input, identity)] };
+}
+
+/**
+ * The plan of a container's first process, up to its start barrier and beyond. Sections: host (cgroup and limits), containerSetup, and, without
+ * `askIdentity`, payload. Throws invalidArgument, failedPrecondition or unimplemented with the document's path before anything exists.
+ */
+export function planContainer(input: PlanContainerInput): Plan {
+  const { spec, host } = input;
+  checkSpec(spec);
+  const table = resolveNamespaces(spec, input.pod);
+  const driver = cgroupDriver(host.cgroups);
+  const resources = spec.linux.resources;
+  const request = { placement: input.cgroup, limitDevices: true, path: 'linux.resources', origin: '/linux/resources', ...(resources === undefined ? {} : { resources }) };
+  const create = driver.create(request);
+  const attachment = driver.attach(input.cgroup, { optional: false, ...(resources === undefined ? {} : { resources }) });
+  const joined = table.pid.kind === 'path' ? table.pid : undefined;
+  // Compiled even where it is asked for later, so that a bad process object fails before anything exists.
+  const payload = payloadSection(input, identityOf(processOf(spec)));
+  const flags = (table.pid.kind === 'new' ? clone.newPid : 0) | (table.time.kind === 'new' ? clone.newTime : 0);
+  const setup: Section = {
+    actor: 'containerSetup',
+    ...(flags === 0 ? {} : { cloneFlags: flags }),
+    ...(joined === undefined ? {} : { pidNamespace: joined.slot }),
+    ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }),
+    steps: planSetup(input, table, attachment.child),
+  };
+  const openJoined: readonly Step[] = joined === undefined ? [] : [{ kind: 'openPath', dir: noSlot, path: joined.path, flags: open.readOnly, mode: 0, resolve: 0, out: joined.slot, origin: joined.origin }];
+  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host, ...openJoined] }, setup, ...(input.askIdentity ? [] : [payload])] };
+}
+
+/** The plan that kills what is left of a container and removes its cgroup; absence is no error. */
+export function planContainerRemoval(host: HostFacts, cgroup: CgroupPlacement, options: { readonly timeoutMs: number }): Plan {
+  return { sections: [{ actor: 'host', steps: cgroupDriver(host.cgroups).remove(cgroup, options) }] };
+}
+
+/** The plan that kills every process of a container. */
+export function planContainerKill(host: HostFacts, cgroup: CgroupPlacement, options: { readonly timeoutMs: number }): Plan {
+  return { sections: [{ actor: 'host', steps: cgroupDriver(host.cgroups).kill(cgroup, options) }] };
+}
+
+/** The file to watch for OOM kills, for the shim's CREATE request; empty where the container's memory is not controlled. */
+export function oomFileOf(input: Pick<PlanContainerInput, 'spec' | 'host' | 'cgroup'>): string {
+  return cgroupDriver(input.host.cgroups).oomFile(input.cgroup, input.spec.linux.resources);
+}

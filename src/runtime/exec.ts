@@ -1,0 +1,67 @@
+/**
+ * A further process in a running container. In: the process, the container's document, the pid of its init. Out: a Plan, or an error
+ * with the document's path. Pure.
+ *
+ * Cgroups are entered first. The init's namespaces are opened below its directory in procfs, which stays that process's even when the pid is
+ * given to another, and entered with the mount namespace last. Credentials, capabilities and seccomp are those of the payload before the
+ * last step moves into the PID namespace by a fork, so that nothing with privileges is ever visible inside (CVE-2016-9962).
+ */
+import { assert, invalidArgument } from '#core';
+import { type NamespaceType, type RuntimeSpec, type SpecProcess } from '#oci';
+import { type Plan, type Step, noSlot, open } from '#plan';
+import { type HostFacts } from '#system';
+import { cgroupDriver } from './cgroup.ts';
+import { type CgroupPlacement } from './cgroup-driver.ts';
+import { type Identity } from './identity.ts';
+import { cloneFlagOf } from './namespaces.ts';
+import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
+import { localSlots } from './slots.ts';
+
+/** What an exec depends on. */
+export interface PlanExecInput {
+  readonly process: SpecProcess;
+  /** The container's document: which namespaces it has, and its seccomp profile. */
+  readonly spec: RuntimeSpec;
+  /** Pid of the container's first process, in the shim's PID namespace. */
+  readonly initPid: number;
+  readonly host: HostFacts;
+  readonly cgroup: CgroupPlacement;
+  /** Overrides process.terminal. */
+  readonly terminal?: boolean;
+  /** Who to run as; absent: the numbers of the process object. */
+  readonly identity?: Identity;
+}
+
+/** Names below /proc/<pid>/ns in the order of entering: the mount namespace last, because it takes the host's paths away. */
+const entered: readonly (readonly [type: NamespaceType, file: string])[] = [['network', 'net'], ['ipc', 'ipc'], ['uts', 'uts'], ['cgroup', 'cgroup'], ['time', 'time'], ['pid', 'pid'], ['mount', 'mnt']];
+
+/** The plan of an EXEC request: host (where a cgroup is opened), containerSetup, payload. */
+export function planExec(input: PlanExecInput): Plan {
+  const { process, spec, host, initPid } = input;
+  assert(Number.isInteger(initPid) && initPid > 0, `exec with pid ${initPid}`);
+  checkProcess(process, 'process');
+  if (process.args.length === 0) throw invalidArgument('process.args', 'must have at least one item');
+  const attachment = cgroupDriver(host.cgroups).attach(input.cgroup, { optional: true });
+  const joined = entered.filter(([type]) => spec.linux.namespaces.some((namespace) => namespace.type === type));
+  const slotOf = (index: number): number => localSlots.namespaces + index;
+  const setup: readonly Step[] = [
+    ...attachment.child,
+    ...planOomScore(process, host, 'process'),
+    { kind: 'openPath', dir: noSlot, path: `/proc/${initPid}`, flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.initProcess },
+    ...joined.map(([, file], index): Step => ({ kind: 'openPath', dir: localSlots.initProcess, path: `ns/${file}`, flags: open.readOnly, mode: 0, resolve: 0, out: slotOf(index) })),
+    ...joined.map(([type], index): Step => ({ kind: 'enterNamespace', slot: slotOf(index), type: cloneFlagOf[type] })),
+    { kind: 'openPath', dir: noSlot, path: '/', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.root },
+    ...(spec.linux.personality === undefined ? [] : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
+  ];
+  const payload = planProcess(process, input.identity ?? identityOf(process), {
+    host, terminal: input.terminal ?? process.terminal, consoleTarget: '', startBarrier: false, fork: joined.some(([type]) => type === 'pid'), path: 'process',
+    ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
+  });
+  return {
+    sections: [
+      ...(attachment.host.length === 0 ? [] : [{ actor: 'host', steps: attachment.host } as const]),
+      { actor: 'containerSetup', ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }), steps: setup },
+      { actor: 'payload', steps: payload },
+    ],
+  };
+}

@@ -1,0 +1,177 @@
+/**
+ * The mounts of a container as steps, in two halves: what is opened in the host's mount namespace, and what is attached in the
+ * container's. In: the document's mounts. Out: both lists. Pure.
+ * Every bind source is cloned by descriptor before the namespaces part, so nothing of a container's root is ever resolved on the host;
+ * every target is resolved below the root by the interpreter.
+ */
+import { RuntimeError, invalidArgument } from '#core';
+import { type SpecMount, type SpecResources } from '#oci';
+import { type Step, clone, createTarget, errno, mountAttr, ms, noSlot, open } from '#plan';
+import { type CgroupDriver, type CgroupPlacement } from './cgroup-driver.ts';
+import { type MountOptions, decodeMountOptions } from './mount-options.ts';
+import { type NamespaceTable, type PodSharing } from './namespaces.ts';
+import { unsupported } from './refusals.ts';
+import { localSlots } from './slots.ts';
+
+/** Steps by the mount namespace that they run in. */
+export interface MountPlan {
+  /** In the host's. */
+  readonly sources: readonly Step[];
+  /** In the pod's, which the child visits before it makes its own. */
+  readonly podSources: readonly Step[];
+  /** In the container's, before the pivot. */
+  readonly attach: readonly Step[];
+}
+
+/** What mounts depend on besides themselves. */
+export interface MountContext {
+  readonly table: NamespaceTable;
+  readonly pod: PodSharing | undefined;
+  readonly bundle: string | undefined;
+  readonly cgroups: { readonly mode: 'v1' | 'hybrid' | 'v2'; readonly driver: CgroupDriver; readonly placement: CgroupPlacement; readonly resources: SpecResources | undefined };
+}
+
+interface Slots { next(origin: string): number }
+
+function slotCounter(): Slots {
+  let slot: number = localSlots.sources;
+  return {
+    next: (origin) => {
+      if (slot === localSlots.end) throw new RuntimeError('resourceExhausted', `${origin}: more than ${localSlots.end - localSlots.sources} bind mounts`);
+      slot += 1;
+      return slot - 1;
+    },
+  };
+}
+
+const propagationBits = (options: MountOptions): number => (options.propagation === 0 ? ms.private : options.propagation);
+
+/**
+ * Attributes and propagation of a bind. A propagation word without `r` on a recursive bind counts for what is mounted below as well: otherwise
+ * those mounts would stay peers of the host's.
+ */
+function bindAttributes(slot: number, options: MountOptions, origin: string): readonly Step[] {
+  const of = (recursive: number, set: number, clear: number, propagation: number): Step => ({ kind: 'setMountAttributes', slot, path: '', recursive, set: BigInt(set), clear: BigInt(clear), propagation: BigInt(propagation), userNamespace: noSlot, origin });
+  // `rw` on a bind never lifts the source's own read-only state.
+  const clear = options.clear & ~mountAttr.readOnly;
+  if (!options.recursive) return [of(0, options.set | options.setRecursive, clear | options.clearRecursive, propagationBits(options))];
+  return [
+    of(1, options.setRecursive, options.clearRecursive, propagationBits(options)),
+    ...(options.set === 0 && clear === 0 ? [] : [of(0, options.set, clear, 0)]),
+  ];
+}
+
+/** Attaches a bind; whether its source is a directory is known only when it is open, so the plan looks and takes one of two ways. */
+function attachBind(slot: number, target: string, origin: string): readonly Step[] {
+  const move = (create: number): Step => ({ kind: 'moveMount', from: slot, root: localSlots.root, target, create, noLinks: 0, origin });
+  return [
+    { kind: 'openPath', dir: slot, path: '.', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.scratch, origin, ignore: [errno.notDirectory], skipOnIgnored: 2 },
+    move(createTarget.directory),
+    { kind: 'skip', count: 1 },
+    move(createTarget.file),
+  ];
+}
+
+function planBind(mount: SpecMount, options: MountOptions, slot: number, context: MountContext, path: string, origin: string): MountPlan {
+  const source = mount.source ?? '';
+  if (source === '') throw invalidArgument(`${path}.source`, 'required for a bind mount');
+  if (options.data.length > 0) throw invalidArgument(`${path}.options`, `unknown option ${JSON.stringify(options.data[0]?.slice(0, 80))} for a bind mount`);
+  if (!source.startsWith('/') && context.bundle === undefined) throw invalidArgument(`${path}.source`, 'must be an absolute path');
+  const absolute = source.startsWith('/') ? source : `${context.bundle}/${source}`;
+  return {
+    sources: [{ kind: 'openTree', dir: noSlot, path: absolute, resolve: 0, recursive: options.recursive ? 1 : 0, out: slot, origin }],
+    podSources: [],
+    attach: [...bindAttributes(slot, options, origin), ...attachBind(slot, mount.destination, origin)],
+  };
+}
+
+/** A clone of something that the pod's mount namespace holds. */
+function planPodMount(mount: SpecMount, from: string, options: MountOptions, slot: number, origin: string): MountPlan {
+  return {
+    sources: [],
+    podSources: [{ kind: 'openTree', dir: noSlot, path: from, resolve: 0, recursive: 0, out: slot, origin }],
+    attach: [
+      ...bindAttributes(slot, { ...options, recursive: false }, origin),
+      { kind: 'moveMount', from: slot, root: localSlots.root, target: mount.destination, create: createTarget.directory, noLinks: mount.type === 'proc' ? 1 : 0, origin },
+    ],
+  };
+}
+
+function planFileSystem(type: string, mount: SpecMount, options: MountOptions, slot: number, origin: string): readonly Step[] {
+  const source = mount.source === undefined || mount.source === '' ? [] : [`source=${mount.source}`];
+  // /proc and /sys must be plain directories of the root itself (CVE-2023-27561).
+  const noLinks = type === 'proc' || type === 'sysfs' ? 1 : 0;
+  const propagation: readonly Step[] = options.propagation === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: 0n, clear: 0n, propagation: BigInt(options.propagation), userNamespace: noSlot, origin }];
+  const copyUp: readonly Step[] = options.copyUp ? [
+    // What the image holds at the target is copied into the new file system before that covers it.
+    { kind: 'copyTree', fromDir: localSlots.root, from: mount.destination, dir: slot, path: '.', origin },
+  ] : [];
+  // With content to copy the file system must be writable first.
+  const late = options.copyUp ? options.set & mountAttr.readOnly : 0;
+  const readOnly: readonly Step[] = late === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(late), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
+  return [
+    { kind: 'newFileSystem', type, options: [...source, ...options.data], attributes: (options.set | options.setRecursive) & ~late, out: slot, origin },
+    ...copyUp,
+    ...propagation,
+    { kind: 'moveMount', from: slot, root: localSlots.root, target: mount.destination, create: createTarget.directory, noLinks, origin },
+    ...readOnly,
+  ];
+}
+
+/** v1: a tmpfs with one bind per hierarchy that holds the container. v2: the tree, which the cgroup namespace cuts off at the container. */
+function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, { cgroups }: MountContext, origin: string): MountPlan {
+  const slot = slots.next(origin);
+  if (cgroups.mode === 'v2') return { sources: [], podSources: [], attach: planFileSystem('cgroup2', { ...mount, source: 'cgroup' }, options, slot, origin) };
+  const views = cgroups.driver.views(cgroups.placement, cgroups.resources).map((view) => ({ ...view, slot: slots.next(origin) }));
+  const inner: MountOptions = { ...options, recursive: false, propagation: 0, data: [] };
+  const lock: readonly Step[] = (options.set & mountAttr.readOnly) === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(mountAttr.readOnly), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
+  return {
+    sources: views.map((view): Step => ({ kind: 'openTree', dir: noSlot, path: view.path, resolve: 0, recursive: 0, out: view.slot, origin })),
+    podSources: [],
+    attach: [
+      ...planFileSystem('tmpfs', { ...mount, source: 'tmpfs' }, { ...options, set: options.set & ~mountAttr.readOnly, data: ['mode=755'] }, slot, origin),
+      ...views.flatMap((view): readonly Step[] => [
+        ...bindAttributes(view.slot, inner, origin),
+        { kind: 'moveMount', from: view.slot, root: localSlots.root, target: `${mount.destination}/${view.name}`, create: createTarget.directory, noLinks: 0, origin },
+      ]),
+      ...lock,
+    ],
+  };
+}
+
+function planMount(mount: SpecMount, index: number, slots: Slots, context: MountContext): MountPlan {
+  const [path, origin] = [`mounts[${index}]`, `/mounts/${index}`];
+  const options = decodeMountOptions(mount.options, `${path}.options`);
+  const type = mount.type ?? '';
+  const { pod, table } = context;
+  if (mount.idMapped) throw unsupported(`${path}.uidMappings`, 'id-mapped mounts');
+  if (mount.destination === '/') throw invalidArgument(`${path}.destination`, 'must not be the root');
+  if (options.bind || type === 'bind') return planBind(mount, options, slots.next(origin), context, path, origin);
+  if (type === '' || type === 'none') throw invalidArgument(`${path}.type`, 'required unless the mount is a bind');
+  if (!/^[a-z0-9_.-]{1,32}$/.test(type)) throw invalidArgument(`${path}.type`, `is no name of a file system: ${JSON.stringify(type.slice(0, 80))}`);
+  if (mount.destination === '/dev/shm' && type === 'tmpfs' && pod?.slots.mount !== undefined && pod.shmPath !== undefined) return planPodMount(mount, pod.shmPath, options, slots.next(origin), origin);
+  if (type === 'proc' && table.pid.kind === 'slot') {
+    if (pod?.slots.mount === undefined || pod.procPath === undefined) throw invalidArgument(path, 'a shared PID namespace needs the pod\'s own /proc');
+    return planPodMount(mount, pod.procPath, options, slots.next(origin), origin);
+  }
+  if (type === 'cgroup' || type === 'cgroup2') return planCgroupMount(mount, options, slots, context, origin);
+  return { sources: [], podSources: [], attach: planFileSystem(type, mount, options, slots.next(origin), origin) };
+}
+
+/** All mounts, in the document's order. */
+export function planMounts(mounts: readonly SpecMount[], context: MountContext): MountPlan {
+  const slots = slotCounter();
+  const plans = mounts.map((mount, index) => planMount(mount, index, slots, context));
+  return { sources: plans.flatMap(({ sources }) => sources), podSources: plans.flatMap(({ podSources }) => podSources), attach: plans.flatMap(({ attach }) => attach) };
+}
+
+/** The visit to the pod's mount namespace and back to the host's, around the steps that clone from it. */
+export function visitPod(pod: PodSharing | undefined, steps: readonly Step[]): readonly Step[] {
+  if (steps.length === 0 || pod?.slots.mount === undefined) return [];
+  return [
+    { kind: 'openNamespace', type: clone.newMount, out: localSlots.ownMount },
+    { kind: 'enterNamespace', slot: pod.slots.mount, type: clone.newMount },
+    ...steps,
+    { kind: 'enterNamespace', slot: localSlots.ownMount, type: clone.newMount },
+  ];
+}

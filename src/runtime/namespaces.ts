@@ -1,0 +1,70 @@
+/**
+ * Namespaces of a container: which are new, which are joined and how. In: the document's list and the pod's slots. Out: a resolved
+ * table and the steps. Pure. A namespace that is listed without a path is the pod's where the pod has a slot for it, else a new one; one that is not
+ * listed is the host's.
+ */
+import { type NamespaceType, type RuntimeSpec, namespaceTypes } from '#oci';
+import { type Step, clone, noSlot, open } from '#plan';
+import { invalidArgument } from '#core';
+import { localSlots } from './slots.ts';
+import { unsupported } from './refusals.ts';
+
+/** What a pod shares with its containers; numbers are slots of its shim. */
+export interface PodSharing {
+  readonly slots: { readonly net?: number; readonly ipc?: number; readonly uts?: number; readonly pid?: number; readonly user?: number; /** Mount namespace that holds the pod's /dev/shm and, with a shared PID namespace, its /proc. */ readonly mount?: number };
+  /** Path of the pod's shared memory inside that mount namespace. */
+  readonly shmPath?: string;
+  /** Path of the pod's procfs inside that mount namespace. */
+  readonly procPath?: string;
+}
+
+/** Where one namespace comes from. */
+export type NamespaceSource = { readonly kind: 'host' } | { readonly kind: 'new' } | { readonly kind: 'slot'; readonly slot: number } | { readonly kind: 'path'; readonly path: string; readonly slot: number; readonly origin: string };
+
+/** Sources by type; `user` is always the host's in this version. */
+export type NamespaceTable = Readonly<Record<NamespaceType, NamespaceSource>>;
+
+/** CLONE_* bit of each type. */
+export const cloneFlagOf: Readonly<Record<NamespaceType, number>> = { pid: clone.newPid, network: clone.newNet, mount: clone.newMount, ipc: clone.newIpc, uts: clone.newUts, user: clone.newUser, cgroup: clone.newCgroup, time: clone.newTime };
+
+const podSlotNames: Readonly<Partial<Record<NamespaceType, keyof PodSharing['slots']>>> = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid' };
+
+/** The table, or an error for a combination that cannot be run. */
+export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined): NamespaceTable {
+  const sourceOf = (type: NamespaceType): NamespaceSource => {
+    const index = spec.linux.namespaces.findIndex((namespace) => namespace.type === type);
+    const found = spec.linux.namespaces[index];
+    if (found === undefined) return { kind: 'host' };
+    if (found.path !== undefined) return { kind: 'path', path: found.path, slot: localSlots.namespaces + namespaceTypes.indexOf(type), origin: `/linux/namespaces/${index}` };
+    const name = podSlotNames[type];
+    const slot = name === undefined ? undefined : pod?.slots[name];
+    return slot === undefined ? { kind: 'new' } : { kind: 'slot', slot };
+  };
+  const table: NamespaceTable = {
+    pid: sourceOf('pid'), network: sourceOf('network'), mount: sourceOf('mount'), ipc: sourceOf('ipc'), uts: sourceOf('uts'), user: sourceOf('user'), cgroup: sourceOf('cgroup'), time: sourceOf('time'),
+  };
+  const placeOf = (type: NamespaceType): string => `linux.namespaces[${spec.linux.namespaces.findIndex((namespace) => namespace.type === type)}]`;
+  if (table.mount.kind === 'host') throw invalidArgument('linux.namespaces', 'a container needs a mount namespace');
+  if (table.mount.kind !== 'new') throw unsupported(placeOf('mount'), 'joining a mount namespace by path');
+  if (table.user.kind !== 'host') throw unsupported(placeOf('user'), 'user namespaces');
+  if (spec.linux.hasIdMappings) throw unsupported('linux.uidMappings', 'user namespaces');
+  if (spec.linux.hasTimeOffsets) throw unsupported('linux.timeOffsets');
+  return table;
+}
+
+/** Opens the files of namespaces that are joined by path. Done in the host's mount namespace. */
+export function openJoinedNamespaces(table: NamespaceTable): readonly Step[] {
+  return Object.values(table).flatMap((source): readonly Step[] => (source.kind === 'path' ? [{ kind: 'openPath', dir: noSlot, path: source.path, flags: open.readOnly, mode: 0, resolve: 0, out: source.slot, origin: source.origin }] : []));
+}
+
+/** Enters what is joined and creates the rest, the mount namespace included. A PID namespace from a slot takes effect at the later fork. */
+export function enterNamespaces(table: NamespaceTable): readonly Step[] {
+  const joins = namespaceTypes.flatMap((type): readonly Step[] => {
+    const source = table[type];
+    // A PID namespace by path is the child's own from its making on; see planContainer.
+    if (source.kind === 'host' || source.kind === 'new' || (type === 'pid' && source.kind === 'path')) return [];
+    return [{ kind: 'enterNamespace', slot: source.slot, type: cloneFlagOf[type], ...(source.kind === 'path' ? { origin: source.origin } : {}) }];
+  });
+  const created = namespaceTypes.filter((type) => table[type].kind === 'new' && type !== 'pid' && type !== 'time').reduce((flags, type) => flags | cloneFlagOf[type], 0);
+  return [...joins, { kind: 'unshare', flags: created, origin: '/linux/namespaces' }];
+}

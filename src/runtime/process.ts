@@ -1,0 +1,123 @@
+/**
+ * The last steps before a process is the container's own: terminal, limits, identity, capabilities, seccomp, working directory, execve.
+ * In: a decoded process, who it runs as, the host. Out: steps, and errors with the document's path. Pure.
+ * The same order serves the first process of a container and an exec.
+ */
+import { invalidArgument } from '#core';
+import { type SpecProcess, type SpecSeccomp, rlimitTypes } from '#oci';
+import { type Step, type StepOf, fileSystem, noSlot, open, startBarrier } from '#plan';
+import { type HostFacts } from '#system';
+import { capabilityBit, maskCapabilities } from './capabilities.ts';
+import { type Identity } from './identity.ts';
+import { hostLacks, unsupported } from './refusals.ts';
+import { compileSeccomp } from './seccomp.ts';
+import { localSlots } from './slots.ts';
+
+/** What surrounds a process. */
+export interface ProcessContext {
+  readonly host: HostFacts;
+  readonly seccomp?: SpecSeccomp;
+  readonly terminal: boolean;
+  /** Where the terminal is also mounted, `''`: nowhere. */
+  readonly consoleTarget: string;
+  /** Wait for the start request before execve. */
+  readonly startBarrier: boolean;
+  /** The last step enters a PID namespace that others live in: continue in a new process there. */
+  readonly fork: boolean;
+  /** Path of the process object, such as `process`, and of the seccomp object. */
+  readonly path: string;
+}
+
+const kill = 9;
+const unchanged = 0xffff_ffff;
+const hasOwn = (host: HostFacts, name: string): boolean => (host.capabilities.own & (capabilityBit(name) ?? 0n)) !== 0n;
+
+function planRlimits(process: SpecProcess, { host, path }: ProcessContext): readonly Step[] {
+  return process.rlimits.map(({ type, soft, hard }, index): Step => {
+    const resource = rlimitTypes.indexOf(type);
+    const ceiling = host.rlimits[resource]?.hard;
+    if (ceiling !== undefined && hard > ceiling && !hasOwn(host, 'CAP_SYS_RESOURCE')) throw hostLacks(`${path}.rlimits[${index}].hard`, `${hard} is above this host's ${ceiling} and CAP_SYS_RESOURCE is missing`);
+    return { kind: 'setRlimit', resource, soft, hard, origin: `/${path}/rlimits/${index}` };
+  });
+}
+
+/**
+ * The write of oom_score_adj through the process's own directory in procfs. Lowering it needs CAP_SYS_RESOURCE; without it the
+ * lowest possible value is the one this process has.
+ */
+export function planOomWrite(wanted: number, host: HostFacts, origin?: string): readonly Step[] {
+  const score = hasOwn(host, 'CAP_SYS_RESOURCE') ? wanted : Math.max(wanted, host.oomScoreAdj);
+  return [
+    { kind: 'openPath', dir: noSlot, path: '/proc/self', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.self },
+    { kind: 'writeFile', dir: localSlots.self, path: 'oom_score_adj', data: Buffer.from(String(score)), fileSystem: fileSystem.proc, ...(origin === undefined ? {} : { origin }) },
+  ];
+}
+
+/** The same for what a process object asks. */
+export function planOomScore(process: SpecProcess, host: HostFacts, path: string): readonly Step[] {
+  return process.oomScoreAdj === undefined ? [] : planOomWrite(process.oomScoreAdj, host, `/${path}/oomScoreAdj`);
+}
+
+/** Refuses what a process object may ask and this host or version cannot do. */
+export function checkProcess(process: SpecProcess, path: string): void {
+  const [first] = process.unsupported;
+  if (first !== undefined) throw unsupported(`${path}.${first}`);
+  if (process.apparmorProfile !== undefined && !['', 'unconfined'].includes(process.apparmorProfile)) throw unsupported(`${path}.apparmorProfile`, 'only "unconfined"');
+  if (process.selinuxLabel !== undefined && process.selinuxLabel !== '') throw unsupported(`${path}.selinuxLabel`);
+}
+
+/** The environment with HOME where the document has none. */
+function environmentOf(process: SpecProcess, identity: Identity): readonly string[] {
+  return process.env.some((entry) => entry.startsWith('HOME=')) ? process.env : [...process.env, `HOME=${identity.home}`];
+}
+
+function planTerminal(process: SpecProcess, identity: Identity, context: ProcessContext): readonly Step[] {
+  if (!context.terminal) return [];
+  const openTerminal: StepOf<'openTerminal'> = {
+    kind: 'openTerminal', root: localSlots.root, path: '/dev/pts/ptmx', columns: process.consoleSize?.width ?? 0, rows: process.consoleSize?.height ?? 0,
+    consoleTarget: context.consoleTarget, origin: `/${context.path}/terminal`,
+  };
+  // The console is a bind of the terminal, so that this gives the terminal itself to the user; its group stays the one of devpts.
+  const own: readonly Step[] = context.consoleTarget === '' ? [] : [{ kind: 'changeOwner', dir: localSlots.root, path: context.consoleTarget, uid: identity.uid, gid: unchanged }];
+  return [openTerminal, ...own];
+}
+
+/** The steps, of which the last is `execute`. */
+export function planProcess(process: SpecProcess, identity: Identity, context: ProcessContext): readonly Step[] {
+  const { host, path } = context;
+  const [file] = process.args;
+  if (file === undefined || file === '') throw invalidArgument(`${path}.args[0]`, 'must not be empty');
+  const masks = maskCapabilities(process.capabilities, host, `${path}.capabilities`);
+  const filter: readonly Step[] = context.seccomp === undefined ? [] : [{ kind: 'setSeccomp', ...compileSeccomp(context.seccomp, host.architecture, 'linux.seccomp'), origin: '/linux/seccomp' }];
+  const terminal = planTerminal(process, identity, context);
+  // Without a console bind the terminal is opened by its user, who thereby owns it.
+  const terminalAfterUser = context.terminal && context.consoleTarget === '';
+  const deathSignal: Step = { kind: 'setParentDeathSignal', signal: kill };
+  return [
+    ...(terminalAfterUser ? [] : terminal),
+    ...planRlimits(process, context),
+    ...(process.user.umask === undefined ? [] : [{ kind: 'setUmask', mask: process.user.umask, origin: `/${path}/user/umask` } as const]),
+    // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it goes in before the capabilities fall; with it, as late as possible.
+    ...(process.noNewPrivileges ? [] : filter),
+    { kind: 'limitCapabilities', bounding: masks.bounding, origin: `/${path}/capabilities/bounding` },
+    { kind: 'setGroups', gids: identity.groups, origin: `/${path}/user/additionalGids` },
+    { kind: 'setUser', uid: identity.uid, gid: identity.gid, origin: `/${path}/user` },
+    ...(terminalAfterUser ? terminal : []),
+    { kind: 'setCapabilities', effective: masks.effective, permitted: masks.permitted, inheritable: masks.inheritable, ambient: masks.ambient, origin: `/${path}/capabilities` },
+    // A change of credentials clears the signal, so it comes after them.
+    deathSignal,
+    { kind: 'changeDirectory', path: process.cwd, create: 0, origin: `/${path}/cwd` },
+    ...(process.noNewPrivileges ? [{ kind: 'setNoNewPrivileges', origin: `/${path}/noNewPrivileges` } as const] : []),
+    ...(context.startBarrier ? [{ kind: 'barrier', barrier: startBarrier } as const] : []),
+    ...(context.fork ? [{ kind: 'fork', flags: 0 } as const, deathSignal] : []),
+    // After the fork: the session's leader must be the process that stays.
+    { kind: 'newSession', controllingTerminal: context.terminal ? 1 : 0 },
+    ...(process.noNewPrivileges ? filter : []),
+    { kind: 'execute', file, argv: process.args, env: environmentOf(process, identity), origin: `/${path}/args` },
+  ];
+}
+
+/** Who a process object with numbers runs as; nothing is looked up. */
+export function identityOf(process: SpecProcess): Identity {
+  return { uid: process.user.uid, gid: process.user.gid, groups: process.user.additionalGids, home: process.user.uid === 0 ? '/root' : '/' };
+}

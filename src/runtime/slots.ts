@@ -1,0 +1,14 @@
+/**
+ * Numbers of descriptor slots. In: nothing. Out: the pod's table, which every plan of the project agrees on, and the local
+ * ones that live for one plan.
+ */
+
+/** Slots that a pod's shim keeps. 0 to 15 are these; other folders take theirs from 16 on, below `podSlotCount`. */
+export const podSlots = { user: 0, net: 1, ipc: 2, uts: 3, pid: 4, mount: 5 } as const;
+
+/** Slots of one plan execution. Sources of mounts are numbered from `sources` on. */
+export const localSlots = {
+  cgroup: 64, self: 65, ownMount: 66, root: 67, scratch: 68, initProcess: 69,
+  /** One per namespace type to join by path, in the order of `namespaceTypes`. */
+  namespaces: 70, sources: 80, end: 256,
+} as const;

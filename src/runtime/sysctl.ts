@@ -1,0 +1,34 @@
+/**
+ * Kernel parameters of a container or pod. In: names and values of a document. Out: write steps to procfs. Pure.
+ * Only parameters that belong to a namespace of the container's own are written; separators are refused (CVE-2022-0811).
+ */
+import { invalidArgument } from '#core';
+import { type Step, fileSystem, noSlot } from '#plan';
+
+/** Which namespaces are not the host's. */
+export interface OwnNamespaces {
+  readonly net: boolean;
+  readonly ipc: boolean;
+  readonly uts: boolean;
+}
+
+const ipcNames = new Set(['kernel.msgmax', 'kernel.msgmnb', 'kernel.msgmni', 'kernel.sem', 'kernel.shmall', 'kernel.shmmax', 'kernel.shmmni', 'kernel.shm_rmid_forced']);
+
+function namespaceOf(name: string): keyof OwnNamespaces | undefined {
+  if (name.startsWith('net.')) return 'net';
+  if (ipcNames.has(name) || name.startsWith('fs.mqueue.')) return 'ipc';
+  return name === 'kernel.domainname' ? 'uts' : undefined;
+}
+
+/** The writes, in the document's order. `path` names the map, `origin` is its JSON pointer. */
+export function planSysctls(sysctls: Readonly<Record<string, string>>, own: OwnNamespaces, { path, origin }: { readonly path: string; readonly origin: string }): readonly Step[] {
+  return Object.entries(sysctls).map(([name, value]): Step => {
+    const place = `${path}[${JSON.stringify(name.slice(0, 120))}]`;
+    if (!/^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$/.test(name)) throw invalidArgument(place, 'must be words of letters, digits, "_" and "-" separated by dots');
+    if (/[\n\0]/.test(value)) throw invalidArgument(place, 'the value must be one line');
+    const kind = namespaceOf(name);
+    if (kind === undefined) throw invalidArgument(place, 'is no parameter of a namespace, so it would change the host');
+    if (!own[kind]) throw invalidArgument(place, `needs an own ${kind} namespace, the container uses the host's`);
+    return { kind: 'writeFile', dir: noSlot, path: `/proc/sys/${name.replaceAll('.', '/')}`, data: Buffer.from(value), fileSystem: fileSystem.proc, origin: `${origin}/${name}` };
+  });
+}

@@ -1,0 +1,145 @@
+/**
+ * The plans of the native class, put together from those of `runtime`. In: a pod's or a container's request. Out: plans. Pure.
+ */
+import { RuntimeError } from '#core';
+import type { ContainerRequest, PodFiles, SandboxRecord, SandboxRequest } from '#pod';
+import { type Plan, type Section, type Step, errno, noSlot } from '#plan';
+import { type PlanContainerInput, type SandboxPlans, type UserRequest, cgroupDriver, planSandbox } from '#runtime';
+import type { HostFacts } from '#system';
+import { type NativeLayout, containerPaths, podPaths } from './layout.ts';
+
+/** Size of a pod's /dev/shm. Source: the default of every CRI runtime. */
+const shmSizeBytes = 64 * 1024 * 1024;
+/** How long a cgroup may take to become empty and be removed. */
+const cgroupTimeoutMs = 5_000;
+
+/** What every plan of a pod depends on. */
+export interface PodContext {
+  readonly host: HostFacts;
+  readonly layout: NativeLayout;
+  readonly record: SandboxRecord;
+  readonly request: SandboxRequest;
+}
+
+const makeDirectory = (path: string, mode: number): Step => ({ kind: 'makeDirectory', dir: noSlot, path, mode, parents: 1 });
+const onHost = (steps: readonly Step[]): Section => ({ actor: 'host', steps });
+
+/** The pod's own plans: namespaces, shared memory, pause process, release. */
+export function planPod({ host, layout, record, request }: PodContext): SandboxPlans {
+  const { namespaces } = request.config.security;
+  const isPodNetwork = namespaces.network === 'pod';
+  return planSandbox({
+    host,
+    namespaces: { net: isPodNetwork, ipc: namespaces.ipc === 'pod', uts: isPodNetwork },
+    hostname: request.hostname,
+    sysctls: request.config.sysctls,
+    ...(namespaces.ipc === 'pod' ? { shm: { sizeBytes: shmSizeBytes } } : {}),
+    mountpoint: layout.rootfs,
+    sharePid: namespaces.pid === 'pod',
+    cgroup: { path: record.cgroupPath },
+  });
+}
+
+/** The pod's small files, written once its address is known, and its sysctls. */
+export function planCommit(context: PodContext, files: PodFiles): Plan {
+  const paths = podPaths(context.record.podDir);
+  const file = (path: string, text: string): Step => ({ kind: 'makeFile', dir: noSlot, path, mode: 0o644, data: Buffer.from(text) });
+  const write = onHost([file(paths.hosts, files.hosts), file(paths.hostname, files.hostname), file(paths.resolvConf, files.resolvConf)]);
+  return { sections: [write, ...(planPod(context).sysctls?.sections ?? [])] };
+}
+
+/** The input of a container's plan: what the pod shares, its overlay, its cgroup. */
+export function containerInput(context: PodContext, container: ContainerRequest): PlanContainerInput {
+  const { host, layout, record, request } = context;
+  const paths = containerPaths(layout, { podId: request.podId, containerId: container.containerId });
+  const { sharing } = planPod(context);
+  const { pid, ...slots } = sharing.slots;
+  return {
+    spec: container.runtimeSpec,
+    rootfs: { kind: 'overlay', storeDir: container.layers.storeDir, lower: container.layers.lower, upper: paths.upper, work: paths.work, mountpoint: layout.rootfs, volatile: true },
+    pod: { ...sharing, slots: { ...slots, ...(container.sharesPodPid && pid !== undefined ? { pid } : {}) } },
+    host,
+    cgroup: { path: `${record.cgroupPath}/${container.containerId}` },
+    terminal: container.terminal,
+    askIdentity: true,
+  };
+}
+
+/** Directories of a container's writable layer. The upper's mode is that of the root directory that the container sees. */
+export function planWritableLayer({ layout, request }: PodContext, containerId: string): Section {
+  const paths = containerPaths(layout, { podId: request.podId, containerId });
+  return onHost([makeDirectory(paths.directory, 0o700), makeDirectory(paths.upper, 0o755), makeDirectory(paths.work, 0o700)]);
+}
+
+/** Who a container asks to run as. */
+export function userRequest({ user, group, supplementalGroups, policy }: ContainerRequest['identity']): UserRequest {
+  return { username: user, groupname: group, supplementalGroups, policy: policy === 'strict' ? 'Strict' : 'Merge' };
+}
+
+/** Leaf cgroup of all shims: never the daemon's, never a pod's. Only the hierarchies that account for memory count. */
+export function shimCgroups(host: HostFacts, layout: NativeLayout): { readonly make: Section; readonly files: readonly string[]; readonly remove: readonly Step[] } {
+  const { cgroups } = host;
+  const memory = cgroups.v1.find(({ controllers }) => controllers.includes('memory'));
+  const mountpoint = cgroups.mode === 'v2' ? cgroups.unified?.mountpoint : memory?.mountpoint;
+  if (mountpoint === undefined) return { make: onHost([]), files: [], remove: [] };
+  const directory = `${mountpoint}${layout.cgroup}/shims`;
+  const file = cgroups.mode === 'v2' ? 'cgroup.procs' : 'tasks';
+  const ignoreInUse = [errno.noEntry, errno.busy, errno.notEmpty];
+  return {
+    make: onHost([makeDirectory(directory, 0o755)]),
+    files: [`${directory}/${file}`],
+    remove: [
+      { kind: 'removeDirectory', dir: noSlot, path: directory, ignore: ignoreInUse },
+      ...cgroupRoots(host).map((root): Step => ({ kind: 'removeDirectory', dir: noSlot, path: `${root}${layout.cgroup}`, ignore: ignoreInUse })),
+    ],
+  };
+}
+
+/** Mount points of every hierarchy that may hold a pod's cgroup. */
+function cgroupRoots({ cgroups }: HostFacts): readonly string[] {
+  return [...cgroups.v1.map(({ mountpoint }) => mountpoint), ...(cgroups.unified === undefined ? [] : [cgroups.unified.mountpoint])];
+}
+
+/** Kills what is left in the pod's cgroups and removes them. */
+export function planRelease({ host, record }: Pick<PodContext, 'host' | 'record'>): Plan {
+  return { sections: [onHost(cgroupDriver(host.cgroups).remove({ path: record.cgroupPath }, { timeoutMs: cgroupTimeoutMs }))] };
+}
+
+/** What the shim of a foreground pod runs by itself when its starter is killed: everything of the pod goes. */
+export function planUndo(context: PodContext, network: Plan | undefined): Plan {
+  const { host, layout, record, request } = context;
+  const shims = shimCgroups(host, layout);
+  const [shimFile] = shims.files;
+  const root = host.cgroups.mode === 'v2' ? host.cgroups.unified?.mountpoint : host.cgroups.v1.find(({ controllers }) => controllers.includes('memory'))?.mountpoint;
+  const leave: readonly Step[] = shimFile === undefined || root === undefined ? [] : [
+    // The shim leaves its own cgroup, so that the last one can remove it.
+    { kind: 'writeFile', dir: noSlot, path: `${root}/${shimFile.slice(shimFile.lastIndexOf('/') + 1)}`, data: Buffer.from('0'), fileSystem: 3, ignore: [errno.perm, errno.access, errno.busy, errno.notSupported] },
+    ...shims.remove,
+  ];
+  return {
+    sections: [
+      ...planRelease(context).sections,
+      ...(network?.sections ?? []),
+      onHost([
+        { kind: 'removeTree', dir: noSlot, path: `${layout.containers}/${request.podId}` },
+        { kind: 'removeTree', dir: noSlot, path: record.podDir },
+        ...leave,
+      ]),
+    ],
+  };
+}
+
+/** A host section in front of a plan's own. */
+export function prepend(section: Section, plan: Plan): Plan {
+  const [first, ...rest] = plan.sections;
+  // Sections are few by their bound, so neighbours of one actor become one.
+  if (first?.actor === 'host' && (first.barrier ?? 0) === 0) return { sections: [{ ...first, steps: [...section.steps, ...first.steps] }, ...rest] };
+  return { sections: [section, ...plan.sections] };
+}
+
+/** The engine hands network plans on as opaque objects. */
+export function asPlan(plan: object): Plan {
+  if (!('sections' in plan) || !Array.isArray(plan.sections)) throw new RuntimeError('internal', 'bug: the network gave something else than a plan');
+  // SAFETY: only the network makes these, and its type is Plan; the pod layer must not know it.
+  return plan as Plan;
+}

@@ -1,0 +1,256 @@
+/**
+ * One live sandbox of the native class: a connection to its shim. In: requests of the pod layer. Out: plans and their results.
+ */
+import { type Clock, type ContainerId, RuntimeError, encodeId, errorCode, limits } from '#core';
+import type { RuntimeSpec } from '#oci';
+import type { ContainerRequest, ExecProcess, Identity, OpaquePlan, PodFiles, ProcessEnd, ProcessSnapshot, Sandbox, SandboxRecord, SandboxStreams } from '#pod';
+import { type Plan } from '#plan';
+import { type PlanContainerInput, type PlanExecInput, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planPayload, resolveIdentity } from '#runtime';
+import { type AskedFile, type ShimAttachment, type ShimConnection } from '#system';
+import { type PodContext, asPlan, containerInput, planCommit, planPod, planRelease, planUndo, planWritableLayer, prepend, userRequest } from './native-plans.ts';
+import { streamsOf } from './streams.ts';
+import { exitCodeOf } from './wait-status.ts';
+
+const killTimeoutMs = 5_000;
+const sigkill = 9;
+/** A volume whose storage hangs must not hold a create for ever. */
+const createTimeoutMs = 60_000;
+const pauseId = 'pause';
+
+/** What a container needs to be remembered by, for exec: kept in the container's own record by the pod layer's caller. */
+interface KnownContainer {
+  readonly spec: RuntimeSpec;
+  readonly pid: number;
+  readonly identity: Identity;
+  readonly home: string;
+}
+
+export interface NativeSandboxParts {
+  readonly context: PodContext;
+  readonly shim: ShimConnection;
+  readonly clock: Clock;
+  /** What exec needs of containers made by an earlier engine, and where it is kept. */
+  readonly memory: ContainerMemory;
+  /** Removes a container's writable layer without waiting for it. */
+  readonly discardLayer: (containerId: string) => Promise<void>;
+}
+
+/** Durable facts of containers that exec needs after a restart of the engine. */
+export interface ContainerMemory {
+  put(containerId: string, value: unknown): void;
+  get(containerId: string): unknown;
+  delete(containerId: string): void;
+}
+
+export class NativeSandbox implements Sandbox {
+  readonly record: SandboxRecord;
+  readonly #parts: NativeSandboxParts;
+
+  constructor(parts: NativeSandboxParts) {
+    this.#parts = parts;
+    this.record = { ...parts.context.record, shimPid: parts.shim.pid };
+  }
+
+  get ended(): Promise<void> {
+    return this.#parts.shim.ended;
+  }
+
+  async execute(plan: OpaquePlan): Promise<void> {
+    await this.#parts.shim.execute(asPlan(plan));
+  }
+
+  /** Namespaces, shared memory, and the pause process where the PID namespace is shared. */
+  async prepare(): Promise<void> {
+    const { shim, context } = this.#parts;
+    const { prepare, pause } = planPod(context);
+    // The undo is with the shim before anything is made.
+    if (context.request.foreground) await shim.deposit({ lifeline: true, undo: planUndo(context, undefined) });
+    if (prepare.sections.length > 0) await shim.execute(prepare);
+    if (pause === undefined) return;
+    await shim.createProcess({ processId: pauseId, plan: pause });
+    await shim.startProcess(pauseId);
+  }
+
+  async commit(files: PodFiles): Promise<void> {
+    await this.#parts.shim.execute(planCommit(this.#parts.context, files));
+  }
+
+  async deposit(networkUndo: OpaquePlan): Promise<void> {
+    await this.#parts.shim.deposit({ lifeline: true, undo: planUndo(this.#parts.context, asPlan(networkUndo)) });
+  }
+
+  async createContainer(request: ContainerRequest): Promise<{ readonly pid: number; readonly identity: Identity }> {
+    const { context, shim, memory } = this.#parts;
+    const input = containerInput(context, request);
+    const answer = new IdentityAnswer(input, request);
+    const oomFile = oomFileOf(input);
+    const creation = shim.createProcess({
+      processId: request.containerId,
+      plan: prepend(planWritableLayer(context, request.containerId), planContainer(input)),
+      stdin: request.stdin,
+      stdinOnce: request.stdinOnce,
+      terminal: request.terminal,
+      holdOutput: request.holdOutput,
+      ...(request.log === undefined ? {} : { log: request.log }),
+      ...(oomFile === '' ? {} : { oomFile }),
+      answer: (files) => answer.of(files),
+    });
+    const { pid } = await this.#withinDeadline(creation, request.containerId);
+    const { home, ...identity } = answer.identity;
+    const known: KnownContainer = { spec: request.runtimeSpec, pid, identity, home };
+    memory.put(request.containerId, known);
+    return { pid, identity };
+  }
+
+  async #withinDeadline<T>(creation: Promise<T>, id: string): Promise<T> {
+    const cancel = new AbortController();
+    const late = this.#parts.clock.sleep(createTimeoutMs, cancel.signal).then(() => {
+      throw new RuntimeError('deadlineExceeded', `create process ${id}: not ready after ${createTimeoutMs / 1000} s; a volume's storage may hang`);
+    });
+    late.catch(() => undefined);
+    try {
+      return await Promise.race([creation, late]);
+    } finally {
+      cancel.abort();
+      creation.catch(() => undefined);
+    }
+  }
+
+  async startContainer(id: ContainerId): Promise<void> {
+    await this.#parts.shim.startProcess(id);
+  }
+
+  async signal(processId: string, signalNumber: number): Promise<void> {
+    await unlessAbsent(this.#parts.shim.signalProcess(processId, signalNumber));
+  }
+
+  async killAll(id: ContainerId): Promise<void> {
+    await this.signal(id, sigkill);
+    await this.#parts.shim.execute(planContainerKill(this.#parts.context.host, this.#cgroupOf(id), { timeoutMs: killTimeoutMs }));
+  }
+
+  #cgroupOf(id: ContainerId): { readonly path: string } {
+    return { path: `${this.record.cgroupPath}/${id}` };
+  }
+
+  #known(id: ContainerId): KnownContainer {
+    const known = this.#parts.memory.get(id);
+    if (known === undefined) throw new RuntimeError('notFound', `container ${id}: container does not exist`);
+    // SAFETY: createContainer is the only writer of this memory.
+    return known as KnownContainer;
+  }
+
+  #planExec(id: ContainerId, { command, terminal, columns, rows }: Pick<ExecProcess, 'command' | 'terminal' | 'columns' | 'rows'>): Plan {
+    const { spec, pid, identity, home } = this.#known(id);
+    if (spec.process === undefined) throw new RuntimeError('internal', `bug: container ${id} has no process`);
+    const env = terminal && !spec.process.env.some((entry) => entry.startsWith('TERM=')) ? [...spec.process.env, 'TERM=xterm'] : spec.process.env;
+    const input: PlanExecInput = {
+      process: { ...spec.process, args: command, env, terminal, consoleSize: { width: columns, height: rows } },
+      spec, initPid: pid, host: this.#parts.context.host, cgroup: this.#cgroupOf(id), terminal, identity: { ...identity, home },
+    };
+    return planExec(input);
+  }
+
+  #execId(): string {
+    return `exec-${encodeId(this.#parts.clock.randomBytes(8))}`;
+  }
+
+  async execSync(id: ContainerId, command: readonly string[], { timeoutMs }: { readonly timeoutMs: number }): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }> {
+    const plan = this.#planExec(id, { command, terminal: false, columns: 0, rows: 0 });
+    const result = await this.#parts.shim.exec({ processId: this.#execId(), plan, timeoutMs, outputBytesMax: limits.execOutputBytesMax });
+    return { exitCode: exitCodeOf(result.waitStatus), timedOut: result.timedOut, stdout: result.stdout, stderr: result.stderr };
+  }
+
+  async exec(id: ContainerId, process: ExecProcess): Promise<{ readonly processId: string; readonly streams: SandboxStreams }> {
+    const { shim } = this.#parts;
+    const processId = this.#execId();
+    await shim.createProcess({ processId, plan: this.#planExec(id, process), stdin: process.stdin, terminal: process.terminal, exclusive: true, holdOutput: true });
+    let attachment: ShimAttachment | undefined;
+    try {
+      attachment = await shim.attach(processId, { stdin: process.stdin, stdout: true, stderr: !process.terminal });
+      const streams = streamsOf(attachment);
+      await shim.startProcess(processId);
+      const forget = async (): Promise<void> => unlessAbsent(shim.removeProcess(processId));
+      // The streams report their own end; here only the shim's memory of the process goes.
+      streams.exited.then(forget, forget).catch(() => undefined);
+      return { processId, streams };
+    } catch (error) {
+      attachment?.close();
+      await this.signal(processId, sigkill).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async attach(id: ContainerId, { stdin }: { readonly stdin: boolean }): Promise<SandboxStreams> {
+    return streamsOf(await this.#parts.shim.attach(id, { stdin, stdout: true, stderr: true }));
+  }
+
+  async resize(processId: string, size: { readonly columns: number; readonly rows: number }): Promise<void> {
+    await this.#parts.shim.resize(processId, size);
+  }
+
+  async reopenLog(id: ContainerId, log: { readonly directory: string; readonly path: string }): Promise<void> {
+    await this.#parts.shim.reopenLog(id, log);
+  }
+
+  async removeContainer(id: ContainerId): Promise<void> {
+    const { shim, context, memory, discardLayer } = this.#parts;
+    await this.signal(id, sigkill);
+    await shim.execute(planContainerRemoval(context.host, this.#cgroupOf(id), { timeoutMs: killTimeoutMs }));
+    await unlessAbsent(shim.removeProcess(id));
+    await discardLayer(id);
+    memory.delete(id);
+  }
+
+  async processes(): Promise<ProcessSnapshot[]> {
+    const states = await this.#parts.shim.state();
+    return states.map((process) => ({
+      processId: process.processId, pid: process.pid, state: process.state, exitCode: exitCodeOf(process.waitStatus), oomKilled: process.oomKilled, startedAtNs: process.startedNs, endedAtNs: process.endedNs,
+    }));
+  }
+
+  async onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void> {
+    await this.#parts.shim.subscribe((event) => listener({ processId: event.processId, exitCode: exitCodeOf(event.waitStatus), oomKilled: event.oomKilled, endedAtNs: event.endedNs }));
+  }
+
+  async shutdown(): Promise<void> {
+    await this.#parts.shim.shutdown(planRelease(this.#parts.context));
+  }
+
+  detach(): void {
+    this.#parts.shim.close();
+  }
+}
+
+/** Resolves the user inside the root, once, when the shim asks. */
+class IdentityAnswer {
+  readonly #input: PlanContainerInput;
+  readonly #request: ContainerRequest;
+  #identity: ReturnType<typeof resolveIdentity> | undefined;
+
+  constructor(input: PlanContainerInput, request: ContainerRequest) {
+    this.#input = input;
+    this.#request = request;
+  }
+
+  of(files: readonly AskedFile[]): Plan {
+    const contentOf = (path: string): Uint8Array | undefined => files.find((file) => file.path === path && file.errno === 0)?.content;
+    const [passwd, group] = [contentOf('/etc/passwd'), contentOf('/etc/group')];
+    this.#identity = resolveIdentity(userRequest(this.#request.identity), { ...(passwd === undefined ? {} : { passwd }), ...(group === undefined ? {} : { group }) });
+    return planPayload(this.#input, this.#identity);
+  }
+
+  get identity(): ReturnType<typeof resolveIdentity> {
+    if (this.#identity === undefined) throw new RuntimeError('internal', 'bug: the setup did not ask who the process is');
+    return this.#identity;
+  }
+}
+
+/** Absence is what was wanted. */
+async function unlessAbsent(work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (errorCode(error) !== 'notFound') throw error;
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * The native sandbox class: our own interpreter on the host's kernel. In: the pod layer's requests. Out: sandboxes. It holds no
+ * record; a SandboxRecord is all it needs to find a sandbox again or to remove what one left.
+ */
+import { type Clock, type ContainerId, encodeId, errorCode } from '#core';
+import type { ContainerRequest, Sandbox, SandboxDriver, SandboxRecord, SandboxRequest } from '#pod';
+import { explainPlan } from '#plan';
+import { planContainer, planContainerRemoval } from '#runtime';
+import { type HostFacts, type Launcher, connectShim, makeDirectory, moveToTrash, removeDirectory } from '#system';
+import { type NativeLayout, containerPaths } from './layout.ts';
+import { type PodContext, containerInput, planPod, planRelease, planWritableLayer, prepend, shimCgroups } from './native-plans.ts';
+import { type ContainerMemory, NativeSandbox } from './native-sandbox.ts';
+
+export interface NativeDriverParts {
+  readonly launcher: Launcher;
+  readonly host: HostFacts;
+  readonly clock: Clock;
+  readonly layout: NativeLayout;
+  readonly memory: ContainerMemory;
+  /** Failures of background work. */
+  readonly report: (error: unknown) => void;
+}
+
+/** How long a shim of a dead engine may take to end. */
+const farewellTimeoutMs = 5_000;
+const removeTimeoutMs = 5_000;
+
+export class NativeDriver implements SandboxDriver {
+  readonly name = 'native';
+  readonly features = { recursiveReadOnlyMounts: true, userNamespaces: false };
+  readonly #parts: NativeDriverParts;
+  #isCgroupMade: Promise<void> | undefined;
+  #trashSerial = 0;
+  readonly #removals = new Set<Promise<void>>();
+
+  constructor(parts: NativeDriverParts) {
+    this.#parts = parts;
+  }
+
+  plan({ podId, config, foreground }: SandboxRequest): SandboxRecord {
+    const { layout, clock } = this.#parts;
+    const parent = config.cgroupParent === '' ? layout.cgroup : config.cgroupParent.replace(/\/+$/, '');
+    return {
+      podId, cgroupPath: `${parent}/${podId}`, secret: encodeId(clock.randomBytes(32)), podDir: `${layout.pods}/${podId}`,
+      hostNetwork: config.security.namespaces.network === 'node', foreground, shimPid: 0,
+    };
+  }
+
+  async prepare(record: SandboxRecord, request: SandboxRequest): Promise<Sandbox> {
+    const { host, layout, launcher } = this.#parts;
+    const context: PodContext = { host, layout, record, request };
+    // Compiled before anything exists, so that a bad request leaves nothing.
+    planPod(context);
+    await this.#makeShimCgroup();
+    await makeDirectory(record.podDir);
+    const shim = await launcher.startShim({ podId: record.podId, podDir: record.podDir, secret: Buffer.from(record.secret, 'hex'), cgroupFiles: shimCgroups(host, layout).files });
+    const sandbox = this.#sandboxOf(context, shim);
+    try {
+      await sandbox.prepare();
+      return sandbox;
+    } catch (error) {
+      await sandbox.shutdown().catch((failure: unknown) => this.#parts.report(failure));
+      throw error;
+    }
+  }
+
+  #sandboxOf(context: PodContext, shim: ConstructorParameters<typeof NativeSandbox>[0]['shim']): NativeSandbox {
+    const { clock, memory } = this.#parts;
+    return new NativeSandbox({ context, shim, clock, memory, discardLayer: async (containerId) => this.#discard(containerPaths(this.#parts.layout, { podId: context.request.podId, containerId }).directory) });
+  }
+
+  /** Once per engine; a removed one is made again by the next engine. */
+  async #makeShimCgroup(): Promise<void> {
+    const { host, layout, launcher } = this.#parts;
+    this.#isCgroupMade ??= launcher.runOnce({ sections: [shimCgroups(host, layout).make] });
+    await this.#isCgroupMade.catch((error: unknown) => {
+      this.#isCgroupMade = undefined;
+      throw error;
+    });
+  }
+
+  async reattach(record: SandboxRecord, request: SandboxRequest): Promise<Sandbox | undefined> {
+    const { host, layout } = this.#parts;
+    try {
+      const shim = await connectShim({ podDir: record.podDir, secret: Buffer.from(record.secret, 'hex') });
+      return this.#sandboxOf({ host, layout, record, request }, shim);
+    } catch (error) {
+      if (errorCode(error) === 'unavailable' || errorCode(error) === 'notFound') return undefined;
+      throw error;
+    }
+  }
+
+  async cleanUp(record: SandboxRecord, containerIds: readonly ContainerId[]): Promise<void> {
+    const { host, layout, launcher, memory } = this.#parts;
+    await this.#endShim(record);
+    await launcher.runOnce(planRelease({ host, record }));
+    await this.#discard(`${layout.containers}/${record.podId}`);
+    for (const id of containerIds) memory.delete(id);
+    await removeDirectory(record.podDir);
+  }
+
+  /** A shim that is still there gets a farewell; one that cleans up by itself is given the time for it. */
+  async #endShim(record: SandboxRecord): Promise<void> {
+    const { clock, host } = this.#parts;
+    const shim = await connectShim({ podDir: record.podDir, secret: Buffer.from(record.secret, 'hex') }).catch((error: unknown) => {
+      if (errorCode(error) === 'unavailable' || errorCode(error) === 'notFound') return undefined;
+      throw error;
+    });
+    if (shim === undefined) return;
+    const ended = shim.ended;
+    await shim.shutdown(planRelease({ host, record })).catch((error: unknown) => {
+      if (errorCode(error) !== 'unavailable') throw error;
+    });
+    const cancel = new AbortController();
+    await Promise.race([ended, clock.sleep(farewellTimeoutMs, cancel.signal).catch(() => undefined)]);
+    cancel.abort();
+  }
+
+  async cleanUpContainer(record: SandboxRecord, containerId: ContainerId): Promise<void> {
+    const { host, layout, launcher, memory } = this.#parts;
+    await launcher.runOnce(planContainerRemoval(host, { path: `${record.cgroupPath}/${containerId}` }, { timeoutMs: removeTimeoutMs }));
+    await this.#discard(containerPaths(layout, { podId: record.podId, containerId }).directory);
+    memory.delete(containerId);
+  }
+
+  /** Out of sight at once, off the disk in the background. What a crash leaves in the trash goes at the next start. */
+  async #discard(directory: string): Promise<void> {
+    this.#trashSerial += 1;
+    const { clock, layout } = this.#parts;
+    const moved = await moveToTrash(directory, { trash: layout.trash, name: `${clock.nowNs()}-${this.#trashSerial}` });
+    if (moved !== undefined) this.#removeLater(moved);
+  }
+
+  #removeLater(path: string): void {
+    const removal = this.#parts.launcher
+      .runOnce({ sections: [{ actor: 'host', steps: [{ kind: 'removeTree', dir: 65535, path }] }] })
+      .catch((error: unknown) => this.#parts.report(error))
+      .finally(() => this.#removals.delete(removal));
+    this.#removals.add(removal);
+  }
+
+  /** Directories that must exist, and the trash of earlier engines. */
+  async open(trash: readonly string[]): Promise<void> {
+    const { layout } = this.#parts;
+    for (const path of [layout.pods, layout.containers, layout.trash, layout.rootfs]) await makeDirectory(path);
+    for (const path of trash) this.#removeLater(path);
+  }
+
+  /** Waits for removals under way, and takes the shims' cgroup away when it is empty. */
+  async close(): Promise<void> {
+    await Promise.all(this.#removals);
+    const { host, layout, launcher } = this.#parts;
+    await launcher.runOnce({ sections: [{ actor: 'host', steps: shimCgroups(host, layout).remove }] });
+  }
+
+  explainSandbox(request: SandboxRequest, { showSecrets }: { readonly showSecrets: boolean }): readonly string[] {
+    const { host, layout } = this.#parts;
+    const plans = planPod({ host, layout, record: this.plan(request), request });
+    return [...explainPlan(plans.prepare, { showSecrets }), ...(plans.pause === undefined ? [] : explainPlan(plans.pause, { showSecrets })), ...(plans.sysctls === undefined ? [] : explainPlan(plans.sysctls, { showSecrets }))];
+  }
+
+  /** With the numbers of the request, since nobody looks into the root; a name stands as root. */
+  explainContainer(request: SandboxRequest, container: ContainerRequest, { showSecrets }: { readonly showSecrets: boolean }): readonly string[] {
+    const { host, layout } = this.#parts;
+    const context: PodContext = { host, layout, record: this.plan(request), request };
+    const process = container.runtimeSpec.process;
+    if (process === undefined) return [];
+    const number = (text: string): number => (/^\d+$/.test(text) ? Number(text) : 0);
+    const user = { uid: number(container.identity.user), gid: number(container.identity.group), additionalGids: container.identity.supplementalGroups };
+    const input = containerInput(context, { ...container, runtimeSpec: { ...container.runtimeSpec, process: { ...process, user } } });
+    return explainPlan(prepend(planWritableLayer(context, container.containerId), planContainer({ ...input, askIdentity: false })), { showSecrets });
+  }
+}

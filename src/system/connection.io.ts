@@ -1,0 +1,171 @@
+/**
+ * A Unix socket that carries frames. In: requests. Out: their answers, and events to a handler. Nothing here blocks: answers
+ * are matched by id, writes wait for the peer only where the caller awaits them. It knows no request's meaning.
+ */
+import { type Socket, createConnection } from 'node:net';
+import { RuntimeError, wrapError } from '#core';
+import { type ByteWriter } from '#plan';
+import { type Frame, FrameDecoder, decodeRequestError, encodeFrame, frameTypes } from './frames.ts';
+
+/** Longest path that fits into a Unix socket address with its final NUL. Source: unix(7). */
+const socketPathBytesMax = 107;
+
+interface Waiting {
+  readonly what: string;
+  readonly resolve: (frame: Frame) => void;
+  readonly reject: (error: Error) => void;
+  /** Sees frames with this id that are not the final answer (ASK). */
+  readonly onFrame: ((frame: Frame) => boolean) | undefined;
+}
+
+/** Opens a socket; throws unavailable when nobody listens, with the path in the message. */
+export async function openSocket(path: string, signal?: AbortSignal): Promise<Socket> {
+  if (Buffer.byteLength(path) > socketPathBytesMax) throw new RuntimeError('invalidArgument', `connect ${path}: a socket path has at most ${socketPathBytesMax} bytes`);
+  signal?.throwIfAborted();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const socket = createConnection(path);
+  const abort = (): void => void socket.destroy(new RuntimeError('cancelled', `connect ${path}: cancelled`));
+  signal?.addEventListener('abort', abort, { once: true });
+  socket.once('connect', resolve).once('error', reject);
+  try {
+    await promise;
+    return socket;
+  } catch (error) {
+    socket.destroy();
+    throw wrapError(`connect ${path}`, error, error instanceof RuntimeError ? undefined : 'unavailable');
+  } finally {
+    signal?.removeEventListener('abort', abort);
+    socket.removeListener('connect', resolve).removeListener('error', reject);
+  }
+}
+
+/**
+ * Requests and answers over one socket. The socket keeps the event loop alive only while an answer is awaited, or while the
+ * owner says so with `hold`: a program that has finished its work can end without closing every connection first.
+ */
+export class FrameConnection {
+  readonly #socket: Socket;
+  readonly #peer: string;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #decoder = new FrameDecoder();
+  #nextId = 1;
+  #held = 0;
+  #failure: Error | undefined;
+  /** Called for events (id 0). */
+  onEvent: ((frame: Frame) => void) | undefined;
+
+  /** `peer` names the other side in errors, such as `shim of pod abc`. */
+  constructor(socket: Socket, peer: string) {
+    this.#socket = socket;
+    this.#peer = peer;
+    socket.unref();
+    socket.on('data', (chunk: Buffer) => this.#receive(chunk));
+    socket.on('error', (error) => this.#end(wrapError(`talk to the ${peer}`, error, 'unavailable')));
+    socket.on('close', () => this.#end(new RuntimeError('unavailable', `talk to the ${peer}: the connection has ended`)));
+  }
+
+  /** Resolves when the connection has ended, for whatever reason; never rejects. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  get isOpen(): boolean {
+    return this.#failure === undefined;
+  }
+
+  /** Keeps the event loop alive until the matching `release`. */
+  hold(): void {
+    this.#held += 1;
+    this.#socket.ref();
+  }
+
+  release(): void {
+    this.#held -= 1;
+    if (this.#held === 0) this.#socket.unref();
+  }
+
+  /**
+   * Sends a request and waits for its answer: OK or another final frame. ERROR is thrown as `what: …`; FAILED is returned, for
+   * only the caller knows the plan. `onFrame` returns true for frames that are not the answer.
+   */
+  async request(what: string, type: number, body?: (out: ByteWriter) => void, onFrame?: (frame: Frame) => boolean): Promise<Frame> {
+    if (this.#failure !== undefined) throw this.#failure;
+    const id = this.#nextId;
+    this.#nextId = id === 0xffff_ffff ? 1 : id + 1;
+    const bytes = encodeFrame(type, id, body);
+    const { promise, resolve, reject } = Promise.withResolvers<Frame>();
+    this.#waiting.set(id, { what, resolve, reject, onFrame });
+    this.hold();
+    try {
+      this.#socket.write(bytes);
+      return await promise;
+    } finally {
+      this.#waiting.delete(id);
+      this.release();
+    }
+  }
+
+  /** Sends a frame that has no answer of its own; resolves once the peer has taken enough of what waits. */
+  async send(type: number, id: number, body?: (out: ByteWriter) => void): Promise<void> {
+    await this.sendRaw(encodeFrame(type, id, body));
+  }
+
+  /** The same with bytes that are not a frame: layer records. */
+  async sendRaw(bytes: Uint8Array): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#socket.write(bytes)) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.hold();
+    this.#socket.once('drain', resolve);
+    try {
+      await Promise.race([promise, this.ended]);
+    } finally {
+      this.#socket.removeListener('drain', resolve);
+      this.release();
+    }
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  /** Stops and continues reading, so that a slow consumer slows the peer. */
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  /** Ends the connection; requests in flight fail with unavailable. */
+  close(): void {
+    this.#socket.destroy();
+    this.#end(new RuntimeError('unavailable', `talk to the ${this.#peer}: closed`));
+  }
+
+  #receive(chunk: Buffer): void {
+    try {
+      for (const frame of this.#decoder.push(chunk)) this.#dispatch(frame);
+    } catch (error) {
+      this.#end(wrapError(`talk to the ${this.#peer}`, error));
+      this.#socket.destroy();
+    }
+  }
+
+  #dispatch(frame: Frame): void {
+    if (frame.id === 0) {
+      this.onEvent?.(frame);
+      return;
+    }
+    const waiting = this.#waiting.get(frame.id);
+    if (waiting === undefined || waiting.onFrame?.(frame) === true) return;
+    if (frame.type === frameTypes.error) waiting.reject(decodeRequestError(waiting.what, frame.payload));
+    else waiting.resolve({ ...frame, payload: Buffer.from(frame.payload) });
+  }
+
+  #end(error: Error): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#ended.resolve();
+  }
+}

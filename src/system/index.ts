@@ -1,0 +1,10 @@
+/** The only door to the host: launcher and shim clients, host facts, records, the clock. */
+export * from './clock.io.ts';
+export * from './records.io.ts';
+export * from './devices.io.ts';
+export * from './host-facts.ts';
+export * from './host.io.ts';
+export * from './directories.io.ts';
+export * from './frames.ts';
+export * from './launcher.io.ts';
+export * from './shim.io.ts';

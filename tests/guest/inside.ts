@@ -1,0 +1,44 @@
+/**
+ * Runs in the guest: every suite of /berth/guest-suites.json in namespaces of its own, as on the host.
+ * In: that list. Out: one JSON line per suite on the second serial port.
+ */
+import { spawn } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import type { SuiteResult } from '../suite.ts';
+
+/** One line of the second serial port. */
+export interface GuestLine {
+  readonly name: string;
+  /** `ok`, or why there is no result. */
+  readonly status: string;
+  readonly result: SuiteResult | null;
+}
+
+const suiteTimeoutMs = 600_000;
+
+async function runSuite(file: string): Promise<GuestLine> {
+  const name = file.replaceAll(/^tests\/|\.test\.ts$/g, '');
+  const resultPath = '/tmp/result.json';
+  writeFileSync(resultPath, 'null');
+  const startedAt = performance.now();
+  const child = spawn('unshare', ['-m', '-n', '-p', '-f', '--kill-child', '--', 'scripts/in-namespaces.sh', 'node', 'tests/suite.ts', '--scope', 'all', resultPath, file], {
+    stdio: 'inherit',
+  });
+  const timer = setTimeout(() => child.kill('SIGKILL'), suiteTimeoutMs);
+  const status = await new Promise<string>((resolve) => {
+    child.on('error', (error) => resolve(error.message));
+    child.on('close', (code, signal) => resolve(code === 0 ? 'ok' : signal === null ? `exit status ${code}` : `killed by ${signal}`));
+  });
+  clearTimeout(timer);
+  // SAFETY: tests/suite.ts wrote it, with this type, or it still is the null from above.
+  const result = JSON.parse(readFileSync(resultPath, 'utf8')) as SuiteResult | null;
+  const of = (outcome: string): number => result?.tests.filter((test) => test.outcome === outcome).length ?? 0;
+  console.log(
+    `${name.padEnd(36)} ${result === null ? `failed: ${status}` : `${of('passed')} passed, ${of('failed')} failed, ${of('skipped')} skipped`} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`,
+  );
+  return { name, status, result };
+}
+
+// SAFETY: tests/guest/run.ts wrote it, a list of paths.
+const files = JSON.parse(readFileSync('/berth/guest-suites.json', 'utf8')) as readonly string[];
+for (const file of files) writeFileSync('/dev/ttyS1', `${JSON.stringify(await runSuite(file))}\n`, { flag: 'a' });
