@@ -19,7 +19,7 @@ function run(args: readonly string[], options: { readonly quiet: boolean } = { q
 }
 
 const before = await readLedger('berth');
-run(['image', 'from-host', '--name', 'localhost/hello-node:latest', process.execPath]);
+run(['image', 'from-host', 'localhost/hello-node:latest', process.execPath]);
 run(['run', '--rm', 'examples/hello.yaml']);
 run(['ps', '-a']);
 const left = run(['ps', '-a', '--output', 'json'], { quiet: true }).trim();

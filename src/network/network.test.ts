@@ -274,6 +274,10 @@ test('a bridge that was taken away is made again', async () => {
   world.failAt = { text: 'create veth', errno: 'EINVAL', times: 1 };
   await attach(world, network, 'two');
   assert.equal(world.take().filter((line) => line.startsWith('create bridge')).length, 1);
+  await network.detach('one');
+  await network.detach('two');
+  await network.close();
+  assert.equal(world.ipForward, '0\n', 'what was before the first bridge');
 });
 
 test('a foreign link of the bridge\'s name is an error that says so', async () => {

@@ -38,6 +38,8 @@ export class BridgeNetwork {
   readonly #turns = new KeyedMutex();
   /** True once this object has made or checked the bridge and nothing has removed it. */
   #isReady = false;
+  /** True once this object has made the bridge, even where somebody else removed it since. */
+  #hasMade = false;
   #failure: RuntimeError | undefined;
   /** Pods with a record whose ports are not to be opened yet. */
   readonly #portsPending = new Set<string>();
@@ -80,11 +82,12 @@ export class BridgeNetwork {
   async #makeBridge(): Promise<void> {
     const { readHost } = this.#parts;
     const isOff = readHost.readIpForward().trim() === '0';
-    // Where an earlier run switched forwarding on for a bridge that is still there, off is what to go back to.
-    const wasOff = this.#store.bridge?.disableIpForward === true && readHost.hasLink(this.#bridge.name);
+    // Where forwarding was switched on by us before, for a bridge that nobody undid, off is what to go back to.
+    const wasOff = this.#store.bridge?.disableIpForward === true && (this.#hasMade || readHost.hasLink(this.#bridge.name));
     this.#store.setBridge({ disableIpForward: isOff || wasOff });
     await this.#parts.runOnHost(planEnsureBridge(this.#bridge, { targets: this.#openPorts(), enableIpForward: isOff }));
     this.#isReady = true;
+    this.#hasMade = true;
   }
 
   /**
@@ -240,11 +243,11 @@ export class BridgeNetwork {
       this.#isReady = false;
       try {
         // The link goes last, here and in the undo plan: without it, the rest was undone, and ip_forward is somebody else's again.
-        const isPresent = this.#parts.readHost.hasLink(this.#bridge.name);
-        await this.#parts.runOnHost(isPresent ? planRemoveBridge(this.#bridge, bridge) : planReplaceMarkers(this.#bridge, []));
+        await this.#parts.runOnHost(this.#hasMade || this.#parts.readHost.hasLink(this.#bridge.name) ? planRemoveBridge(this.#bridge, bridge) : planReplaceMarkers(this.#bridge, []));
       } catch (error) {
         throw wrapError(`remove network ${this.#bridge.name}`, error);
       }
+      this.#hasMade = false;
       this.#store.setBridge(undefined);
     });
   }

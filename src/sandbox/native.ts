@@ -4,7 +4,7 @@
  */
 import { type Clock, type ContainerId, encodeId, errorCode } from '#core';
 import type { ContainerRequest, Sandbox, SandboxDriver, SandboxRecord, SandboxRequest } from '#pod';
-import { explainPlan } from '#plan';
+import { type Step, errno, explainPlan, noSlot } from '#plan';
 import { planContainer, planContainerRemoval } from '#runtime';
 import { type HostFacts, type Launcher, connectShim, makeDirectory, moveToTrash, removeDirectory } from '#system';
 import { type NativeLayout, containerPaths } from './layout.ts';
@@ -133,7 +133,7 @@ export class NativeDriver implements SandboxDriver {
 
   #removeLater(path: string): void {
     const removal = this.#parts.launcher
-      .runOnce({ sections: [{ actor: 'host', steps: [{ kind: 'removeTree', dir: 65535, path }] }] })
+      .runOnce({ sections: [{ actor: 'host', steps: [{ kind: 'removeTree', dir: noSlot, path }] }] })
       .catch((error: unknown) => this.#parts.report(error))
       .finally(() => this.#removals.delete(removal));
     this.#removals.add(removal);
@@ -146,11 +146,12 @@ export class NativeDriver implements SandboxDriver {
     for (const path of trash) this.#removeLater(path);
   }
 
-  /** Waits for removals under way, and takes the shims' cgroup away when it is empty. */
+  /** Waits for removals under way, and takes away what only pods need where there is none. */
   async close(): Promise<void> {
     await Promise.all(this.#removals);
     const { host, layout, launcher } = this.#parts;
-    await launcher.runOnce({ sections: [{ actor: 'host', steps: shimCgroups(host, layout).remove }] });
+    const empty = [layout.rootfs, layout.pods].map((path): Step => ({ kind: 'removeDirectory', dir: noSlot, path, ignore: [errno.noEntry, errno.notEmpty, errno.busy] }));
+    await launcher.runOnce({ sections: [{ actor: 'host', steps: [...shimCgroups(host, layout).remove, ...empty] }] });
   }
 
   explainSandbox(request: SandboxRequest, { showSecrets }: { readonly showSecrets: boolean }): readonly string[] {
