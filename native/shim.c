@@ -110,7 +110,10 @@ void begin_end(uint8_t *plan, size_t size, struct connection *owner, uint32_t re
   shim.ending_owner = owner;
   shim.ending_request = request;
   if (shim.listener.fd >= 0) source_close(&shim.listener);
-  for (struct process *p = shim.processes; p; p = p->next) process_kill(p);
+  for (struct process *p = shim.processes; p; p = p->next) {
+    process_kill(p);
+    if (p->reaped && streams_open(p)) streams_finish(p), process_check_end(p); /* nobody waits for its descendants now */
+  }
   for (struct job *job = shim.jobs; job; job = job->next) job_cancel(job, ECANCELED);
 }
 

@@ -67,3 +67,5 @@ for (const file of readdirSync(scratch)) {
   renameSync(join(scratch, file), join(home, 'dist', file));
 }
 rmSync(scratch, { recursive: true });
+// What was compiled for the old bundle would only pile up.
+rmSync(join(home, 'dist', '.compile-cache'), { recursive: true, force: true });

@@ -110,7 +110,7 @@ function decodeTail(text: string): number {
 }
 
 /** Ends when the container has ended, or with SIGINT. */
-async function followEnd(context: CliContext, engine: Engine, id: string, ended: AbortController): Promise<void> {
+async function followEnd(engine: Engine, id: string, ended: AbortController): Promise<void> {
   try {
     await engine.waitContainer(id, ended.signal);
   } catch (error) {
@@ -147,7 +147,7 @@ async function printLog(context: CliContext, engine: Engine, container: Containe
   if (flags.follow !== true) return;
   const stopListening = io.onSignal('SIGINT', () => ended.abort());
   try {
-    const end = followEnd(context, engine, container.id, ended);
+    const end = followEnd(engine, container.id, ended);
     await Promise.all([printChunks({ follow: true, ended: ended.signal, skipBytes }), end]);
   } finally {
     ended.abort();

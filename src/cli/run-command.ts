@@ -53,14 +53,24 @@ async function planSource(context: CliContext, call: { readonly target: string; 
   const facts = { ...(await context.deps.readHostFacts(context.location(given))), uid: encodeId(clock.randomBytes(16)) };
   if (!isManifestPath(target)) {
     const name = given.name ?? nameFromImage(target, clock.randomBytes(2));
-    const manifest = buildImageManifest({ image: target, words, name, workingDirectory: io.workingDirectory }, given);
-    return { plan: adjustImagePlan(planPod(manifest, facts), given), isManifest: false };
+    const build = (): PodManifest => buildImageManifest({ image: target, words, name, workingDirectory: io.workingDirectory }, given);
+    return { plan: adjustImagePlan(planPod(asUsage(command, build), facts), given), isManifest: false };
   }
   const misplaced = imageOnly.find((key) => given[key] !== undefined);
   if (misplaced !== undefined) usageError(command, `--${misplaced.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} is for images; write it into the manifest`);
   if (words.length > 0) usageError(command, 'a manifest takes no command; write it into the manifest');
   const manifest = await readManifest(context, target);
   return { plan: planPod(manifest, { ...facts, uid: manifest.uid ?? facts.uid }), isManifest: true };
+}
+
+/** What is wrong in the words of the command line is a wrong usage. */
+function asUsage<T>(command: Command, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    if (error instanceof RuntimeError && error.code === 'invalidArgument') usageError(command, error.message);
+    throw error;
+  }
 }
 
 /** First signal: an orderly end. Second: at once. */

@@ -8,19 +8,23 @@ import { decodeTimeoutMs } from './decode-common.ts';
 import { decodeContainerConfig, decodeContainerFilter } from './decode-container.ts';
 import { decodePodFilter, decodePodSandboxConfig } from './decode-pod.ts';
 
-type PodInit = MessageInitShape<typeof PodSandboxConfigSchema>;
-type ContainerInit = MessageInitShape<typeof ContainerConfigSchema>;
+/** Initialisers alone, without finished messages, so that they can be merged. */
+type PodFields = Exclude<MessageInitShape<typeof PodSandboxConfigSchema>, { readonly $typeName: string }>;
+type ContainerFields = Exclude<MessageInitShape<typeof ContainerConfigSchema>, { readonly $typeName: string }>;
 
+// SAFETY: a peer of another version may send any number for an enum; protobuf keeps it.
+const unknownValue = 99 as never;
 const metadata = { name: 'web', uid: 'u-1', namespace: 'default', attempt: 2 };
 
 /** Through the wire, so that the test sees what a server sees. */
-function pod(init: PodInit): PodSandboxConfig {
+function pod(init: PodFields): PodSandboxConfig {
   const message = create(PodSandboxConfigSchema, init);
   return decodePodSandboxConfig('config', fromBinary(PodSandboxConfigSchema, toBinary(PodSandboxConfigSchema, message)));
 }
 
-function container(init: ContainerInit): ContainerConfig {
-  const message = create(ContainerConfigSchema, { metadata: { name: 'c' }, image: { image: 'busybox' }, ...init });
+function container(init: ContainerFields): ContainerConfig {
+  const fields: ContainerFields = { metadata: { name: 'c' }, image: { image: 'busybox' }, ...init };
+  const message = create(ContainerConfigSchema, fields);
   return decodeContainerConfig('config', fromBinary(ContainerConfigSchema, toBinary(ContainerConfigSchema, message)));
 }
 
@@ -79,7 +83,7 @@ test('a pod of metadata alone gets the zero values of CRI', () => {
   assert.deepEqual(pod({ metadata }).security, { namespaces: { network: 'pod', pid: 'pod', ipc: 'pod' }, readonlyRootfs: false, supplementalGroups: [], privileged: false });
 });
 
-const podRefusals: readonly (readonly [title: string, init: PodInit, code: string, message: string])[] = [
+const podRefusals: readonly (readonly [title: string, init: PodFields, code: string, message: string])[] = [
   ['no metadata', {}, 'invalidArgument', 'config.metadata: required'],
   ['no uid', { metadata: { ...metadata, uid: '' } }, 'invalidArgument', 'config.metadata.uid: required'],
   ['a relative log directory', { metadata, logDirectory: 'logs' }, 'invalidArgument', 'config.log_directory: must be an absolute path, not "logs"'],
@@ -173,7 +177,7 @@ test('without a security context the default masked paths hold, with an empty on
   assert.deepEqual(container({ linux: { securityContext: {} } }).security.maskedPaths, []);
 });
 
-const containerRefusals: readonly (readonly [title: string, init: ContainerInit, code: string, message: string])[] = [
+const containerRefusals: readonly (readonly [title: string, init: ContainerFields, code: string, message: string])[] = [
   ['no image', { image: {} }, 'invalidArgument', 'config.image.image: required'],
   ['no name', { metadata: {} }, 'invalidArgument', 'config.metadata.name: required'],
   ['an environment name with =', { envs: [{ key: 'A=B' }] }, 'invalidArgument', 'config.envs[0].key: must not contain ='],
@@ -192,7 +196,7 @@ const containerRefusals: readonly (readonly [title: string, init: ContainerInit,
   ['a deprecated AppArmor profile', { linux: { securityContext: { apparmorProfile: 'localhost/x' } } }, 'unimplemented', 'config.linux.security_context.apparmor_profile: AppArmor profiles are not implemented'],
   ['negative memory', { linux: { resources: { memoryLimitInBytes: -5n } } }, 'invalidArgument', 'config.linux.resources.memory_limit_in_bytes: must not be negative, not -5'],
   ['an oom score out of range', { linux: { resources: { oomScoreAdj: 1001n } } }, 'invalidArgument', 'config.linux.resources.oom_score_adj: must be -1000 to 1000, not 1001'],
-  ['an unknown stop signal', { stopSignal: 99 }, 'invalidArgument', 'config.stop_signal: unknown value 99'],
+  ['an unknown stop signal', { stopSignal: unknownValue }, 'invalidArgument', 'config.stop_signal: unknown value 99'],
 ];
 
 for (const [title, init, code, message] of containerRefusals) {
@@ -205,7 +209,7 @@ test('filters decode what is set, and absent ones match everything', () => {
   assert.deepEqual(decodePodFilter('filter', undefined), {});
   assert.deepEqual(decodePodFilter('filter', create(PodSandboxFilterSchema, { id: 'a', state: { state: PodSandboxState.SANDBOX_NOTREADY }, labelSelector: { a: 'b' } })), { id: 'a', state: 'notReady', labels: { a: 'b' } });
   assert.deepEqual(decodeContainerFilter('filter', create(ContainerFilterSchema, { podSandboxId: 'p', state: { state: ContainerState.CONTAINER_CREATED } })), { podSandboxId: 'p', state: 'created' });
-  assert.throws(() => decodeContainerFilter('filter', create(ContainerFilterSchema, { state: { state: 9 } })), { code: 'invalidArgument', message: 'filter.state: unknown value 9' });
+  assert.throws(() => decodeContainerFilter('filter', create(ContainerFilterSchema, { state: { state: unknownValue } })), { code: 'invalidArgument', message: 'filter.state: unknown value 99' });
 });
 
 test('seconds become milliseconds within bounds', () => {

@@ -45,9 +45,11 @@ export const netmask = (prefixLength: number): number => (0xffffffff << (32 - pr
 export function parseSubnet(path: string, text: string): Subnet {
   const [addressText = '', prefixText = '', ...rest] = text.split('/');
   const network = parseIpv4(addressText);
-  if (network === undefined || !/^\d{1,2}$/.test(prefixText) || rest.length > 0) throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} is not an IPv4 network such as 10.88.0.0/16`);
+  if (network === undefined || !/^\d{1,2}$/.test(prefixText) || rest.length > 0)
+    throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} is not an IPv4 network such as 10.88.0.0/16`);
   const prefixLength = Number(prefixText);
-  if (prefixLength < prefixLengthMin || prefixLength > prefixLengthMax) throw invalidArgument(path, `prefix length ${prefixText} is not between ${prefixLengthMin} and ${prefixLengthMax}`);
+  if (prefixLength < prefixLengthMin || prefixLength > prefixLengthMax)
+    throw invalidArgument(path, `prefix length ${prefixText} is not between ${prefixLengthMin} and ${prefixLengthMax}`);
   const firstOctet = network >>> 24;
   if (firstOctet === 0 || firstOctet === 127 || firstOctet >= 224) throw invalidArgument(path, `${text} is not a network of unicast addresses`);
   const masked = (network & netmask(prefixLength)) >>> 0;

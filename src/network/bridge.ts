@@ -64,8 +64,18 @@ export function hostInterfaceOf(podId: string): string {
 const macOf = (address: number): Buffer => Buffer.concat([Buffer.from([0xbe, 0x57]), ipv4Bytes(address)]);
 
 /** The attachment that a pod with this address has. */
-export function buildAttachment(bridge: Bridge, { podId, address, portMappings }: { readonly podId: string; readonly address: string; readonly portMappings: readonly PortMapping[] }): Attachment {
-  return { podId, interfaceName: 'eth0', addresses: [`${address}/${bridge.subnet.prefixLength}`], gateway: formatIpv4(bridge.gateway), hostInterface: hostInterfaceOf(podId), portMappings };
+export function buildAttachment(
+  bridge: Bridge,
+  { podId, address, portMappings }: { readonly podId: string; readonly address: string; readonly portMappings: readonly PortMapping[] },
+): Attachment {
+  return {
+    podId,
+    interfaceName: 'eth0',
+    addresses: [`${address}/${bridge.subnet.prefixLength}`],
+    gateway: formatIpv4(bridge.gateway),
+    hostInterface: hostInterfaceOf(podId),
+    portMappings,
+  };
 }
 
 /** The IPv4 address of an attachment without its prefix length. */
@@ -83,7 +93,14 @@ function netlinkStep(protocol: number, messages: readonly NetlinkMessage[], extr
 }
 const routeStep = (messages: readonly NetlinkMessage[], extras: StepExtras): Step => netlinkStep(netlinkProtocol.route, messages, extras);
 const netfilterStep = (messages: readonly NetlinkMessage[], extras: StepExtras): Step => netlinkStep(netlinkProtocol.netfilter, messages, extras);
-const sysctlStep = (path: string, value: string, origin: string): Step => ({ kind: 'writeFile', dir: noSlot, path: `/proc/sys/${path}`, data: Buffer.from(value), fileSystem: fileSystem.proc, origin });
+const sysctlStep = (path: string, value: string, origin: string): Step => ({
+  kind: 'writeFile',
+  dir: noSlot,
+  path: `/proc/sys/${path}`,
+  data: Buffer.from(value),
+  fileSystem: fileSystem.proc,
+  origin,
+});
 const markerPath = ({ markerDir }: Bridge, podId: string): string => `${markerDir}/${podId}`;
 const onHost = (...steps: readonly Step[]): Section => ({ actor: 'host', steps });
 
@@ -95,13 +112,15 @@ export function planEnsureBridge(bridge: Bridge, { targets, enableIpForward }: {
   const { name, index, gateway, subnet } = bridge;
   const origin = `network ${name}`;
   return {
-    sections: [onHost(
-      routeStep([createBridge({ name, index, mac: macOf(gateway), mtu: bridge.mtu })], { origin, ignore: [errno.exists] }),
-      routeStep([addAddress({ index, address: gateway, prefixLength: subnet.prefixLength })], { origin, ignore: [errno.exists] }),
-      sysctlStep(`net/ipv4/conf/${name}/route_localnet`, '1', origin),
-      netfilterStep(replaceTable(bridge, targets), { origin }),
-      ...(enableIpForward ? [sysctlStep('net/ipv4/ip_forward', '1', origin)] : []),
-    )],
+    sections: [
+      onHost(
+        routeStep([createBridge({ name, index, mac: macOf(gateway), mtu: bridge.mtu })], { origin, ignore: [errno.exists] }),
+        routeStep([addAddress({ index, address: gateway, prefixLength: subnet.prefixLength })], { origin, ignore: [errno.exists] }),
+        sysctlStep(`net/ipv4/conf/${name}/route_localnet`, '1', origin),
+        netfilterStep(replaceTable(bridge, targets), { origin }),
+        ...(enableIpForward ? [sysctlStep('net/ipv4/ip_forward', '1', origin)] : []),
+      ),
+    ],
   };
 }
 
@@ -122,26 +141,31 @@ function removeBridgeSteps(bridge: Bridge, { disableIpForward }: { readonly disa
 
 /** Takes table and bridge away, and ip_forward back where it was off before. Absence is success. */
 export function planRemoveBridge(bridge: Bridge, options: { readonly disableIpForward: boolean }): Plan {
-  return { sections: [onHost(
-    { kind: 'removeTree', dir: noSlot, path: bridge.markerDir },
-    ...removeBridgeSteps(bridge, options),
-  )] };
+  return { sections: [onHost({ kind: 'removeTree', dir: noSlot, path: bridge.markerDir }, ...removeBridgeSteps(bridge, options))] };
 }
 
 /** Makes the marker directory hold exactly these pods. */
 export function planReplaceMarkers(bridge: Bridge, podIds: readonly string[]): Plan {
-  return { sections: [onHost(
-    { kind: 'removeTree', dir: noSlot, path: bridge.markerDir },
-    ...(podIds.length === 0 ? [] : markerDirectorySteps(bridge)),
-    ...podIds.map((podId): Step => ({ kind: 'makeFile', dir: noSlot, path: markerPath(bridge, podId), mode: 0o600, data: Buffer.alloc(0), origin: `pod ${podId}` })),
-  )] };
+  return {
+    sections: [
+      onHost(
+        { kind: 'removeTree', dir: noSlot, path: bridge.markerDir },
+        ...(podIds.length === 0 ? [] : markerDirectorySteps(bridge)),
+        ...podIds.map((podId): Step => ({ kind: 'makeFile', dir: noSlot, path: markerPath(bridge, podId), mode: 0o600, data: Buffer.alloc(0), origin: `pod ${podId}` })),
+      ),
+    ],
+  };
 }
 
 const markerDirectorySteps = (bridge: Bridge): Step[] => [{ kind: 'makeDirectory', dir: noSlot, path: bridge.markerDir, mode: 0o700, parents: 1 }];
 
 /** Names of links that a plan of this bridge speaks of, for describing its messages. */
 export function linkNamesOf(bridge: Bridge, attachment?: Attachment): ReadonlyMap<number, string> {
-  const names = new Map([[bridge.index, bridge.name], [loopbackIndex, 'lo'], [podInterfaceIndex, 'eth0']]);
+  const names = new Map([
+    [bridge.index, bridge.name],
+    [loopbackIndex, 'lo'],
+    [podInterfaceIndex, 'eth0'],
+  ]);
   if (attachment !== undefined) names.set(hostIndexOf(bridge, attachment), attachment.hostInterface);
   return names;
 }
@@ -170,12 +194,15 @@ export function planAttach(bridge: Bridge, attachment: Attachment, { netnsSlot }
         actor: 'podNamespaces',
         steps: [
           { kind: 'enterNamespace', slot: netnsSlot, type: clone.newNet, origin },
-          routeStep([
-            setLinkUp(loopbackIndex),
-            setLinkUp(podInterfaceIndex),
-            addAddress({ index: podInterfaceIndex, address, prefixLength: bridge.subnet.prefixLength }),
-            addDefaultRoute({ index: podInterfaceIndex, gateway: bridge.gateway }),
-          ], { origin }),
+          routeStep(
+            [
+              setLinkUp(loopbackIndex),
+              setLinkUp(podInterfaceIndex),
+              addAddress({ index: podInterfaceIndex, address, prefixLength: bridge.subnet.prefixLength }),
+              addDefaultRoute({ index: podInterfaceIndex, gateway: bridge.gateway }),
+            ],
+            { origin },
+          ),
         ],
       },
     ],
@@ -205,10 +232,12 @@ export function planDetach(bridge: Bridge, attachment: Attachment): Plan {
 export function planUndo(bridge: Bridge, attachment: Attachment, options: { readonly disableIpForward: boolean }): Plan {
   const removal = removeBridgeSteps(bridge, options);
   return {
-    sections: [onHost(
-      ...detachSteps(bridge, attachment),
-      { kind: 'removeDirectory', dir: noSlot, path: bridge.markerDir, ignore: [errno.notEmpty, errno.noEntry], skipOnIgnored: removal.length },
-      ...removal,
-    )],
+    sections: [
+      onHost(
+        ...detachSteps(bridge, attachment),
+        { kind: 'removeDirectory', dir: noSlot, path: bridge.markerDir, ignore: [errno.notEmpty, errno.noEntry], skipOnIgnored: removal.length },
+        ...removal,
+      ),
+    ],
   };
 }

@@ -1,6 +1,6 @@
 /** Netlink datagrams in words, for `berth explain`. Pure: bytes in, one line per message out; nothing is asked of the host. */
 import { type DecodedMessage, decodeMessages, netlinkProtocol, nlm } from './netlink.ts';
-import { describeNftablesMessage } from './describeNftables.ts';
+import { describeNftablesMessage } from './describe-nftables.ts';
 import { nft } from './nftables.ts';
 import { describeRouteMessage } from './route.ts';
 
@@ -25,7 +25,7 @@ const isFrame = ({ type }: DecodedMessage): boolean => type === nft.batchBegin |
  */
 export function describeNetlink(protocol: number, bytes: Uint8Array, wording: NetlinkWording = {}): string[] {
   const { slotPatches = [], linkNames = new Map<number, string>() } = wording;
-  const slotName = wording.slotName ?? (() => 'the pod\'s network namespace');
+  const slotName = wording.slotName ?? (() => "the pod's network namespace");
   const routeWording = {
     linkName: (index: number): string => linkNames.get(index) ?? (index === loopbackIndex ? 'lo' : `with index ${index}`),
     namespaceAt: (value: Buffer): string => {
@@ -37,7 +37,8 @@ export function describeNetlink(protocol: number, bytes: Uint8Array, wording: Ne
   return decodeMessages(bytes)
     .filter((message) => protocol !== netlinkProtocol.netfilter || !isFrame(message))
     .map((message) => {
-      const words = protocol === netlinkProtocol.route ? describeRouteMessage(message, routeWording) : protocol === netlinkProtocol.netfilter ? describeNftablesMessage(message) : undefined;
+      const words =
+        protocol === netlinkProtocol.route ? describeRouteMessage(message, routeWording) : protocol === netlinkProtocol.netfilter ? describeNftablesMessage(message) : undefined;
       return words ?? `message of type ${message.type} with flags 0x${(message.flags & ~(nlm.request | nlm.acknowledge)).toString(16)} and ${message.body.length} bytes`;
     });
 }

@@ -49,16 +49,24 @@ test('the table is built of the messages that nft sends', () => {
     const tool = fromTool(hex);
     // Our NEWTABLE asks for creation explicitly; nft leaves that to the kernel, which does it either way.
     if (name === 'table') tool.flags |= nlm.create;
-    assert.ok(sent.some((message) => message.type === tool.type && message.flags === tool.flags && message.body === tool.body), name);
+    assert.ok(
+      sent.some((message) => message.type === tool.type && message.flags === tool.flags && message.body === tool.body),
+      name,
+    );
   }
   assert.equal(sent.length, 2 + 3 + 2 + 5 + 9);
 });
 
 test('maps are what nft sends, without its notes to itself', () => {
-  const sent = replaceTable(bridge, []).map(ours).map(({ body }) => body);
+  const sent = replaceTable(bridge, [])
+    .map(ours)
+    .map(({ body }) => body);
   for (const hex of [golden.nft.mapPorts, golden.nft.mapAddressPorts]) {
     const { body } = fromTool(hex);
-    assert.ok(sent.some((own) => body.startsWith(own) && body.length - own.length === 2 * 44), 'a map that nft would have made');
+    assert.ok(
+      sent.some((own) => body.startsWith(own) && body.length - own.length === 2 * 44),
+      'a map that nft would have made',
+    );
   }
 });
 
@@ -91,15 +99,32 @@ test('many ports are spread over messages whose lists an attribute can hold', ()
 });
 
 test('route messages are described in words', () => {
-  const { messages, slotPatches } = encodeMessages([createBridge({ name: 'berth0', index: 1000, mac: mac(1) }), veth, setLinkUp(1), addAddress({ index: 64, address: address('10.88.0.2'), prefixLength: 20 }), addDefaultRoute({ index: 64, gateway: address('10.88.0.1') }), deleteLink(1000)]);
-  assert.deepEqual(describeNetlink(netlinkProtocol.route, messages, { slotPatches, linkNames: new Map([[1000, 'berth0'], [64, 'eth0']]), slotName: (slot) => `slot ${slot}` }), [
-    'create bridge berth0, address be:57:0a:58:00:01, index 1000, up',
-    'create veth veth0123456789a with peer eth0 in slot 3 (address be:57:0a:58:00:02, MTU 1400), MTU 1400, master berth0, index 1001, up',
-    'bring link lo up',
-    'add address 10.88.0.2/20 to eth0',
-    'add a default route through 10.88.0.1 by eth0',
-    'delete link berth0',
+  const { messages, slotPatches } = encodeMessages([
+    createBridge({ name: 'berth0', index: 1000, mac: mac(1) }),
+    veth,
+    setLinkUp(1),
+    addAddress({ index: 64, address: address('10.88.0.2'), prefixLength: 20 }),
+    addDefaultRoute({ index: 64, gateway: address('10.88.0.1') }),
+    deleteLink(1000),
   ]);
+  assert.deepEqual(
+    describeNetlink(netlinkProtocol.route, messages, {
+      slotPatches,
+      linkNames: new Map([
+        [1000, 'berth0'],
+        [64, 'eth0'],
+      ]),
+      slotName: (slot) => `slot ${slot}`,
+    }),
+    [
+      'create bridge berth0, address be:57:0a:58:00:01, index 1000, up',
+      'create veth veth0123456789a with peer eth0 in slot 3 (address be:57:0a:58:00:02, MTU 1400), MTU 1400, master berth0, index 1001, up',
+      'bring link lo up',
+      'add address 10.88.0.2/20 to eth0',
+      'add a default route through 10.88.0.1 by eth0',
+      'delete link berth0',
+    ],
+  );
 });
 
 test('the table is described in words', () => {

@@ -1,10 +1,14 @@
+/** The netlink frame: lengths, padding, slots, and bytes that are none. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RuntimeError } from '#core';
 import { attribute, cString, decodeAttributes, decodeMessages, encodeMessages, listAttributes, nested, nlm, textOf, u32, u8 } from './netlink.ts';
 
 test('a message has its length, type, flags and a sequence number from 1', () => {
-  const { messages } = encodeMessages([{ type: 16, flags: nlm.create, parts: [u32(7)] }, { type: 17, flags: 0, parts: [] }]);
+  const { messages } = encodeMessages([
+    { type: 16, flags: nlm.create, parts: [u32(7)] },
+    { type: 17, flags: 0, parts: [] },
+  ]);
   assert.equal(messages.toString('hex'), '1400000010000504010000000000000007000000' + '10000000110005000200000000000000');
 });
 
@@ -19,7 +23,10 @@ test('attributes are padded to four bytes, and only the padding of attributes in
 });
 
 test('a slot leaves four bytes to be patched and its place in the datagram', () => {
-  const encoded = encodeMessages([{ type: 1, flags: 0, parts: [u32(1)] }, { type: 2, flags: 0, parts: [attribute(3, attribute(28, { slot: 5 }))] }]);
+  const encoded = encodeMessages([
+    { type: 1, flags: 0, parts: [u32(1)] },
+    { type: 2, flags: 0, parts: [attribute(3, attribute(28, { slot: 5 }))] },
+  ]);
   assert.deepEqual(encoded.slotPatches, [20 + 16 + 8, 5]);
   assert.equal(encoded.messages.readUInt32LE(44), 0);
 });
@@ -27,7 +34,13 @@ test('a slot leaves four bytes to be patched and its place in the datagram', () 
 test('attributes come back by their type without flags, and repeated ones in order', () => {
   const { messages } = encodeMessages([{ type: 1, flags: 0, parts: [nested(5, attribute(1, cString('x')), attribute(1, cString('y')))] }]);
   const inner = decodeAttributes(decodeMessages(messages)[0]?.body ?? Buffer.alloc(0)).get(5) ?? Buffer.alloc(0);
-  assert.deepEqual(listAttributes(inner).map(({ type, value }) => [type, textOf(value)]), [[1, 'x'], [1, 'y']]);
+  assert.deepEqual(
+    listAttributes(inner).map(({ type, value }) => [type, textOf(value)]),
+    [
+      [1, 'x'],
+      [1, 'y'],
+    ],
+  );
 });
 
 for (const [what, hex, message] of [
@@ -36,12 +49,22 @@ for (const [what, hex, message] of [
   ['a rest that is no header', '100000', 'decode netlink: 3 bytes after the last message'],
 ] as const) {
   test(`${what} is refused`, () => {
-    assert.throws(() => decodeMessages(Buffer.from(hex, 'hex')), (error: unknown) => error instanceof RuntimeError && error.code === 'internal' && error.message === message);
+    assert.throws(
+      () => decodeMessages(Buffer.from(hex, 'hex')),
+      (error: unknown) => error instanceof RuntimeError && error.code === 'internal' && error.message === message,
+    );
   });
 }
 
-for (const [hex, message] of [['0900010000000000', 'decode netlink: an attribute of 9 bytes in 8'], ['03000100', 'decode netlink: an attribute of 3 bytes in 4'], ['0400', 'decode netlink: 2 bytes after the last attribute']] as const) {
+for (const [hex, message] of [
+  ['0900010000000000', 'decode netlink: an attribute of 9 bytes in 8'],
+  ['03000100', 'decode netlink: an attribute of 3 bytes in 4'],
+  ['0400', 'decode netlink: 2 bytes after the last attribute'],
+] as const) {
   test(`attributes ${hex} are refused`, () => {
-    assert.throws(() => decodeAttributes(Buffer.from(hex, 'hex')), (error: unknown) => error instanceof RuntimeError && error.code === 'internal' && error.message === message);
+    assert.throws(
+      () => decodeAttributes(Buffer.from(hex, 'hex')),
+      (error: unknown) => error instanceof RuntimeError && error.code === 'internal' && error.message === message,
+    );
   });
 }

@@ -167,7 +167,7 @@ const malformed = (what: string): RuntimeError => new RuntimeError('internal', `
 export function decodeMessages(bytes: Uint8Array): DecodedMessage[] {
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const messages: DecodedMessage[] = [];
-  for (let offset = 0; offset < buffer.length; ) {
+  for (let offset = 0; offset < buffer.length;) {
     if (buffer.length - offset < headerLength) throw malformed(`${buffer.length - offset} bytes after the last message`);
     const length = buffer.readUInt32LE(offset);
     if (length < headerLength || length > buffer.length - offset) throw malformed(`a message of ${length} bytes in ${buffer.length - offset}`);
@@ -185,7 +185,7 @@ export function decodeAttributes(bytes: Buffer): Map<number, Buffer> {
 /** Attributes in order, where a type may repeat. */
 export function listAttributes(bytes: Buffer): { readonly type: number; readonly value: Buffer }[] {
   const attributes: { type: number; value: Buffer }[] = [];
-  for (let offset = 0; offset < bytes.length; ) {
+  for (let offset = 0; offset < bytes.length;) {
     if (bytes.length - offset < attributeHeaderLength) throw malformed(`${bytes.length - offset} bytes after the last attribute`);
     const length = bytes.readUInt16LE(offset);
     if (length < attributeHeaderLength || length > bytes.length - offset) throw malformed(`an attribute of ${length} bytes in ${bytes.length - offset}`);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Clock, RuntimeError, type Records } from '#core';
-import { type Plan, explainPlan } from '#plan';
+import { type Plan, decodePlan, encodePlan, explainPlan } from '#plan';
 import { describeNetlink } from './describe.ts';
 import { BridgeNetwork } from './network.ts';
 import type { BridgeOptions, PortMapping } from './types.ts';
@@ -35,16 +35,24 @@ function makeWorld(overrides: Partial<BridgeOptions> = {}) {
   const links = new Set<string>();
   const log: string[] = [];
   const world = {
-    records, links, log,
+    records,
+    links,
+    log,
     nowMs: 1_000_000,
     ipForward: '0\n',
     busyPorts: new Set<number>(),
     /** Lets the first plan line that contains the text fail. */
     failAt: undefined as { text: string; errno: string; times: number } | undefined,
     run: (plan: Plan): Promise<void> => {
-      for (const section of plan.sections) {
+      // Through the wire form, so that what cannot be encoded fails here.
+      for (const section of decodePlan(encodePlan(plan)).sections) {
         for (const step of section.steps) {
-          const lines = step.kind === 'netlink' ? describeNetlink(step.protocol, step.messages) : explainPlan({ sections: [{ actor: 'host', steps: [step] }] }).slice(1).map((line) => line.replace(/^ *\d+\. |  \[.*\]$/g, ''));
+          const lines =
+            step.kind === 'netlink'
+              ? describeNetlink(step.protocol, step.messages)
+              : explainPlan({ sections: [{ actor: 'host', steps: [step] }] })
+                  .slice(1)
+                  .map((line) => line.replace(/^ *\d+\. |  \[.*\]$/g, ''));
           for (const line of lines) {
             const { failAt } = world;
             if (failAt !== undefined && failAt.times > 0 && line.includes(failAt.text)) {
@@ -62,10 +70,14 @@ function makeWorld(overrides: Partial<BridgeOptions> = {}) {
       }
       return Promise.resolve();
     },
-    open: (): BridgeNetwork => new BridgeNetwork({
-      records, clock, runOnHost: world.run, options: { ...options, ...overrides },
-      readHost: { readIpForward: () => world.ipForward, hasLink: (name) => links.has(name), isPortFree: ({ hostPort }) => Promise.resolve(!world.busyPorts.has(hostPort)) },
-    }),
+    open: (): BridgeNetwork =>
+      new BridgeNetwork({
+        records,
+        clock,
+        runOnHost: world.run,
+        options: { ...options, ...overrides },
+        readHost: { readIpForward: () => world.ipForward, hasLink: (name) => links.has(name), isPortFree: ({ hostPort }) => Promise.resolve(!world.busyPorts.has(hostPort)) },
+      }),
     /** The lines since the last call. */
     take: (): string[] => log.splice(0),
   };
@@ -84,7 +96,7 @@ function makeWorld(overrides: Partial<BridgeOptions> = {}) {
 type World = ReturnType<typeof makeWorld>;
 const attach = (world: World, network: BridgeNetwork, podId: string, ...portMappings: PortMapping[]) => network.attach({ podId, netnsSlot: 3, portMappings }, world.run);
 const fails = async (promise: Promise<unknown>, code: string, message: string): Promise<void> => {
-  await assert.rejects(promise, (error: unknown) => error instanceof RuntimeError && error.code === code && error.message === message || assert.fail(String(error)));
+  await assert.rejects(promise, (error: unknown) => (error instanceof RuntimeError && error.code === code && error.message === message) || assert.fail(String(error)));
 };
 
 test('the first pod makes the bridge, later ones only their own link', async () => {
@@ -93,12 +105,25 @@ test('the first pod makes the bridge, later ones only their own link', async () 
   const attachment = await attach(world, network, 'one');
   assert.deepEqual(attachment, { podId: 'one', interfaceName: 'eth0', addresses: ['10.88.0.2/16'], gateway: '10.88.0.1', hostInterface: 'veth7692c3ad354', portMappings: [] });
   const first = world.take();
-  assert.match(first.join('\n'), /create bridge berth0, .*\nadd address 10\.88\.0\.1\/16[^]*write "1" to \/proc\/sys\/net\/ipv4\/conf\/berth0\/route_localnet[^]*write "1" to \/proc\/sys\/net\/ipv4\/ip_forward\n/);
+  assert.match(
+    first.join('\n'),
+    /create bridge berth0, .*\nadd address 10\.88\.0\.1\/16[^]*write "1" to \/proc\/sys\/net\/ipv4\/conf\/berth0\/route_localnet[^]*write "1" to \/proc\/sys\/net\/ipv4\/ip_forward\n/,
+  );
   await attach(world, network, 'two');
-  assert.deepEqual(world.take().map((line) => line.replace(/ \(.*| with index 64.*/, '')), [
-    'make the directory /run/berth/network with mode 0700', 'write the file /run/berth/network/two with mode 0600', 'create veth veth3fc4ccfe745 with peer eth0 in the pod\'s network namespace',
-    'let bridge port with index 1340080131 send back to where a frame came from', 'enter the net namespace of slot 3', 'bring link lo up', 'bring link', 'add address 10.88.0.3/16 to', 'add a default route through 10.88.0.1 by',
-  ]);
+  assert.deepEqual(
+    world.take().map((line) => line.replace(/ \(.*| with index 64.*/, '')),
+    [
+      'make the directory /run/berth/network with mode 0700',
+      'write the file /run/berth/network/two with mode 0600',
+      "create veth veth3fc4ccfe745 with peer eth0 in the pod's network namespace",
+      'let bridge port with index 1340080131 send back to where a frame came from',
+      'enter the net namespace of slot 3',
+      'bring link lo up',
+      'bring link',
+      'add address 10.88.0.3/16 to',
+      'add a default route through 10.88.0.1 by',
+    ],
+  );
 });
 
 test('the record is stored before anything is done', async () => {
@@ -118,7 +143,10 @@ test('the undo plan is deposited before the pod is attached, and closes ports an
   const network = world.open();
   const deposits: Plan[] = [];
   await network.attach({ podId: 'one', netnsSlot: 3, portMappings: [web] }, world.run, (plan) => {
-    assert.equal(world.log.some((line) => line.startsWith('create veth')), false);
+    assert.equal(
+      world.log.some((line) => line.startsWith('create veth')),
+      false,
+    );
     deposits.push(plan);
     return Promise.resolve();
   });
@@ -127,8 +155,12 @@ test('the undo plan is deposited before the pod is attached, and closes ports an
   world.take();
   await world.run(undo);
   assert.deepEqual(world.take(), [
-    'remove 8080/tcp from map ports of table berth', 'remove the file /run/berth/network/one', 'remove the empty directory /run/berth/network',
-    'write "0" to /proc/sys/net/ipv4/ip_forward', 'remove table berth with all it holds', 'delete link with index 1340080129',
+    'remove 8080/tcp from map ports of table berth',
+    'remove the file /run/berth/network/one',
+    'remove the empty directory /run/berth/network',
+    'write "0" to /proc/sys/net/ipv4/ip_forward',
+    'remove table berth with all it holds',
+    'delete link with index 1340080129',
   ]);
   const [, , directory, ...removal] = undo.sections[0]?.steps ?? [];
   assert.deepEqual({ ignore: directory?.ignore, skipOnIgnored: directory?.skipOnIgnored }, { ignore: [39, 2], skipOnIgnored: removal.length });
@@ -141,7 +173,10 @@ test('forwarding that was on before is left on', async () => {
   await attach(world, network, 'one');
   await network.detach('one');
   await network.close();
-  assert.equal(world.log.some((line) => line.includes('ip_forward')), false);
+  assert.equal(
+    world.log.some((line) => line.includes('ip_forward')),
+    false,
+  );
 });
 
 test('after the last pod, closing removes bridge and table and switches forwarding off again', async () => {
@@ -154,7 +189,12 @@ test('after the last pod, closing removes bridge and table and switches forwardi
   await network.detach('one');
   assert.deepEqual(world.take(), ['remove 8080/tcp from map ports of table berth', 'remove the file /run/berth/network/one']);
   await network.close();
-  assert.deepEqual(world.take(), ['remove the tree /run/berth/network', 'write "0" to /proc/sys/net/ipv4/ip_forward', 'remove table berth with all it holds', 'delete link with index 1340080129']);
+  assert.deepEqual(world.take(), [
+    'remove the tree /run/berth/network',
+    'write "0" to /proc/sys/net/ipv4/ip_forward',
+    'remove table berth with all it holds',
+    'delete link with index 1340080129',
+  ]);
   assert.deepEqual(world.records.list('networkBridge'), []);
   await network.close();
   assert.deepEqual(world.take(), []);
@@ -226,15 +266,16 @@ test('the same port twice in one pod is refused, a mapping without host port is 
   assert.deepEqual((await attach(world, network, 'one', { ...web, hostPort: 0 })).portMappings, []);
 });
 
-for (const errno of ['EEXIST', 'ENOENT']) test(`a table that is not as the records say is made anew (${errno})`, async () => {
-  const world = makeWorld();
-  const network = world.open();
-  world.failAt = { text: 'add 8080/tcp', errno, times: 1 };
-  await attach(world, network, 'one', web);
-  const lines = world.take();
-  assert.equal(lines.filter((line) => line === 'create table berth').length, 4, 'made, and made anew');
-  assert.equal(lines.at(-1), 'add 8080/tcp to 10.88.0.2:80 in map ports of table berth');
-});
+for (const errno of ['EEXIST', 'ENOENT'])
+  test(`a table that is not as the records say is made anew (${errno})`, async () => {
+    const world = makeWorld();
+    const network = world.open();
+    world.failAt = { text: 'add 8080/tcp', errno, times: 1 };
+    await attach(world, network, 'one', web);
+    const lines = world.take();
+    assert.equal(lines.filter((line) => line === 'create table berth').length, 4, 'made, and made anew');
+    assert.equal(lines.at(-1), 'add 8080/tcp to 10.88.0.2:80 in map ports of table berth');
+  });
 
 test('a failed attach takes back what it did, and its address rests', async () => {
   const world = makeWorld();
@@ -242,7 +283,11 @@ test('a failed attach takes back what it did, and its address rests', async () =
   world.failAt = { text: 'default route', errno: 'ENETUNREACH', times: 1 };
   await fails(attach(world, network, 'one', web), 'unknown', 'attach pod one: add a default route through 10.88.0.1 by with index 64: ENETUNREACH');
   assert.equal(world.log.at(-1), 'remove the file /run/berth/network/one');
-  assert.equal(world.log.some((line) => line.startsWith('remove 8080')), false, 'ports that were not opened are not closed');
+  assert.equal(
+    world.log.some((line) => line.startsWith('remove 8080')),
+    false,
+    'ports that were not opened are not closed',
+  );
   assert.deepEqual(world.records.list('networkAttachment'), []);
   assert.deepEqual((await attach(world, network, 'one')).addresses, ['10.88.0.3/16']);
 });
@@ -252,8 +297,10 @@ test('an attach whose undo fails reports both and keeps the record', async () =>
   const network = world.open();
   await network.attach({ podId: 'zero', netnsSlot: 3, portMappings: [] }, world.run);
   world.failAt = { text: 'pod-x', errno: 'EIO', times: 2 };
-  await assert.rejects(attach(world, network, 'pod-x'), (error: unknown) =>
-    error instanceof RuntimeError && error.message.startsWith('attach pod pod-x: write the file') && error.cleanupFailures.length === 1);
+  await assert.rejects(
+    attach(world, network, 'pod-x'),
+    (error: unknown) => error instanceof RuntimeError && error.message.startsWith('attach pod pod-x: write the file') && error.cleanupFailures.length === 1,
+  );
   assert.ok(world.records.get('networkAttachment', 'pod-x') !== undefined);
 });
 
@@ -280,7 +327,7 @@ test('a bridge that was taken away is made again', async () => {
   assert.equal(world.ipForward, '0\n', 'what was before the first bridge');
 });
 
-test('a foreign link of the bridge\'s name is an error that says so', async () => {
+test("a foreign link of the bridge's name is an error that says so", async () => {
   const world = makeWorld();
   world.failAt = { text: 'add address 10.88.0.1', errno: 'ENODEV', times: 1 };
   const network = world.open();
@@ -313,7 +360,17 @@ test('a new owner knows the addresses in use and the resting ones', async () => 
   await attach(world, before, 'two');
   await before.detach('two');
   const network = world.open();
-  assert.deepEqual(network.status(), { ready: true, reason: '', message: '', bridge: 'berth0', subnet: '10.88.0.0/16', gateway: '10.88.0.1', addressesInUse: 1, addressesResting: 1, addressCount: 65_533 });
+  assert.deepEqual(network.status(), {
+    ready: true,
+    reason: '',
+    message: '',
+    bridge: 'berth0',
+    subnet: '10.88.0.0/16',
+    gateway: '10.88.0.1',
+    addressesInUse: 1,
+    addressesResting: 1,
+    addressCount: 65_533,
+  });
   assert.deepEqual((await attach(world, network, 'three')).addresses, ['10.88.0.4/16']);
   await fails(attach(world, network, 'four', web), 'alreadyExists', 'attach pod four: host port 8080/tcp is used by pod one');
 });
@@ -327,8 +384,14 @@ test('reconcile frees what dead pods had and opens exactly the ports of the livi
   const network = world.open();
   await network.reconcile(new Set(['alive', 'unattached']));
   const lines = world.take();
-  assert.deepEqual(lines.filter((line) => /map ports of|the file|the tree/.test(line)), ['add 9090/tcp to 10.88.0.3:80 in map ports of table berth', 'remove the tree /run/berth/network', 'write the file /run/berth/network/alive with mode 0600 (0 bytes)']);
-  assert.deepEqual(world.records.list('networkAttachment').map(({ id }) => id), ['alive']);
+  assert.deepEqual(
+    lines.filter((line) => /map ports of|the file|the tree/.test(line)),
+    ['add 9090/tcp to 10.88.0.3:80 in map ports of table berth', 'remove the tree /run/berth/network', 'write the file /run/berth/network/alive with mode 0600 (0 bytes)'],
+  );
+  assert.deepEqual(
+    world.records.list('networkAttachment').map(({ id }) => id),
+    ['alive'],
+  );
   await network.detach('alive');
   await network.close();
   assert.equal(world.ipForward, '0\n', 'forwarding was switched on by the owner that died');
@@ -358,9 +421,9 @@ test('forwarding that somebody switched on after the undo plan ran is not touche
 test('explain prints the plans with every message and changes nothing', () => {
   const world = makeWorld();
   const lines = world.open().explain({ podId: 'one', portMappings: [web] });
-  assert.ok(lines.includes('    - create veth veth7692c3ad354 with peer eth0 in the pod\'s network namespace (address be:57:0a:58:00:02), master berth0, index 1340080130, up'));
+  assert.ok(lines.includes("    - create veth veth7692c3ad354 with peer eth0 in the pod's network namespace (address be:57:0a:58:00:02), master berth0, index 1340080130, up"));
   assert.ok(lines.includes('    - add 8080/tcp to 10.88.0.2:80 in map ports of table berth'));
-  assert.ok(lines.includes('in the pod\'s namespaces'));
+  assert.ok(lines.includes("in the pod's namespaces"));
   assert.deepEqual([world.log, world.records.values.size], [[], 0]);
 });
 
@@ -372,6 +435,9 @@ for (const [change, message] of [
   [{ markerDir: 'run' }, 'network.markerDir: "run" is not absolute'],
 ] as const) {
   test(`bad options are refused: ${message}`, () => {
-    assert.throws(() => makeWorld(change).open(), (error: unknown) => error instanceof RuntimeError && error.code === 'invalidArgument' && error.message === message);
+    assert.throws(
+      () => makeWorld(change).open(),
+      (error: unknown) => error instanceof RuntimeError && error.code === 'invalidArgument' && error.message === message,
+    );
   });
 }

@@ -4,7 +4,21 @@
  */
 import { type Clock, KeyedMutex, type Records, RuntimeError, errnoName, errorCode, errorMessage, wrapError } from '#core';
 import { type Plan, describeSection, describeStep } from '#plan';
-import { type Bridge, buildAttachment, decodeBridgeOptions, linkNamesOf, planAddPorts, planAttach, planDetach, planEnsureBridge, planRemoveBridge, planReplaceMarkers, planReplaceTable, planUndo, portTargetOf } from './bridge.ts';
+import {
+  type Bridge,
+  buildAttachment,
+  decodeBridgeOptions,
+  linkNamesOf,
+  planAddPorts,
+  planAttach,
+  planDetach,
+  planEnsureBridge,
+  planRemoveBridge,
+  planReplaceMarkers,
+  planReplaceTable,
+  planUndo,
+  portTargetOf,
+} from './bridge.ts';
 import { describeNetlink } from './describe.ts';
 import { formatIpv4 } from './address.ts';
 import type { PoolView } from './pool.ts';
@@ -57,7 +71,10 @@ export class BridgeNetwork {
 
   /** Ports of all attached pods that the table must hold. */
   #openPorts(): ReturnType<typeof portTargetOf>[] {
-    return this.#store.list().filter(({ podId, portMappings }) => portMappings.length > 0 && !this.#portsPending.has(podId)).map(portTargetOf);
+    return this.#store
+      .list()
+      .filter(({ podId, portMappings }) => portMappings.length > 0 && !this.#portsPending.has(podId))
+      .map(portTargetOf);
   }
 
   /** Makes the bridge unless this object has done so. */
@@ -70,9 +87,10 @@ export class BridgeNetwork {
         this.#failure = undefined;
       } catch (error) {
         const what = `set up network ${this.#bridge.name}`;
-        this.#failure = errnoName(error) === 'ENODEV'
-          ? new RuntimeError('failedPrecondition', `${what}: a link of this name exists that Berth did not make`, { cause: error, errno: 'ENODEV' })
-          : wrapError(what, error);
+        this.#failure =
+          errnoName(error) === 'ENODEV'
+            ? new RuntimeError('failedPrecondition', `${what}: a link of this name exists that Berth did not make`, { cause: error, errno: 'ENODEV' })
+            : wrapError(what, error);
         throw this.#failure;
       }
     });
@@ -232,7 +250,12 @@ export class BridgeNetwork {
     }
     this.#isReady = false;
     await this.#ensure();
-    await this.#parts.runOnHost(planReplaceMarkers(this.#bridge, live.map(({ podId }) => podId)));
+    await this.#parts.runOnHost(
+      planReplaceMarkers(
+        this.#bridge,
+        live.map(({ podId }) => podId),
+      ),
+    );
   }
 
   /** Where no pod is attached: removes bridge and table and restores ip_forward. With pods it does nothing; they go on without us. */
@@ -243,7 +266,9 @@ export class BridgeNetwork {
       this.#isReady = false;
       try {
         // The link goes last, here and in the undo plan: without it, the rest was undone, and ip_forward is somebody else's again.
-        await this.#parts.runOnHost(this.#hasMade || this.#parts.readHost.hasLink(this.#bridge.name) ? planRemoveBridge(this.#bridge, bridge) : planReplaceMarkers(this.#bridge, []));
+        await this.#parts.runOnHost(
+          this.#hasMade || this.#parts.readHost.hasLink(this.#bridge.name) ? planRemoveBridge(this.#bridge, bridge) : planReplaceMarkers(this.#bridge, []),
+        );
       } catch (error) {
         throw wrapError(`remove network ${this.#bridge.name}`, error);
       }

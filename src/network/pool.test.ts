@@ -1,3 +1,4 @@
+/** Addresses and the pool, with time and links given by hand. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RuntimeError, limits } from '#core';
@@ -50,7 +51,10 @@ test('waking forgets the oldest rested addresses, no more than asked for', () =>
 
 test('the network, the gateway, broadcast and strangers are no pod addresses', () => {
   const pool = poolOf('192.168.7.0/24');
-  assert.deepEqual(['192.168.7.0', '192.168.7.1', '192.168.7.255', '192.168.8.2', 'x'].map((address) => pool.offsetOf(address)), [undefined, undefined, undefined, undefined, undefined]);
+  assert.deepEqual(
+    ['192.168.7.0', '192.168.7.1', '192.168.7.255', '192.168.8.2', 'x'].map((address) => pool.offsetOf(address)),
+    [undefined, undefined, undefined, undefined, undefined],
+  );
   assert.equal(pool.offsetOf('192.168.7.2'), 2);
 });
 
@@ -70,6 +74,9 @@ for (const [text, cause] of [
   ['224.0.0.0/16', '224.0.0.0/16 is not a network of unicast addresses'],
 ] as const) {
   test(`the subnet ${text} is refused`, () => {
-    assert.throws(() => parseSubnet('network.subnet', text), (error: unknown) => error instanceof RuntimeError && error.code === 'invalidArgument' && error.message === `network.subnet: ${cause}`);
+    assert.throws(
+      () => parseSubnet('network.subnet', text),
+      (error: unknown) => error instanceof RuntimeError && error.code === 'invalidArgument' && error.message === `network.subnet: ${cause}`,
+    );
   });
 }

@@ -112,14 +112,23 @@ export function addAddress({ index, address, prefixLength }: { readonly index: n
   return {
     type: rtm.newAddress,
     flags: nlm.create | nlm.exclusive,
-    parts: [header, attribute(addressAttribute.local, ipv4Bytes(address)), attribute(addressAttribute.address, ipv4Bytes(address)), attribute(addressAttribute.broadcast, ipv4Bytes(broadcast))],
+    parts: [
+      header,
+      attribute(addressAttribute.local, ipv4Bytes(address)),
+      attribute(addressAttribute.address, ipv4Bytes(address)),
+      attribute(addressAttribute.broadcast, ipv4Bytes(broadcast)),
+    ],
   };
 }
 
 /** Adds the default route through a gateway that a link reaches. */
 export function addDefaultRoute({ index, gateway }: { readonly index: number; readonly gateway: number }): NetlinkMessage {
   const header = Buffer.concat([u8(familyInet), Buffer.alloc(3), u8(mainTable), u8(staticProtocol), u8(0), u8(unicast), Buffer.alloc(4)]);
-  return { type: rtm.newRoute, flags: nlm.create | nlm.exclusive, parts: [header, attribute(routeAttribute.gateway, ipv4Bytes(gateway)), attribute(routeAttribute.outgoingInterface, u32(index))] };
+  return {
+    type: rtm.newRoute,
+    flags: nlm.create | nlm.exclusive,
+    parts: [header, attribute(routeAttribute.gateway, ipv4Bytes(gateway)), attribute(routeAttribute.outgoingInterface, u32(index))],
+  };
 }
 
 /** What a description may know beyond the bytes. */
@@ -162,7 +171,12 @@ function describeNewLink(message: DecodedMessage, wording: RouteWording): string
   if ((message.flags & nlm.create) === 0) return [`bring link ${wording.linkName(index)} ${up ? 'up' : 'down'}`, ...describeProperties(attributes, wording)].join(', ');
   const kind = textOf(details.get(linkInfo.kind));
   const peer = kind === 'veth' ? describePeer(details.get(linkInfo.data), wording) : '';
-  return [`create ${kind} ${textOf(attributes.get(linkAttribute.name))}${peer}`, ...describeProperties(attributes, wording), ...(index === 0 ? [] : [`index ${index}`]), ...(up ? ['up'] : [])].join(', ');
+  return [
+    `create ${kind} ${textOf(attributes.get(linkAttribute.name))}${peer}`,
+    ...describeProperties(attributes, wording),
+    ...(index === 0 ? [] : [`index ${index}`]),
+    ...(up ? ['up'] : []),
+  ].join(', ');
 }
 
 /** One rtnetlink message in words; undefined for a message that this file does not make. */

@@ -13,8 +13,37 @@
 import { type Subnet, ipv4Bytes, netmask, parseIpv4 } from './address.ts';
 import { type NetlinkMessage, be16, u32 } from './netlink.ts';
 import {
-  type Chain, type DataMap, type Expression, type MapElement, addElements, addressTypeLocal, batch, compare, ctDestinationNat, deleteElements, deleteTable, drop, hookNumber, hookPriority, interfaceName, jump, keyPart,
-  loadConnectionStatus, loadDestinationType, loadField, loadMeta, lookup, maskRegister, masquerade, newChain, newMap, newRule, newTable, protocolPart, register, translateDestination,
+  type Chain,
+  type DataMap,
+  type Expression,
+  type MapElement,
+  addElements,
+  addressTypeLocal,
+  batch,
+  compare,
+  ctDestinationNat,
+  deleteElements,
+  deleteTable,
+  drop,
+  hookNumber,
+  hookPriority,
+  interfaceName,
+  jump,
+  keyPart,
+  loadConnectionStatus,
+  loadDestinationType,
+  loadField,
+  loadMeta,
+  lookup,
+  maskRegister,
+  masquerade,
+  newChain,
+  newMap,
+  newRule,
+  newTable,
+  protocolPart,
+  register,
+  translateDestination,
 } from './nftables.ts';
 import type { PortMapping, TransportProtocol } from './types.ts';
 
@@ -38,7 +67,10 @@ function addressIn(field: 'sourceAddress' | 'destinationAddress', { network, pre
   return [loadField(field, register(0)), maskRegister(register(0), ipv4Bytes(netmask(prefixLength))), compare(register(0), 'equal', ipv4Bytes(network))];
 }
 
-const linkIs = (key: 'inputInterface' | 'outputInterface', operator: 'equal' | 'notEqual', name: string): Expression[] => [loadMeta(key, register(0)), compare(register(0), operator, interfaceName(name))];
+const linkIs = (key: 'inputInterface' | 'outputInterface', operator: 'equal' | 'notEqual', name: string): Expression[] => [
+  loadMeta(key, register(0)),
+  compare(register(0), operator, interfaceName(name)),
+];
 const toHost = (): Expression[] => [loadDestinationType(register(0)), compare(register(0), 'equal', u32(addressTypeLocal))];
 const wasTranslated = (): Expression[] => [loadConnectionStatus(register(0)), maskRegister(register(0), u32(ctDestinationNat)), compare(register(0), 'notEqual', u32(0))];
 const translate = (map: DataMap): Expression[] => [lookup(map, register(0)), translateDestination({ addressAt: register(0), portAt: register(1) })];
@@ -92,7 +124,9 @@ function elementMessages(targets: readonly PortTarget[], toMessage: (map: DataMa
   const entries = targets.flatMap(({ address, portMappings }) => portMappings.map((mapping) => elementOf(mapping, address)));
   return [oneAddressPorts, anyAddressPorts].flatMap((map) => {
     const elements = entries.filter((entry) => entry.map === map).map(({ element }) => element);
-    return Array.from({ length: Math.ceil(elements.length / elementsPerMessage) }, (_, index) => toMessage(map, elements.slice(index * elementsPerMessage, (index + 1) * elementsPerMessage)));
+    return Array.from({ length: Math.ceil(elements.length / elementsPerMessage) }, (_, index) =>
+      toMessage(map, elements.slice(index * elementsPerMessage, (index + 1) * elementsPerMessage)),
+    );
   });
 }
 
@@ -101,7 +135,9 @@ export function replaceTable(owner: TableOwner, targets: readonly PortTarget[]):
   const { tableName } = owner;
   return batch([
     // Removing wants a table that exists; within one batch nobody sees the moment without it.
-    newTable(tableName), deleteTable(tableName), newTable(tableName),
+    newTable(tableName),
+    deleteTable(tableName),
+    newTable(tableName),
     ...[oneAddressPorts, anyAddressPorts].map((map) => newMap(tableName, map)),
     ...Object.values(chains).map((chain) => newChain(tableName, chain)),
     ...rules(owner),
@@ -121,5 +157,13 @@ export function addPorts(tableName: string, target: PortTarget): NetlinkMessage[
 
 /** Closes the ports of one pod, all or none; ENOENT where they are closed. */
 export function removePorts(tableName: string, target: PortTarget): NetlinkMessage[] {
-  return batch(elementMessages([target], (map, elements) => deleteElements(tableName, map.name, elements.map(({ key }) => key))));
+  return batch(
+    elementMessages([target], (map, elements) =>
+      deleteElements(
+        tableName,
+        map.name,
+        elements.map(({ key }) => key),
+      ),
+    ),
+  );
 }

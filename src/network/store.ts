@@ -52,7 +52,8 @@ export class AttachmentStore {
 
   #load(): void {
     for (const { id, value } of this.#records.list(restKind)) {
-      if (this.#pool.offsetOf(id) === undefined || !isObject(value) || typeof value['hostInterface'] !== 'string' || typeof value['releasedAtMs'] !== 'number') this.#records.delete(restKind, id);
+      if (this.#pool.offsetOf(id) === undefined || !isObject(value) || typeof value['hostInterface'] !== 'string' || typeof value['releasedAtMs'] !== 'number')
+        this.#records.delete(restKind, id);
       else this.#pool.release(id, { hostInterface: value['hostInterface'], releasedAtMs: value['releasedAtMs'] });
     }
     for (const { value } of this.#records.list(attachmentKind)) {
@@ -133,16 +134,18 @@ export class AttachmentStore {
 
 /** Checks the mappings of a request. Throws invalidArgument with the mapping's place. Mappings without a host port are left out. */
 export function decodePortMappings(portMappings: readonly PortMapping[]): PortMapping[] {
-  return portMappings.filter(({ hostPort }) => hostPort !== 0).map((mapping, index) => {
-    const fail = (field: string, cause: string): never => {
-      throw new RuntimeError('invalidArgument', `portMappings[${index}].${field}: ${cause}`);
-    };
-    for (const field of ['containerPort', 'hostPort'] as const) {
-      if (!Number.isInteger(mapping[field]) || mapping[field] < 1 || mapping[field] > 65_535) fail(field, `${mapping[field]} is not between 1 and 65535`);
-    }
-    const hostAddress = hostAddressOf(mapping);
-    if (hostAddress !== undefined && parseIpv4(hostAddress) === undefined) fail('hostIp', `${JSON.stringify(hostAddress.slice(0, 80))} is not an IPv4 address`);
-    const { protocol, containerPort, hostPort } = mapping;
-    return { protocol, containerPort, hostPort, ...(hostAddress === undefined ? {} : { hostIp: hostAddress }) };
-  });
+  return portMappings
+    .filter(({ hostPort }) => hostPort !== 0)
+    .map((mapping, index) => {
+      const fail = (field: string, cause: string): never => {
+        throw new RuntimeError('invalidArgument', `portMappings[${index}].${field}: ${cause}`);
+      };
+      for (const field of ['containerPort', 'hostPort'] as const) {
+        if (!Number.isInteger(mapping[field]) || mapping[field] < 1 || mapping[field] > 65_535) fail(field, `${mapping[field]} is not between 1 and 65535`);
+      }
+      const hostAddress = hostAddressOf(mapping);
+      if (hostAddress !== undefined && parseIpv4(hostAddress) === undefined) fail('hostIp', `${JSON.stringify(hostAddress.slice(0, 80))} is not an IPv4 address`);
+      const { protocol, containerPort, hostPort } = mapping;
+      return { protocol, containerPort, hostPort, ...(hostAddress === undefined ? {} : { hostIp: hostAddress }) };
+    });
 }

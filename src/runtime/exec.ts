@@ -30,12 +30,14 @@ export interface PlanExecInput {
   readonly terminal?: boolean;
   /** Who to run as; absent: the numbers of the process object. */
   readonly identity?: Identity;
+  /** Wait for a start request: for an interactive exec, which the shim makes with CREATE and START. */
+  readonly startBarrier?: boolean;
 }
 
 /** Names below /proc/<pid>/ns in the order of entering: the mount namespace last, because it takes the host's paths away. */
 const entered: readonly (readonly [type: NamespaceType, file: string])[] = [['network', 'net'], ['ipc', 'ipc'], ['uts', 'uts'], ['cgroup', 'cgroup'], ['time', 'time'], ['pid', 'pid'], ['mount', 'mnt']];
 
-/** The plan of an EXEC request: host (where a cgroup is opened), containerSetup, payload. */
+/** The plan of an EXEC request, or of CREATE with a start barrier: host (where a cgroup is opened), containerSetup, payload. */
 export function planExec(input: PlanExecInput): Plan {
   const { process, spec, host, initPid } = input;
   assert(Number.isInteger(initPid) && initPid > 0, `exec with pid ${initPid}`);
@@ -54,7 +56,7 @@ export function planExec(input: PlanExecInput): Plan {
     ...(spec.linux.personality === undefined ? [] : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
   ];
   const payload = planProcess(process, input.identity ?? identityOf(process), {
-    host, terminal: input.terminal ?? process.terminal, consoleTarget: '', startBarrier: false, fork: joined.some(([type]) => type === 'pid'), path: 'process',
+    host, terminal: input.terminal ?? process.terminal, consoleTarget: '', startBarrier: input.startBarrier ?? false, fork: joined.some(([type]) => type === 'pid'), path: 'process',
     ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
   });
   return {

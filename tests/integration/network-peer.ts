@@ -60,7 +60,12 @@ async function askUdp(host: string, port: number, timeoutMs: number): Promise<st
 }
 
 process.on('message', (request: PeerRequest) => {
-  const answer = request.kind === 'listen' ? listen(request) : request.protocol === 'udp' ? askUdp(request.host, request.port, request.timeoutMs) : askTcp(request.host, request.port, request.timeoutMs);
+  const answer =
+    request.kind === 'listen'
+      ? listen(request)
+      : request.protocol === 'udp'
+        ? askUdp(request.host, request.port, request.timeoutMs)
+        : askTcp(request.host, request.port, request.timeoutMs);
   void answer.then((text) => process.send?.({ id: request.id, text } satisfies PeerReply));
 });
 process.on('disconnect', () => process.exit(0));

@@ -30,7 +30,7 @@ class Peer {
   constructor(name: string, { own }: { readonly own: boolean }) {
     this.name = name;
     const program = fileURLToPath(new URL('network-peer.ts', import.meta.url));
-    const [file = '', ...args] = [...(own ? ['unshare', '-n', '--'] : []), process.execPath, program];
+    const [file, args] = own ? ['unshare', ['-n', '--', process.execPath, program]] : [process.execPath, [program]];
     this.#child = spawn(file, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' } });
     this.#child.on('message', (reply: PeerReply) => {
       this.#waiting.get(reply.id)?.(reply.text);
@@ -87,11 +87,21 @@ async function startPeer(name: string, options = { own: true }): Promise<Peer> {
 }
 
 /** Runs a plan as a pod's shim would: with the pod's network namespace in its slot. */
-const runInPod = (peer: Peer): ExecutePlan => async (plan: Plan) =>
-  launcher.runOnce({ sections: [{ actor: 'host', steps: [{ kind: 'openPath', dir: noSlot, path: peer.netnsPath, flags: open.readOnly, mode: 0, resolve: 0, out: netnsSlot }] }, ...plan.sections] });
+const runInPod =
+  (peer: Peer): ExecutePlan =>
+  async (plan: Plan) =>
+    launcher.runOnce({
+      sections: [{ actor: 'host', steps: [{ kind: 'openPath', dir: noSlot, path: peer.netnsPath, flags: open.readOnly, mode: 0, resolve: 0, out: netnsSlot }] }, ...plan.sections],
+    });
 
 function openNetwork(records: SqliteRecords = newRecords(), subnet = '10.88.0.0/16'): BridgeNetwork {
-  return new BridgeNetwork({ records, clock: systemClock, runOnHost: (plan) => launcher.runOnce(plan), readHost: networkHostReader, options: { name: 'berth0', subnet, tableName: 'berth', markerDir: markerDir(directory) } });
+  return new BridgeNetwork({
+    records,
+    clock: systemClock,
+    runOnHost: (plan) => launcher.runOnce(plan),
+    readHost: networkHostReader,
+    options: { name: 'berth0', subnet, tableName: 'berth', markerDir: markerDir(directory) },
+  });
 }
 
 function newRecords(): SqliteRecords {
@@ -102,7 +112,12 @@ function newRecords(): SqliteRecords {
 
 const attach = (network: BridgeNetwork, peer: Peer, portMappings: readonly PortMapping[] = []) => network.attach({ podId: peer.name, netnsSlot, portMappings }, runInPod(peer));
 const fails = (promise: Promise<unknown>, code: string, message: string | RegExp): Promise<void> =>
-  assert.rejects(promise, (error: unknown) => error instanceof RuntimeError && error.code === code && (typeof message === 'string' ? error.message === message : message.test(error.message)) || assert.fail(String(error)));
+  assert.rejects(
+    promise,
+    (error: unknown) =>
+      (error instanceof RuntimeError && error.code === code && (typeof message === 'string' ? error.message === message : message.test(error.message))) ||
+      assert.fail(String(error)),
+  );
 
 async function waitUntil(what: string, condition: () => boolean): Promise<void> {
   for (let attempt = 0; attempt < 200; attempt += 1) {
@@ -134,7 +149,11 @@ let host: Peer;
 
 before(async () => {
   directory = mkdtempSync('/tmp/berth-network-');
-  const result = await startLauncher({ executable: fileURLToPath(new URL('../../native/build/berth-shim', import.meta.url)), runDir: directory, lockFile: join(directory, 'lock') });
+  const result = await startLauncher({
+    executable: fileURLToPath(new URL('../../native/build/berth-shim', import.meta.url)),
+    runDir: directory,
+    lockFile: join(directory, 'lock'),
+  });
   assert.equal(result.kind, 'owner');
   launcher = result.launcher;
   writeFileSync('/proc/sys/net/ipv4/ip_forward', '0');
@@ -158,15 +177,18 @@ const bridgeFilter = '/proc/sys/net/bridge/bridge-nf-call-iptables';
 async function checkTraffic(): Promise<void> {
   const network = openNetwork();
   const [one, two] = [await startPeer('one'), await startPeer('two')];
-  const attachment = await attach(network, one, [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 }, { protocol: 'udp', containerPort: 53, hostPort: 5353 }]);
+  const attachment = await attach(network, one, [
+    { protocol: 'tcp', containerPort: 80, hostPort: 8080 },
+    { protocol: 'udp', containerPort: 53, hostPort: 5353 },
+  ]);
   await attach(network, two, [{ protocol: 'tcp', containerPort: 80, hostPort: 8081, hostIp: '192.0.2.1' }]);
   for (const pod of [one, two]) await pod.listen(80);
   await one.listen(53, { protocol: 'udp' });
 
-  assert.equal(await two.ask('10.88.0.2', 80), 'one sees 10.88.0.3', 'pods see each other\'s own addresses');
+  assert.equal(await two.ask('10.88.0.2', 80), 'one sees 10.88.0.3', "pods see each other's own addresses");
   assert.equal(await one.ask('127.0.0.1', 80), 'one sees 127.0.0.1', 'loopback is up');
   assert.equal(await one.ask('192.0.2.2', 7000), 'world sees 192.0.2.1', 'masqueraded');
-  assert.equal(await world.ask('192.0.2.1', 8080), 'one sees 192.0.2.2', 'the client\'s address is kept');
+  assert.equal(await world.ask('192.0.2.1', 8080), 'one sees 192.0.2.2', "the client's address is kept");
   assert.equal(await world.ask('192.0.2.1', 5353, { protocol: 'udp' }), 'one sees 192.0.2.2');
   assert.equal(await host.ask('127.0.0.1', 8080), 'one sees 10.88.0.1', 'loopback clients come as the bridge');
   assert.equal(await host.ask('192.0.2.1', 8080), 'one sees 192.0.2.1');
@@ -180,7 +202,11 @@ async function checkTraffic(): Promise<void> {
   assert.match(shell('ip -o addr show berth0'), /inet 10\.88\.0\.1\/16 brd 10\.88\.255\.255/);
   assert.match(shell(`ip -o link show ${attachment.hostInterface}`), /master berth0 state UP/);
 
-  await fails(attach(network, await startPeer('three'), [{ protocol: 'tcp', containerPort: 1, hostPort: 8080 }]), 'alreadyExists', 'attach pod three: host port 8080/tcp is used by pod one');
+  await fails(
+    attach(network, await startPeer('three'), [{ protocol: 'tcp', containerPort: 1, hostPort: 8080 }]),
+    'alreadyExists',
+    'attach pod three: host port 8080/tcp is used by pod one',
+  );
   await network.detach('one');
   assert.equal(await host.ask('127.0.0.1', 8080), 'failed: ECONNREFUSED');
   await dropPods(network, one, two);
@@ -188,7 +214,7 @@ async function checkTraffic(): Promise<void> {
   assertHostIsClean();
 }
 
-test('pods reach each other, the outside through the host\'s address, and only their mapped ports are reached from there', async () => {
+test("pods reach each other, the outside through the host's address, and only their mapped ports are reached from there", async () => {
   // Where the kernel has br_netfilter the bridge translates by itself; the tests after this one run with its default.
   if (!existsSync(bridgeFilter)) return checkTraffic();
   const original = readFileSync(bridgeFilter, 'utf8');
@@ -202,30 +228,38 @@ test('pods reach each other, the outside through the host\'s address, and only t
 test('nft prints the table that was meant', async () => {
   const network = openNetwork();
   const pod = await startPeer('pod');
-  await attach(network, pod, [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 }, { protocol: 'sctp', containerPort: 81, hostPort: 8081, hostIp: '127.0.0.1' }]);
-  assert.equal(shell('nft list table ip berth').replaceAll(/\s+/g, ' ').trim(), [
-    'table ip berth {',
-    'map address-ports { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service elements = { 127.0.0.1 . sctp . 8081 : 10.88.0.2 . 81 } }',
-    'map ports { type inet_proto . inet_service : ipv4_addr . inet_service elements = { tcp . 8080 : 10.88.0.2 . 80 } }',
-    'chain guard { type filter hook prerouting priority raw; policy accept; iifname "berth0" ip daddr 127.0.0.0/8 drop iifname "berth0" ip saddr 127.0.0.0/8 drop }',
-    'chain hostports { dnat ip to ip daddr . meta l4proto . th dport map @address-ports dnat ip to meta l4proto . th dport map @ports }',
-    'chain prerouting { type nat hook prerouting priority dstnat; policy accept; fib daddr type local jump hostports }',
-    'chain output { type nat hook output priority -100; policy accept; fib daddr type local jump hostports }',
-    'chain postrouting { type nat hook postrouting priority srcnat; policy accept; ip saddr 10.88.0.0/16 oifname != "berth0" masquerade ip saddr 127.0.0.0/8 oifname "berth0" masquerade ip saddr 10.88.0.0/16 oifname "berth0" ct status dnat masquerade }',
-    '}',
-  ].join(' '));
+  await attach(network, pod, [
+    { protocol: 'tcp', containerPort: 80, hostPort: 8080 },
+    { protocol: 'sctp', containerPort: 81, hostPort: 8081, hostIp: '127.0.0.1' },
+  ]);
+  assert.equal(
+    shell('nft list table ip berth').replaceAll(/\s+/g, ' ').trim(),
+    [
+      'table ip berth {',
+      'map address-ports { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service elements = { 127.0.0.1 . sctp . 8081 : 10.88.0.2 . 81 } }',
+      'map ports { type inet_proto . inet_service : ipv4_addr . inet_service elements = { tcp . 8080 : 10.88.0.2 . 80 } }',
+      'chain guard { type filter hook prerouting priority raw; policy accept; iifname "berth0" ip daddr 127.0.0.0/8 drop iifname "berth0" ip saddr 127.0.0.0/8 drop }',
+      'chain hostports { dnat ip to ip daddr . meta l4proto . th dport map @address-ports dnat ip to meta l4proto . th dport map @ports }',
+      'chain prerouting { type nat hook prerouting priority dstnat; policy accept; fib daddr type local jump hostports }',
+      'chain output { type nat hook output priority -100; policy accept; fib daddr type local jump hostports }',
+      'chain postrouting { type nat hook postrouting priority srcnat; policy accept; ip saddr 10.88.0.0/16 oifname != "berth0" masquerade ip saddr 127.0.0.0/8 oifname "berth0" masquerade ip saddr 10.88.0.0/16 oifname "berth0" ct status dnat masquerade }',
+      '}',
+    ].join(' '),
+  );
   await dropPods(network, pod);
   await network.close();
   assertHostIsClean();
 });
 
-test('a pod does not reach what listens on the host\'s loopback only', async () => {
+test("a pod does not reach what listens on the host's loopback only", async () => {
   const network = openNetwork();
   const pod = await startPeer('intruder');
   await attach(network, pod);
   await host.listen(7100, { host: '127.0.0.1' });
   // The pod sends packets for 127.0.0.1 to the bridge, as CAP_NET_RAW would let it.
-  pod.shell('ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local; ip addr del 127.0.0.1/8 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route add 127.0.0.1/32 via 10.88.0.1 dev eth0 src 10.88.0.2');
+  pod.shell(
+    'ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local; ip addr del 127.0.0.1/8 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip route add 127.0.0.1/32 via 10.88.0.1 dev eth0 src 10.88.0.2',
+  );
   assert.equal(await pod.ask('127.0.0.1', 7100, { timeoutMs: 700 }), 'failed: timed out');
   // Without the guard it would: this is what makes the line above worth something.
   shell('nft flush chain ip berth guard');
@@ -240,10 +274,17 @@ test('a port of a process on the host is refused, with nothing left behind', asy
   const pod = await startPeer('pod');
   await host.listen(7200);
   await host.listen(7201, { protocol: 'udp', host: '127.0.0.1' });
-  await fails(attach(network, pod, [{ protocol: 'tcp', containerPort: 80, hostPort: 7200, hostIp: '192.0.2.1' }]), 'failedPrecondition', 'attach pod pod: host port 192.0.2.1:7200/tcp is in use on the host');
+  await fails(
+    attach(network, pod, [{ protocol: 'tcp', containerPort: 80, hostPort: 7200, hostIp: '192.0.2.1' }]),
+    'failedPrecondition',
+    'attach pod pod: host port 192.0.2.1:7200/tcp is in use on the host',
+  );
   await fails(attach(network, pod, [{ protocol: 'udp', containerPort: 80, hostPort: 7201 }]), 'failedPrecondition', 'attach pod pod: host port 7201/udp is in use on the host');
   assertHostIsClean();
-  await attach(network, pod, [{ protocol: 'tcp', containerPort: 80, hostPort: 7201 }, { protocol: 'udp', containerPort: 80, hostPort: 7201, hostIp: '192.0.2.1' }]);
+  await attach(network, pod, [
+    { protocol: 'tcp', containerPort: 80, hostPort: 7201 },
+    { protocol: 'udp', containerPort: 80, hostPort: 7201, hostIp: '192.0.2.1' },
+  ]);
   await dropPods(network, pod);
   await network.close();
   assertHostIsClean();
@@ -253,7 +294,11 @@ test('an attach that fails in the pod takes back what it did on the host', async
   const network = openNetwork();
   const pod = await startPeer('pod');
   pod.shell('ip link add eth0 type bridge');
-  await fails(attach(network, pod, [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 }]), 'alreadyExists', /^attach pod pod: pod pod: send \d+ bytes of route netlink messages: EEXIST/);
+  await fails(
+    attach(network, pod, [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 }]),
+    'alreadyExists',
+    /^attach pod pod: pod pod: send \d+ bytes of route netlink messages: EEXIST/,
+  );
   assert.doesNotMatch(shell('ip -o link'), /veth[0-9a-f]{11}/);
   assert.doesNotMatch(shell('nft list map ip berth ports'), /elements/);
   pod.shell('ip link del eth0');
@@ -263,7 +308,7 @@ test('an attach that fails in the pod takes back what it did on the host', async
   assertHostIsClean();
 });
 
-test('a foreign link of the bridge\'s name is not touched', async () => {
+test("a foreign link of the bridge's name is not touched", async () => {
   const network = openNetwork();
   shell('ip link add berth0 type bridge');
   const pod = await startPeer('pod');
@@ -294,7 +339,11 @@ test('the undo plan of a pod closes its ports, and that of the last pod takes ev
   const [one, two] = [await startPeer('one'), await startPeer('two')];
   const undo: Plan[] = [];
   for (const [index, pod] of [one, two].entries()) {
-    await network.attach({ podId: pod.name, netnsSlot, portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 + index }] }, runInPod(pod), async (plan) => void undo.push(plan));
+    await network.attach(
+      { podId: pod.name, netnsSlot, portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 + index }] },
+      runInPod(pod),
+      async (plan) => void undo.push(plan),
+    );
     await pod.listen(80);
   }
   const [undoOne, undoTwo] = undo;

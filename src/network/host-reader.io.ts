@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { errnoName, wrapError } from '#core';
-import { sctpTableHasPort, tableHasPort } from './hostPorts.ts';
+import { sctpTableHasPort, tableHasPort } from './host-ports.ts';
 import type { NetworkHostReader } from './types.ts';
 
 /** A protocol without its module has no table, and no sockets. */

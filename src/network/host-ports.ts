@@ -17,19 +17,25 @@ function decodeAddress(hexAddress: string): string | undefined {
 
 /** True where a socket of this table (tcp, tcp6, udp or udp6) is bound to the port at the address, or at all addresses, or where `hostIp` means all. */
 export function tableHasPort(table: string, port: { readonly protocol: Exclude<TransportProtocol, 'sctp'>; readonly hostPort: number; readonly hostIp: string }): boolean {
-  return table.split('\n').slice(1).some((line) => {
-    const [, local = '', , state] = line.trim().split(/\s+/);
-    const [hexAddress = '', hexPort = ''] = local.split(':');
-    if (state !== states[port.protocol] || Number.parseInt(hexPort, 16) !== port.hostPort) return false;
-    const address = decodeAddress(hexAddress);
-    return address !== undefined && (address === '0.0.0.0' || port.hostIp === '0.0.0.0' || address === port.hostIp);
-  });
+  return table
+    .split('\n')
+    .slice(1)
+    .some((line) => {
+      const [, local = '', , state] = line.trim().split(/\s+/);
+      const [hexAddress = '', hexPort = ''] = local.split(':');
+      if (state !== states[port.protocol] || Number.parseInt(hexPort, 16) !== port.hostPort) return false;
+      const address = decodeAddress(hexAddress);
+      return address !== undefined && (address === '0.0.0.0' || port.hostIp === '0.0.0.0' || address === port.hostIp);
+    });
 }
 
 /** The same for /proc/net/sctp/eps, whose column LPORT is the port and whose addresses follow it. */
 export function sctpTableHasPort(table: string, port: { readonly hostPort: number; readonly hostIp: string }): boolean {
-  return table.split('\n').slice(1).some((line) => {
-    const [, , , , , localPort, , , ...addresses] = line.trim().split(/\s+/);
-    return Number(localPort) === port.hostPort && (port.hostIp === '0.0.0.0' || addresses.includes('0.0.0.0') || addresses.includes(port.hostIp));
-  });
+  return table
+    .split('\n')
+    .slice(1)
+    .some((line) => {
+      const [, , , , , localPort, , , ...addresses] = line.trim().split(/\s+/);
+      return Number(localPort) === port.hostPort && (port.hostIp === '0.0.0.0' || addresses.includes('0.0.0.0') || addresses.includes(port.hostIp));
+    });
 }

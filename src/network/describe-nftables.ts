@@ -5,8 +5,34 @@
 import { formatIpv4 } from './address.ts';
 import { type DecodedMessage, decodeAttributes, listAttributes, textOf } from './netlink.ts';
 import {
-  addressTypeLocal, bitwiseAttribute, chainAttribute, compareAttribute, compareOperator, ctAttribute, ctDestinationNat, dataAttribute, dataType, elementAttribute, elementsAttribute, expressionAttribute, fibAttribute,
-  hookAttribute, hookNumber, immediateAttribute, lookupAttribute, metaAttribute, metaKey, natAttribute, nft, packetField, payloadAttribute, ruleAttribute, setAttribute, tableAttribute, verdictAttribute, verdictCode,
+  addressTypeLocal,
+  bitwiseAttribute,
+  chainAttribute,
+  compareAttribute,
+  compareOperator,
+  ctAttribute,
+  ctDestinationNat,
+  dataAttribute,
+  dataType,
+  elementAttribute,
+  elementsAttribute,
+  expressionAttribute,
+  fibAttribute,
+  hookAttribute,
+  hookNumber,
+  immediateAttribute,
+  lookupAttribute,
+  metaAttribute,
+  metaKey,
+  natAttribute,
+  nft,
+  packetField,
+  payloadAttribute,
+  ruleAttribute,
+  setAttribute,
+  tableAttribute,
+  verdictAttribute,
+  verdictCode,
 } from './nftables.ts';
 
 const headerLength = 4;
@@ -36,19 +62,27 @@ function payloadHeld(data: Attributes): Held {
   const [base, offset, length] = [payloadAttribute.base, payloadAttribute.offset, payloadAttribute.length].map((type) => number32(data.get(type)));
   const known = Object.entries(packetField).find(([, field]) => field.base === base && field.offset === offset && field.length === length)?.[0];
   switch (known) {
-    case 'sourceAddress': return addressHeld('the source address');
-    case 'destinationAddress': return addressHeld('the destination address');
-    case 'destinationPort': return { words: 'the destination port', print: (value) => String(value.readUInt16BE(0)) };
-    default: return plain(`${length} bytes at offset ${offset} of header ${base}`);
+    case 'sourceAddress':
+      return addressHeld('the source address');
+    case 'destinationAddress':
+      return addressHeld('the destination address');
+    case 'destinationPort':
+      return { words: 'the destination port', print: (value) => String(value.readUInt16BE(0)) };
+    default:
+      return plain(`${length} bytes at offset ${offset} of header ${base}`);
   }
 }
 
 function metaHeld(data: Attributes): Held {
   switch (number32(data.get(metaAttribute.key))) {
-    case metaKey.inputInterface: return { words: 'the link it came by', print: textOf };
-    case metaKey.outputInterface: return { words: 'the link it leaves by', print: textOf };
-    case metaKey.protocol: return { words: 'the protocol', print: (value) => protocolNames[value.readUInt8(0)] ?? hexOf(value) };
-    default: return plain(`meta ${number32(data.get(metaAttribute.key))}`);
+    case metaKey.inputInterface:
+      return { words: 'the link it came by', print: textOf };
+    case metaKey.outputInterface:
+      return { words: 'the link it leaves by', print: textOf };
+    case metaKey.protocol:
+      return { words: 'the protocol', print: (value) => protocolNames[value.readUInt8(0)] ?? hexOf(value) };
+    default:
+      return plain(`meta ${number32(data.get(metaAttribute.key))}`);
   }
 }
 
@@ -68,9 +102,12 @@ class RuleReader {
     const at = slotOf(data.get(bitwiseAttribute.source));
     const [held, mask] = [this.#held(at), valueIn(data.get(bitwiseAttribute.mask))];
     const isStatus = held.words === 'the connection status' && mask.length === 4 && mask.readUInt32LE(0) === ctDestinationNat;
-    this.#registers.set(slotOf(data.get(bitwiseAttribute.destination)), isStatus
-      ? { words: 'its translated destination', print: (value) => (value.every((byte) => byte === 0) ? 'none' : hexOf(value)) }
-      : { words: `${held.words} & ${held.print(mask)}`, print: held.print });
+    this.#registers.set(
+      slotOf(data.get(bitwiseAttribute.destination)),
+      isStatus
+        ? { words: 'its translated destination', print: (value) => (value.every((byte) => byte === 0) ? 'none' : hexOf(value)) }
+        : { words: `${held.words} & ${held.print(mask)}`, print: held.print },
+    );
   }
 
   #compare(data: Attributes): void {
@@ -82,7 +119,10 @@ class RuleReader {
   #lookup(data: Attributes): void {
     const map = textOf(data.get(lookupAttribute.set));
     const at = slotOf(data.get(lookupAttribute.source));
-    const key = [...this.#registers].filter(([index]) => index >= at).sort(([one], [other]) => one - other).map(([, { words }]) => words);
+    const key = [...this.#registers]
+      .filter(([index]) => index >= at)
+      .sort(([one], [other]) => one - other)
+      .map(([, { words }]) => words);
     this.#conditions.push(`map ${map} has an entry for ${key.join(', ')}`);
     this.#registers.set(slotOf(data.get(lookupAttribute.destination)), plain('that entry'));
   }
@@ -96,17 +136,41 @@ class RuleReader {
   read(name: string, data: Attributes): void {
     const load = (destination: number, held: Held): void => void this.#registers.set(slotOf(data.get(destination)), held);
     switch (name) {
-      case 'payload': load(payloadAttribute.destination, payloadHeld(data)); return;
-      case 'meta': load(metaAttribute.destination, metaHeld(data)); return;
-      case 'ct': load(ctAttribute.destination, plain('the connection status')); return;
-      case 'fib': load(fibAttribute.destination, { words: 'its destination', print: (value) => (value.length === 4 && value.readUInt32LE(0) === addressTypeLocal ? 'an address of the host' : hexOf(value)) }); return;
-      case 'bitwise': this.#mask(data); return;
-      case 'cmp': this.#compare(data); return;
-      case 'lookup': this.#lookup(data); return;
-      case 'immediate': this.#verdict(data); return;
-      case 'masq': this.#actions.push('masquerade it'); return;
-      case 'nat': this.#actions.push(`translate its destination to ${this.#held(slotOf(data.get(natAttribute.address))).words}`); return;
-      default: this.#actions.push(`apply ${name}`);
+      case 'payload':
+        load(payloadAttribute.destination, payloadHeld(data));
+        return;
+      case 'meta':
+        load(metaAttribute.destination, metaHeld(data));
+        return;
+      case 'ct':
+        load(ctAttribute.destination, plain('the connection status'));
+        return;
+      case 'fib':
+        load(fibAttribute.destination, {
+          words: 'its destination',
+          print: (value) => (value.length === 4 && value.readUInt32LE(0) === addressTypeLocal ? 'an address of the host' : hexOf(value)),
+        });
+        return;
+      case 'bitwise':
+        this.#mask(data);
+        return;
+      case 'cmp':
+        this.#compare(data);
+        return;
+      case 'lookup':
+        this.#lookup(data);
+        return;
+      case 'immediate':
+        this.#verdict(data);
+        return;
+      case 'masq':
+        this.#actions.push('masquerade it');
+        return;
+      case 'nat':
+        this.#actions.push(`translate its destination to ${this.#held(slotOf(data.get(natAttribute.address))).words}`);
+        return;
+      default:
+        this.#actions.push(`apply ${name}`);
     }
   }
 
@@ -163,13 +227,21 @@ export function describeNftablesMessage({ type, body }: DecodedMessage): string 
   if (body.length < headerLength || type === nft.batchBegin || type === nft.batchEnd) return undefined;
   const attributes = decodeAttributes(body.subarray(headerLength));
   switch (type) {
-    case nft.newTable: return `create table ${textOf(attributes.get(tableAttribute.name))}`;
-    case nft.deleteTable: return `remove table ${textOf(attributes.get(tableAttribute.name))} with all it holds`;
-    case nft.newChain: return describeChain(attributes);
-    case nft.newSet: return `create map ${textOf(attributes.get(setAttribute.name))} from ${describeTypes(number32(attributes.get(setAttribute.keyType)))} to ${describeTypes(number32(attributes.get(setAttribute.dataType)))}`;
-    case nft.newRule: return describeRule(attributes);
-    case nft.newElement: return describeElements(attributes, 'add');
-    case nft.deleteElement: return describeElements(attributes, 'remove');
-    default: return undefined;
+    case nft.newTable:
+      return `create table ${textOf(attributes.get(tableAttribute.name))}`;
+    case nft.deleteTable:
+      return `remove table ${textOf(attributes.get(tableAttribute.name))} with all it holds`;
+    case nft.newChain:
+      return describeChain(attributes);
+    case nft.newSet:
+      return `create map ${textOf(attributes.get(setAttribute.name))} from ${describeTypes(number32(attributes.get(setAttribute.keyType)))} to ${describeTypes(number32(attributes.get(setAttribute.dataType)))}`;
+    case nft.newRule:
+      return describeRule(attributes);
+    case nft.newElement:
+      return describeElements(attributes, 'add');
+    case nft.deleteElement:
+      return describeElements(attributes, 'remove');
+    default:
+      return undefined;
   }
 }

@@ -1,6 +1,7 @@
+/** Socket tables as the kernel prints them, and what they say of a port. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { sctpTableHasPort, tableHasPort } from './hostPorts.ts';
+import { sctpTableHasPort, tableHasPort } from './host-ports.ts';
 
 const heading = '  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n';
 const rest = '00000000:00000000 00:00000000 00000000     0        0 1586 1';
@@ -27,7 +28,10 @@ test('an IPv6 wildcard listens for IPv4 too, an IPv6 address does not, a mapped 
 
 test('a bound UDP socket has its port, a connected one has not', () => {
   const udp = `${heading}   0: 00000000:0035 00000000:0000 07 ${rest}\n   1: 00000000:0036 0100007F:0001 01 ${rest}\n`;
-  assert.deepEqual([53, 54].map((hostPort) => tableHasPort(udp, { protocol: 'udp', hostPort, hostIp: '0.0.0.0' })), [true, false]);
+  assert.deepEqual(
+    [53, 54].map((hostPort) => tableHasPort(udp, { protocol: 'udp', hostPort, hostIp: '0.0.0.0' })),
+    [true, false],
+  );
 });
 
 test('an SCTP endpoint has its port on its addresses', () => {

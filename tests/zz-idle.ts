@@ -1,0 +1,11 @@
+import { mkdtempSync, mkdirSync, existsSync } from 'node:fs';
+import { startLauncher } from '#system';
+const dir = mkdtempSync('/tmp/sh/run-'); mkdirSync(dir + '/pod', { mode: 0o700 });
+const r = await startLauncher({ executable: '/work/main/native/build/berth-shim', runDir: dir, lockFile: dir + '/lock' });
+if (r.kind !== 'owner') process.exit(1);
+const s = await r.launcher.startShim({ podId: 'pod1', podDir: dir + '/pod', secret: new Uint8Array(32), cgroupFiles: [] });
+r.launcher.onShimEnded((e) => console.log('idle: ended after', performance.now() - t, e));
+s.close(); const t = performance.now();
+await new Promise((r) => setTimeout(r, 58000)); console.log('idle: 58 s', existsSync(`/proc/${s.pid}`));
+await new Promise((r) => setTimeout(r, 4000)); console.log('idle: 62 s', existsSync(`/proc/${s.pid}`));
+await r.launcher.close();
