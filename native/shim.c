@@ -121,9 +121,9 @@ _Noreturn void shim_exit(void) {
   char path[128];
   snprintf(path, sizeof path, "%s/shim.sock", shim.directory);
   unlink(path);
+  int64_t deadline = now_monotonic() + SECOND;
   for (struct connection *c = shim.connections; c; c = c->next) {
     struct pollfd out = {.fd = c->socket.fd, .events = POLLOUT};
-    int64_t deadline = now_monotonic() + SECOND;
     while (!c->dead && buffer_write(&c->out, c->socket.fd) == EAGAIN && now_monotonic() < deadline) poll(&out, 1, 100);
   }
   _exit(0);
@@ -170,8 +170,9 @@ static void connection_gone(struct connection *c) {
   }
 }
 
-/* Frees what ended during the event; ends can follow from ends, so connections come first. */
-static void sweep(void) {
+/* Frees what ended during the event; ends can follow from ends, so connections come first. True when something was freed. */
+static bool sweep(void) {
+  bool freed = false;
   for (struct connection **at = &shim.connections; *at;) {
     struct connection *c = *at;
     if (!c->dead) {
@@ -186,6 +187,7 @@ static void sweep(void) {
     buffer_free(&c->out);
     free(c);
     shim.idle_since = now_monotonic();
+    freed = true;
   }
   for (struct job **at = &shim.jobs; *at;) {
     struct job *job = *at;
@@ -196,6 +198,7 @@ static void sweep(void) {
     *at = job->next;
     execution_free(job->execution);
     free(job);
+    freed = true;
   }
   for (struct process *p = shim.processes, *next; p; p = next) {
     next = p->next;
@@ -203,7 +206,9 @@ static void sweep(void) {
     for (struct connection *c = shim.connections; c; c = c->next)
       if (c->attached == p) c->attached = NULL;
     process_free(p);
+    freed = true;
   }
+  return freed;
 }
 
 static bool is_idle(void) { return !shim.told && !shim.connections && !shim.processes; }
@@ -238,10 +243,10 @@ static void signals_ready(struct source *source, uint32_t events UNUSED) {
 
 static void loop(void) {
   for (;;) {
-    int timeout = run_deadlines();
     sweep();
     if (shim.ending) shim_settle();
-    sweep();
+    int timeout = run_deadlines();
+    if (sweep()) continue; /* what a deadline ended may have brought another one */
     struct epoll_event event;
     /* One event at a time: handling it may free any other source. */
     if (epoll_wait(shim.epoll, &event, 1, timeout) < 1) continue;

@@ -17,7 +17,9 @@ enum process_state { PROCESS_MAKING = 0, PROCESS_CREATED = 1, PROCESS_RUNNING = 
 #define SECOND 1000000000ll
 #define DRAIN_NS (2 * SECOND)
 #define HELLO_NS (5 * SECOND)
+#ifndef IDLE_NS
 #define IDLE_NS (60 * SECOND)
+#endif
 #define KILL_NS (10 * SECOND)
 #define ATTACH_BACKLOG_MAX 16777216u   /* beyond: the client is disconnected */
 #define REPLY_BACKLOG_MAX 67108864u    /* a connection whose replies are not read */

@@ -468,8 +468,14 @@ static const int allowed_calls[] = {
 #error "the system-call filter of the unpack child is not written for this architecture"
 #endif
 
-/* Any other call, and any other architecture's, kills the process. Numbers of x32 are none of ours, so they fall through. */
+/*
+ * Any other call, and any other architecture's, kills the process. Numbers of x32 are none of ours, so they fall through.
+ * The sanitizers' run time makes calls of its own at any moment, so their test builds go without the filter.
+ */
 static int allow_calls(void) {
+#ifdef __SANITIZE_ADDRESS__
+  return 0;
+#endif
   enum { LOAD = 0x20, JUMP_EQUAL = 0x15, RETURN = 0x06, COUNT = sizeof allowed_calls / sizeof *allowed_calls };
   const uint32_t kill_process = 0x80000000u, allow = 0x7fff0000u;
   struct kernel_filter filter[COUNT + 6] = {{LOAD, 0, 0, 4}, {JUMP_EQUAL, 1, 0, AUDIT_ARCH}, {RETURN, 0, 0, kill_process}, {LOAD, 0, 0, 0}};

@@ -94,5 +94,5 @@ const tests = await runFiles(files);
 const leaks = before === undefined || scope === undefined ? [] : await compareLedger(before, scope, { settleMs: 5000 });
 const result: SuiteResult = { facts: readFacts(), tests, leaks: [...leaks, ...readLeftDescriptors(descriptors)] };
 writeFileSync(resultPath, JSON.stringify(result));
-for (const leak of result.leaks) console.log(`  ${leak}`);
+for (const leak of result.leaks.slice(0, 30)) console.log(`  ${leak}`);
 process.exit(0);

@@ -1,7 +1,7 @@
 /*
  * Test driver. `run_plan plan PLAN [ANSWER]` executes an encoded plan with child.c as its parent, answers an ask with ANSWER
  * and prints one line an event; `run_plan unpack LAYER_DIR ROOT_DIR RECORDS CHUNK` feeds a file of layer records to the unpack
- * child in pieces of CHUNK bytes; `run_plan decode PLAN` only decodes.
+ * child in pieces of CHUNK bytes; `run_plan xattr PATH NAME` prints an extended attribute in hexadecimal.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 #include "../child.h"
 
@@ -122,14 +123,11 @@ int main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "pause") == 0) pause_main();
   if (argc >= 3 && strcmp(argv[1], "plan") == 0) return run_plan(argv[2], argc > 3 ? argv[3] : NULL);
   if (argc == 6 && strcmp(argv[1], "unpack") == 0) return run_unpack(argv[2], argv[3], argv[4], (size_t)atol(argv[5]));
-  if (argc == 3 && strcmp(argv[1], "decode") == 0) {
-    struct plan plan;
-    size_t size;
-    uint8_t *data = read_file(argv[2], &size);
-    int err = plan_decode(data, size, &plan);
-    printf("decoded %d sections %u\n", err, plan.section_count);
-    plan_free(&plan);
-    return err != 0;
+  if (argc == 4 && strcmp(argv[1], "xattr") == 0) {
+    uint8_t value[4096];
+    ssize_t size = lgetxattr(argv[2], argv[3], value, sizeof value);
+    for (ssize_t at = 0; at < size; at++) printf("%02x", value[at]);
+    return size < 0;
   }
   return 64;
 }

@@ -3,7 +3,7 @@
  * Out: an engine session. Exactly one engine owns a state directory at a time; the launcher's lock decides.
  */
 import type { EngineSession } from '#cli';
-import { RuntimeError, errorCode } from '#core';
+import { RuntimeError, errorCode, invalidArgument } from '#core';
 import { connectEngine, serveEngine } from '#remote';
 import { type Launcher, makeDirectory, startLauncher, systemClock } from '#system';
 import { type Location, engineFiles, programFiles } from './locations.ts';
@@ -12,6 +12,8 @@ import { type OwnEngine, openOwnEngine } from './own-engine.ts';
 /** A short-lived owner may end between the failed lock and the connection, so both are tried in turn for this long. */
 const takeoverTimeoutMs = 10_000;
 const retryPauseMs = 20;
+/** What is left of the 107 bytes of a socket's path above `pods/<24 characters>/shim.sock`. */
+const runDirectoryBytesMax = 64;
 
 export interface OwnerOptions {
   readonly location: Location;
@@ -27,6 +29,7 @@ export interface Owner extends OwnEngine {
 /** Takes the state directory, or gives the pid of who has it. */
 export async function takeOwnership({ location, version, report }: OwnerOptions): Promise<Owner | { readonly lockedBy: number }> {
   const files = engineFiles(location);
+  if (Buffer.byteLength(location.runDirectory) > runDirectoryBytesMax) throw invalidArgument('', `open run directory ${location.runDirectory}: longer than ${runDirectoryBytesMax} bytes, so sockets below it cannot be named`);
   await makeDirectory(location.rootDirectory);
   await makeDirectory(location.runDirectory);
   const result = await startLauncher({ executable: programFiles.shim, runDir: location.runDirectory, lockFile: files.lock });

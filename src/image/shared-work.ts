@@ -42,9 +42,11 @@ export class SharedWork<T, P> {
   #begin(key: string, body: (onProgress: (progress: P) => void, signal: AbortSignal) => Promise<T>): Running<T, P> {
     const controller = new AbortController();
     const listeners = new Set<(progress: P) => void>();
-    const result = body((progress) => {
+    const tell = (progress: P): void => {
       for (const listener of listeners) listener(progress);
-    }, controller.signal);
+    };
+    // In a later turn, when its first caller listens already.
+    const result = Promise.resolve().then(async () => body(tell, controller.signal));
     const running: Running<T, P> = { result, controller, listeners, callers: 0 };
     this.#running.set(key, running);
     const forget = (): void => {

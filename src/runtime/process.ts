@@ -5,7 +5,7 @@
  */
 import { invalidArgument } from '#core';
 import { type SpecProcess, type SpecSeccomp, rlimitTypes } from '#oci';
-import { type Step, type StepOf, fileSystem, noSlot, open, startBarrier } from '#plan';
+import { type Step, type StepOf, fileSystem, noSlot, startBarrier } from '#plan';
 import { type HostFacts } from '#system';
 import { capabilityBit, maskCapabilities } from './capabilities.ts';
 import { type Identity } from './identity.ts';
@@ -47,10 +47,7 @@ function planRlimits(process: SpecProcess, { host, path }: ProcessContext): read
  */
 export function planOomWrite(wanted: number, host: HostFacts, origin?: string): readonly Step[] {
   const score = hasOwn(host, 'CAP_SYS_RESOURCE') ? wanted : Math.max(wanted, host.oomScoreAdj);
-  return [
-    { kind: 'openPath', dir: noSlot, path: '/proc/self', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.self },
-    { kind: 'writeFile', dir: localSlots.self, path: 'oom_score_adj', data: Buffer.from(String(score)), fileSystem: fileSystem.proc, ...(origin === undefined ? {} : { origin }) },
-  ];
+  return [{ kind: 'writeFile', dir: noSlot, path: '/proc/self/oom_score_adj', data: Buffer.from(String(score)), fileSystem: fileSystem.proc, ...(origin === undefined ? {} : { origin }) }];
 }
 
 /** The same for what a process object asks. */

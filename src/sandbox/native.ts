@@ -21,6 +21,8 @@ export interface NativeDriverParts {
   readonly report: (error: unknown) => void;
 }
 
+/** Ninety-six random bits of the id: a socket's path has room for 107 bytes. */
+const podDirectoryCharacters = 24;
 /** How long a shim of a dead engine may take to end. */
 const farewellTimeoutMs = 5_000;
 const removeTimeoutMs = 5_000;
@@ -41,7 +43,7 @@ export class NativeDriver implements SandboxDriver {
     const { layout, clock } = this.#parts;
     const parent = config.cgroupParent === '' ? layout.cgroup : config.cgroupParent.replace(/\/+$/, '');
     return {
-      podId, cgroupPath: `${parent}/${podId}`, secret: encodeId(clock.randomBytes(32)), podDir: `${layout.pods}/${podId}`,
+      podId, cgroupPath: `${parent}/${podId}`, secret: encodeId(clock.randomBytes(32)), podDir: `${layout.pods}/${podId.slice(0, podDirectoryCharacters)}`,
       hostNetwork: config.security.namespaces.network === 'node', foreground, shimPid: 0,
     };
   }

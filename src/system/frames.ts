@@ -90,12 +90,16 @@ export function planError(plan: Plan, failure: StepFailure, answer?: Plan): Runt
   return stepError(answer ?? { sections: [] }, { ...failure, section: failure.section - answeredBit });
 }
 
+/** Errno numbers by which a shim says that it is ending or that the request was cancelled (ESHUTDOWN, ECANCELED). */
+const endingErrnos: readonly number[] = [108, 125];
+
 /** The payload of ERROR as an error: `what: detail: ERRNO`. ESRCH is notFound: no such process. */
 export function decodeRequestError(what: string, payload: Buffer): RuntimeError {
   const input = new ByteReader(payload);
-  const errno = errnoNameOf(input.i32());
+  const number = input.i32();
+  const errno = errnoNameOf(number);
   const detail = input.text();
-  const code = errno === 'ESRCH' ? 'notFound' : errno === 'ESHUTDOWN' || errno === 'ECANCELED' ? 'unavailable' : (codeOfErrno(errno) ?? 'unknown');
+  const code = errno === 'ESRCH' ? 'notFound' : endingErrnos.includes(number) ? 'unavailable' : (codeOfErrno(errno) ?? 'unknown');
   return new RuntimeError(code, `${what}: ${detail === '' ? '' : `${detail}: `}${errno}`, { errno });
 }
 

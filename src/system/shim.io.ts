@@ -120,14 +120,19 @@ function optionalPlan(plan: Plan | undefined): Uint8Array {
 }
 
 /** Sends HELLO on a new socket. A wrong secret is permissionDenied. */
-async function authenticate(socket: Socket, pod: PodAddress): Promise<{ connection: FrameConnection; pid: number }> {
+async function authenticate(socket: Socket, pod: PodAddress, signal: AbortSignal | undefined): Promise<{ connection: FrameConnection; pid: number }> {
   const connection = new FrameConnection(socket, `shim in ${pod.podDir}`);
+  const abort = (): void => connection.close();
+  signal?.addEventListener('abort', abort, { once: true });
   try {
     const frame = await connection.request('authenticate', frameTypes.hello, (out) => out.u32(protocolVersion).bytes(pod.secret));
     return { connection, pid: new ByteReader(frame.payload).u32() };
   } catch (error) {
     connection.close();
+    if (signal?.aborted === true) throw new RuntimeError('cancelled', `connect to the shim in ${pod.podDir}: cancelled`);
     throw new RuntimeError('permissionDenied', `connect to the shim in ${pod.podDir}: it refused the secret`, { cause: error });
+  } finally {
+    signal?.removeEventListener('abort', abort);
   }
 }
 
@@ -137,7 +142,7 @@ interface PodAddress {
 }
 
 async function openAuthenticated(pod: PodAddress, signal?: AbortSignal): Promise<{ connection: FrameConnection; pid: number }> {
-  return authenticate(await openSocket(join(pod.podDir, 'shim.sock'), signal), pod);
+  return authenticate(await openSocket(join(pod.podDir, 'shim.sock'), signal), pod, signal);
 }
 
 /** Connects to the shim that listens in `podDir`. Throws unavailable when none does, permissionDenied for a wrong secret. */
@@ -156,13 +161,18 @@ class ShimClient implements ShimConnection {
   readonly #connection: FrameConnection;
   readonly #pod: PodAddress;
   #onProcessEnded: ((event: ProcessEnded) => void) | undefined;
+  /** Plans of processes that wait for their start, to word a failure of it. */
+  readonly #plans = new Map<string, { readonly plan: Plan; readonly answer?: Plan }>();
 
   constructor(connection: FrameConnection, pid: number, pod: PodAddress) {
     this.pid = pid;
     this.#connection = connection;
     this.#pod = pod;
     connection.onEvent = (frame) => {
-      if (frame.type === frameTypes.processEnded) this.#onProcessEnded?.(decodeProcessEnded(frame.payload));
+      if (frame.type !== frameTypes.processEnded) return;
+      const event = decodeProcessEnded(frame.payload);
+      this.#plans.delete(event.processId);
+      this.#onProcessEnded?.(event);
     };
   }
 
@@ -182,9 +192,6 @@ class ShimClient implements ShimConnection {
     this.#plans.set(processId, frame.answer === undefined ? { plan } : { plan, answer: frame.answer });
     return { pid: new ByteReader(frame.payload).u32() };
   }
-
-  /** Plans of processes that wait for their start, to word a failure of it. */
-  readonly #plans = new Map<string, { readonly plan: Plan; readonly answer?: Plan }>();
 
   async startProcess(processId: string): Promise<void> {
     const known = this.#plans.get(processId);

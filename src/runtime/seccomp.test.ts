@@ -1,0 +1,139 @@
+/** The seccomp compiler, run by a small interpreter of classic BPF against a plain reading of the profile. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { type SeccompRule, type SpecSeccomp } from '#oci';
+import { type Architecture } from '#system';
+import { defaultSeccompProfile } from './seccomp-default.ts';
+import { type BpfInstruction, bpf, buildSeccompFilter, compileSeccomp } from './seccomp.ts';
+import { type Abi, syscallNumbers, x32Bit } from './syscalls.ts';
+import { defaultCapabilities } from './defaults.ts';
+
+const tokens: Readonly<Record<Abi | 'mips', number>> = { x86_64: 0xc000003e, x32: 0xc000003e, i386: 0x40000003, arm64: 0xc00000b7, mips: 8 };
+const [allow, kill, enosys, eperm] = [0x7fff0000, 0x80000000, 0x00050026, 0x00050001];
+
+/** Runs a filter over one struct seccomp_data; a jump out of the program or a missing return is an error. */
+function run(program: readonly BpfInstruction[], abi: Abi | 'mips', number: number, args: readonly bigint[] = []): number {
+  const data = Buffer.alloc(64);
+  data.writeUInt32LE(number >>> 0, 0);
+  data.writeUInt32LE(tokens[abi], 4);
+  for (const [index, value] of args.entries()) data.writeBigUInt64LE(value, 16 + 8 * index);
+  let accumulator = 0;
+  for (let at = 0; at < program.length; at += 1) {
+    const step = program[at];
+    assert(step !== undefined);
+    const jump = (condition: boolean): void => { at += condition ? step.onTrue : step.onFalse; };
+    switch (step.code) {
+      case bpf.loadWord: accumulator = data.readUInt32LE(step.value); break;
+      case bpf.and: accumulator = (accumulator & step.value) >>> 0; break;
+      case bpf.jump: at += step.value; break;
+      case bpf.jumpEqual: jump(accumulator === step.value); break;
+      case bpf.jumpGreater: jump(accumulator > step.value); break;
+      case bpf.jumpGreaterEqual: jump(accumulator >= step.value); break;
+      case bpf.return: return step.value;
+      default: assert.fail(`unknown opcode ${step.code}`);
+    }
+  }
+  assert.fail('the program ran past its end');
+}
+
+/** What a profile says by its words, without any search: the reference. */
+function expected(profile: SpecSeccomp, abi: Abi, name: string, args: readonly bigint[]): number {
+  const answer = (rule: Pick<SeccompRule, 'action' | 'errnoRet'>): number => (rule.action === 'SCMP_ACT_ALLOW' ? allow : 0x50000 | (rule.errnoRet ?? 1));
+  const rules = profile.syscalls.filter(({ names }) => names.includes(name));
+  const holds = (rule: SeccompRule): boolean => rule.args.every(({ index, value, valueTwo, op }) => {
+    const actual = args[index] ?? 0n;
+    return op === 'SCMP_CMP_EQ' ? actual === value : op === 'SCMP_CMP_NE' ? actual !== value : op === 'SCMP_CMP_MASKED_EQ' ? (actual & value) === valueTwo : assert.fail(op);
+  });
+  const found = rules.find((rule) => rule.args.length > 0 && holds(rule)) ?? rules.find((rule) => rule.args.length === 0);
+  if (found !== undefined) return answer(found);
+  const known = profile.syscalls.flatMap(({ names }) => names).flatMap((each) => syscallNumbers[abi].get(each) ?? []);
+  return (syscallNumbers[abi].get(name) ?? 0) > Math.max(...known) ? enosys : eperm;
+}
+
+const sample: readonly (readonly bigint[])[] = [[], [40n, 1n], [0x7e020000n], [0x10000000n], [0x4011n], [0xffffffffn], [0x1_0000_0000n], [8n]];
+
+for (const architecture of ['x86_64', 'arm64'] as const satisfies readonly Architecture[]) {
+  for (const capabilities of [defaultCapabilities, ['CAP_SYS_ADMIN', 'CAP_SYS_PTRACE', 'CAP_SYS_TIME', 'CAP_SYS_MODULE'], []]) {
+    test(`the default profile answers every call of ${architecture} with ${capabilities.length} capabilities as it reads`, () => {
+      const profile = defaultSeccompProfile({ capabilities, architecture });
+      const program = buildSeccompFilter(profile, architecture, 'p');
+      const abis: readonly Abi[] = architecture === 'x86_64' ? ['x86_64', 'x32', 'i386'] : ['arm64'];
+      for (const abi of abis) {
+        for (const [name, number] of syscallNumbers[abi]) {
+          for (const args of sample) assert.equal(run(program, abi, number, args), expected(profile, abi, name, args), `${abi} ${name} ${args.join(',')}`);
+        }
+      }
+    });
+  }
+}
+
+test('the default profile allows what programs need and refuses what escapes need', () => {
+  const program = buildSeccompFilter(defaultSeccompProfile({ capabilities: defaultCapabilities, architecture: 'x86_64' }), 'x86_64', 'p');
+  const call = (name: string, ...args: readonly bigint[]): number => run(program, 'x86_64', syscallNumbers.x86_64.get(name) ?? assert.fail(name), args);
+  for (const name of ['read', 'openat', 'execve', 'futex', 'statx', 'epoll_pwait2', 'chroot', 'faccessat2', 'rseq']) assert.equal(call(name), allow, name);
+  for (const name of ['mount', 'bpf', 'keyctl', 'add_key', 'unshare', 'setns', 'kexec_load', 'init_module', 'open_by_handle_at', 'userfaultfd', 'perf_event_open', 'io_uring_setup', 'pivot_root', 'reboot']) assert.equal(call(name), eperm, name);
+  assert.equal(call('clone', 0x11n), allow);
+  assert.equal(call('clone', 0x10000011n), eperm);
+  assert.equal(call('clone3'), enosys);
+  assert.equal(call('socket', 2n), allow);
+  assert.equal(call('socket', 40n), eperm);
+  assert.equal(run(program, 'x86_64', 9999), enosys);
+  assert.equal(run(program, 'x32', x32Bit | 9999), enosys);
+  assert.equal(run(program, 'mips', 1), kill);
+});
+
+test('numbers of x32 are killed where the profile does not list x32', () => {
+  const program = buildSeccompFilter({ defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [] }, 'x86_64', 'p');
+  assert.equal(run(program, 'x86_64', 0), allow);
+  assert.equal(run(program, 'x86_64', 100_000), allow);
+  assert.equal(run(program, 'x32', x32Bit), kill);
+  assert.equal(run(program, 'i386', 3), kill);
+});
+
+test('compares all 64 bits with every operator', () => {
+  const values = [0n, 1n, 5n, 0xffff_ffffn, 0x1_0000_0000n, 0x1_0000_0005n, 0x5_0000_0001n, (1n << 64n) - 1n];
+  const holds = { SCMP_CMP_NE: (a: bigint, b: bigint) => a !== b, SCMP_CMP_LT: (a: bigint, b: bigint) => a < b, SCMP_CMP_LE: (a: bigint, b: bigint) => a <= b, SCMP_CMP_EQ: (a: bigint, b: bigint) => a === b, SCMP_CMP_GE: (a: bigint, b: bigint) => a >= b, SCMP_CMP_GT: (a: bigint, b: bigint) => a > b } as const;
+  for (const [op, compare] of Object.entries(holds)) {
+    for (const value of values) {
+      // SAFETY: the keys of `holds` are operators.
+      const profile: SpecSeccomp = { defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: [{ names: ['read'], action: 'SCMP_ACT_ALLOW', args: [{ index: 5, value, valueTwo: 0n, op: op as keyof typeof holds }] }] };
+      const program = buildSeccompFilter(profile, 'x86_64', 'p');
+      for (const actual of values) assert.equal(run(program, 'x86_64', 0, [0n, 0n, 0n, 0n, 0n, actual]), compare(actual, value) ? allow : eperm, `${actual} ${op} ${value}`);
+    }
+  }
+});
+
+test('all arguments of a rule must hold, repeated ones are alternatives, and rules with arguments go first', () => {
+  const eq = (index: number, value: bigint) => ({ index, value, valueTwo: 0n, op: 'SCMP_CMP_EQ' } as const);
+  const profile: SpecSeccomp = {
+    defaultAction: 'SCMP_ACT_KILL_PROCESS', architectures: [], flags: ['SECCOMP_FILTER_FLAG_LOG'], syscalls: [
+      { names: ['write'], action: 'SCMP_ACT_ALLOW', args: [] },
+      { names: ['write'], action: 'SCMP_ACT_ERRNO', errnoRet: 7, args: [eq(0, 1n), eq(1, 2n)] },
+      { names: ['read'], action: 'SCMP_ACT_LOG', args: [eq(0, 1n), eq(0, 2n)] },
+      { names: ['no_such_call'], action: 'SCMP_ACT_ALLOW', args: [] },
+    ],
+  };
+  const program = buildSeccompFilter(profile, 'x86_64', 'p');
+  assert.equal(run(program, 'x86_64', 1, [1n, 2n]), 0x50007);
+  assert.equal(run(program, 'x86_64', 1, [1n, 3n]), allow);
+  assert.deepEqual([1n, 2n, 3n].map((value) => run(program, 'x86_64', 0, [value])), [0x7ffc0000, 0x7ffc0000, kill]);
+  assert.equal(compileSeccomp(profile, 'x86_64', 'p').flags, 2);
+  assert.equal(compileSeccomp(profile, 'x86_64', 'p').program.length, program.length * 8);
+});
+
+test('every program stays within the reach of its jumps and the kernel\'s size', () => {
+  const names = [...syscallNumbers.x86_64.keys()];
+  const args = [0, 1, 2].map((index) => ({ index, value: 5n, valueTwo: 0n, op: 'SCMP_CMP_GT' } as const));
+  const large: SpecSeccomp = { defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: names.slice(0, 180).map((name) => ({ names: [name], action: 'SCMP_ACT_ALLOW', args })) };
+  const program = buildSeccompFilter(large, 'x86_64', 'p');
+  assert(program.every(({ onTrue, onFalse }) => onTrue <= 255 && onFalse <= 255));
+  assert.equal(run(program, 'x86_64', syscallNumbers.x86_64.get('read') ?? -1, [6n, 6n, 6n]), allow);
+  assert.equal(run(program, 'x86_64', syscallNumbers.x86_64.get('read') ?? -1, [6n, 5n, 6n]), eperm);
+  const huge = { ...large, syscalls: names.flatMap((name) => Array.from({ length: 4 }, () => ({ names: [name], action: 'SCMP_ACT_ALLOW', args } as const))) };
+  assert.throws(() => buildSeccompFilter(huge, 'x86_64', 'linux.seccomp'), { code: 'resourceExhausted', message: /^linux\.seccomp: \d+ instructions, at most 4096$/ });
+});
+
+test('refuses what needs a listener', () => {
+  const profile: SpecSeccomp = { defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [{ names: ['read'], action: 'SCMP_ACT_NOTIFY', args: [] }] };
+  assert.throws(() => compileSeccomp(profile, 'x86_64', 'linux.seccomp'), { code: 'unimplemented', message: 'linux.seccomp.syscalls[0].action: not supported (SCMP_ACT_NOTIFY needs a listener)' });
+});

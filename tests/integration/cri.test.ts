@@ -1,0 +1,86 @@
+/** The CRI socket through a gRPC client: status codes, refusals and closing. The engine behind it is a stand-in. */
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import type { DescMessage, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { Client, credentials, status } from '@grpc/grpc-js';
+import type { ServiceError } from '@grpc/grpc-js';
+import { ImageService, ListImagesRequestSchema, ListImagesResponseSchema, RunPodSandboxRequestSchema, RunPodSandboxResponseSchema, RuntimeService } from '#gen/cri-v1_pb.js';
+import { RuntimeError } from '#core';
+import { startCriServer } from '#cri';
+import type { CriServer } from '#cri';
+import { fakeEngine } from '../fake-engine.ts';
+
+const served = new Set(
+  'Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog ListImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(' '),
+);
+const lines: string[] = [];
+let directory: string;
+let server: CriServer;
+let client: Client;
+
+before(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'berth-cri-'));
+  const engine = fakeEngine({
+    listImages: async () => {
+      throw new RuntimeError('resourceExhausted', 'list images: no space left: ä', { errno: 'ENOSPC' });
+    },
+  });
+  server = await startCriServer({ engine, socketPath: join(directory, 'berth.sock'), version: '0', log: (line) => lines.push(line) });
+  client = new Client(`unix://${directory}/berth.sock`, credentials.createInsecure());
+});
+
+after(() => {
+  client.close();
+  rmSync(directory, { recursive: true });
+});
+
+async function call<I extends DescMessage, O extends DescMessage>(path: string, input: I, output: O, request: MessageInitShape<I>): Promise<MessageShape<O>> {
+  const answer = Promise.withResolvers<MessageShape<O>>();
+  client.makeUnaryRequest(
+    path,
+    (message: MessageShape<I>) => Buffer.from(toBinary(input, message)),
+    (bytes) => fromBinary(output, bytes),
+    create(input, request),
+    (error, response) => (error === null && response !== undefined ? answer.resolve(response) : answer.reject(error)),
+  );
+  return answer.promise;
+}
+
+async function firstError(path: string): Promise<ServiceError> {
+  const failed = Promise.withResolvers<ServiceError>();
+  const stream = client.makeServerStreamRequest(path, (bytes: Buffer) => bytes, (bytes: Buffer) => bytes, Buffer.alloc(0));
+  stream.on('data', () => undefined);
+  // SAFETY: grpc-js emits ServiceErrors on call streams.
+  stream.on('error', (error) => failed.resolve(error as ServiceError));
+  return failed.promise;
+}
+
+test('an error of the engine keeps its code and its words, and is logged once', async () => {
+  await assert.rejects(call('/runtime.v1.ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), { code: status.RESOURCE_EXHAUSTED, details: 'list images: no space left: ä' });
+  assert.deepEqual(lines, ['/runtime.v1.ImageService/ListImages: resourceExhausted: list images: no space left: ä']);
+});
+
+test('a bad request is InvalidArgument with the path in the request', async () => {
+  const request = { config: { metadata: { name: 'a', namespace: 'n' } } };
+  await assert.rejects(call('/runtime.v1.RuntimeService/RunPodSandbox', RunPodSandboxRequestSchema, RunPodSandboxResponseSchema, request), { code: status.INVALID_ARGUMENT, details: 'config.metadata.uid: required' });
+});
+
+test('every other RPC, streamed or not, is Unimplemented and names itself', async () => {
+  const others = [...RuntimeService.methods, ...ImageService.methods].filter((method) => !served.has(method.name));
+  assert.equal(others.length, 43 - served.size);
+  for (const method of others) {
+    const error = await firstError(`/${method.parent.typeName}/${method.name}`);
+    assert.deepEqual([error.code, error.details], [status.UNIMPLEMENTED, `${method.name}: not implemented by this version of berth`]);
+  }
+});
+
+test('a second server at a living socket is refused, and closing removes the socket', async () => {
+  const socketPath = join(directory, 'berth.sock');
+  await assert.rejects(startCriServer({ engine: fakeEngine({}), socketPath, version: '0' }), { code: 'alreadyExists', message: `listen on ${socketPath}: another process is listening there` });
+  await server.close();
+  assert.equal(existsSync(socketPath), false);
+});
