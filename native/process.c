@@ -77,7 +77,7 @@ void process_read_oom(struct process *p, bool at_start) {
 static void kill_session(pid_t session) {
   DIR *proc = opendir("/proc");
   for (struct dirent *entry; proc && (entry = readdir(proc));) {
-    pid_t pid = atoi(entry->d_name), found = 0;
+    pid_t pid = atoi(entry->d_name);
     char path[64], text[256];
     if (pid <= 1 || pid == getpid()) continue;
     snprintf(path, sizeof path, "/proc/%d/stat", pid);
@@ -86,8 +86,10 @@ static void kill_session(pid_t session) {
     if (fd >= 0) close(fd);
     if (got <= 0) continue;
     text[got] = 0;
-    char *after = strrchr(text, ')'); /* the name may hold anything, but no field after it has a parenthesis */
-    if (after && sscanf(after, ") %*c %*d %*d %d", &found) == 1 && found == session) kill(pid, SIGKILL);
+    /* `pid (name) state ppid pgrp session`: the name may hold anything, but no field after it has a parenthesis. */
+    char *at = strrchr(text, ')');
+    for (int spaces = 0; at && spaces < 4; spaces++) at = strchr(at + 1, ' ');
+    if (at && atoi(at) == session) kill(pid, SIGKILL);
   }
   if (proc) closedir(proc);
 }

@@ -11,6 +11,8 @@
 #include "plan.h"
 #include "syscalls.h"
 
+#define NAMESPACE_FLAGS ((uint32_t)(CLONE_NEWTIME | CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET))
+
 /* The steps with a function of their own: X(CONSTANT, name). The dispatcher's switch fails to compile when one is missing. */
 #define STEPS(X) \
   X(BARRIER, barrier) X(ASK, ask) X(EXPORT_SLOT, export_slot) X(FORK, fork) X(EXECUTE, execute) X(EXECUTE_PAUSE, execute_pause) \
@@ -50,7 +52,7 @@ void set_detail(struct failure *failure, const char *text, size_t size);
 /* The slot's descriptor, -1 where it is empty or no slot at all. */
 int slot_fd(const struct run *run, uint16_t slot);
 
-/* --- paths (steps_file.c). Descriptors come back as they are or as -errno; all are close-on-exec. */
+/* --- paths (paths.c; trees in steps_tree.c). Descriptors come back as they are or as -errno; all are close-on-exec. */
 
 /* openat2; EAGAIN (a rename raced with the resolution) is retried 32 times. */
 int open_resolved(int dir, const char *path, int flags, unsigned mode, uint64_t resolve);

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "steps.h"
@@ -44,19 +43,28 @@ struct kill_round { bool by_kernel; uint32_t processes; };
 /* Kills what cgroup.procs lists, and counts it. A pid of 0 is a process outside our PID namespace. */
 static int kill_listed(int fd, void *context) {
   struct kill_round *round = context;
-  int file = openat(fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+  char buffer[4096];
+  ssize_t size = 0;
+  int pid = 0, file = openat(fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
   if (file < 0) return errno == ENOENT ? 0 : errno;
-  FILE *list = fdopen(file, "r");
-  if (list == NULL) return close_with(file, errno);
-  for (int pid; fscanf(list, "%d", &pid) == 1;) {
-    round->processes++;
-    if (!round->by_kernel && pid > 1 && pid != getpid()) kill(pid, SIGKILL);
+  while ((size = read(file, buffer, sizeof buffer)) > 0) {
+    for (ssize_t i = 0; i < size; i++) {
+      if (buffer[i] != '\n') {
+        pid = pid * 10 + (buffer[i] - '0');
+        continue;
+      }
+      round->processes++;
+      if (!round->by_kernel && pid > 1 && pid != getpid()) kill(pid, SIGKILL);
+      pid = 0;
+    }
   }
-  fclose(list);
+  int err = size < 0 ? errno : 0;
+  close(file);
   /* A frozen v1 cgroup dies only when thawed. */
   int freezer = openat(fd, "freezer.state", O_WRONLY | O_CLOEXEC);
   ssize_t thawed = freezer < 0 ? 0 : write(freezer, "THAWED", 6);
-  return close_with(freezer, thawed < 0 && errno != ENODEV ? errno : 0);
+  if (err == 0 && thawed < 0) err = errno;
+  return close_with(freezer, err);
 }
 
 static bool kill_by_kernel(int fd) {

@@ -30,6 +30,9 @@ export interface SuiteResult {
 function describeFailure(error: unknown): string {
   // Node wraps what a test threw in ERR_TEST_FAILURE and keeps the original as its cause.
   const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
+  // A test file whose process ended early: its own words, if any, follow from its output.
+  if (error instanceof Error && 'exitCode' in error && 'signal' in error)
+    return `${String(cause)}: the process ended with ${error.signal === null ? `exit status ${String(error.exitCode)}` : String(error.signal)}`;
   return cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
 }
 
@@ -53,14 +56,16 @@ async function runFiles(files: readonly string[]): Promise<TestOutcome[]> {
     const name = [...stack.slice(0, data.nesting), data.name].join(' > ');
     const isGroup = data.details.type === 'suite';
     const failed = type === 'test:fail';
+    const isSkipped = data.skip !== undefined && data.skip !== false;
+    // A skipped group runs none of its tests and counts once.
     // A group that fails because a test in it failed was counted there; a hook of its own that failed was not.
-    if (isGroup && !(failed && !/subtests? failed/.test(describeFailure(data.details.error)))) continue;
+    if (isGroup && !isSkipped && !(failed && !/subtests? failed/.test(describeFailure(data.details.error)))) continue;
     if (failed) {
       const message = describeFailure(data.details.error);
       outcomes.push({ file, name, outcome: 'failed', message });
       console.log(`\n  failed: ${file}: ${name}\n${message.replaceAll(/^/gm, '    ')}`);
       for (const line of output.get(data.file ?? '') ?? []) process.stdout.write(line.replaceAll(/^(?=.)/gm, '    | '));
-    } else if (data.skip !== undefined && data.skip !== false) {
+    } else if (isSkipped) {
       outcomes.push({ file, name, outcome: 'skipped', message: data.skip === true ? 'without a reason' : String(data.skip) });
     } else if (data.todo !== undefined && data.todo !== false) {
       outcomes.push({ file, name, outcome: 'failed', message: 'is marked todo' });

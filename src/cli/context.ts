@@ -81,7 +81,7 @@ export class CliContext {
       const words = given.slice(0, -2);
       const last = words.at(-1);
       const rest = Array.isArray(last) ? last.map(String) : [];
-      const args = (Array.isArray(last) ? words.slice(0, -1) : words).map((word) => (word === undefined ? undefined : String(word)));
+      const args = (Array.isArray(last) ? words.slice(0, -1) : words).map((word) => (typeof word === 'string' ? word : undefined));
       this.exitStatus = (await run({ args, rest, flags: all, command })) ?? 0;
     };
   }

@@ -5,6 +5,10 @@ import { createVolumes, podrunDirectories, readHostFacts } from '#podrun';
 import type { CliDependencies, CliIo, CliSink } from './dependencies.ts';
 import { hostLogFiles } from './log-files.io.ts';
 
+function isClosedPipe(error: Error): boolean {
+  return 'code' in error && (error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED');
+}
+
 function sinkOf(stream: NodeJS.WriteStream): CliSink {
   // Without a listener a reader that went away (`berth logs | head`) would end the process with a stack trace.
   stream.on('error', () => undefined);
@@ -21,7 +25,7 @@ function sinkOf(stream: NodeJS.WriteStream): CliSink {
     write: async (data) =>
       new Promise((resolve, reject) => {
         stream.write(data, (error) => {
-          if (error === undefined || error === null || ['EPIPE', 'ERR_STREAM_DESTROYED'].includes((error as NodeJS.ErrnoException).code ?? '')) resolve();
+          if (error === undefined || error === null || isClosedPipe(error)) resolve();
           else reject(wrapError('write output', error));
         });
       }),

@@ -22,7 +22,7 @@ function addPs(program: Command, context: CliContext): void {
     const containers = await engine.listContainers(flags.all === true ? undefined : { state: 'running' });
     const pods = new Map((await engine.listPodSandboxes()).map((pod) => [String(pod.id), pod.metadata.name]));
     const nowNs = context.deps.clock.nowNs();
-    if (flags.quiet === true) return void (await context.deps.io.stdout.write(containers.map(({ id }) => `${id}\n`).join('')));
+    if (flags.quiet === true) return context.deps.io.stdout.write(containers.map(({ id }) => `${id}\n`).join(''));
     await context.list(flags, containers, {
       'CONTAINER ID': ({ id }) => shortId(id),
       NAME: ({ metadata }) => metadata.name,
@@ -42,7 +42,7 @@ function addPods(program: Command, context: CliContext): void {
   command.action(context.action<GlobalFlags & { readonly quiet?: boolean }>(async ({ flags }) => context.withEngine(flags, async (engine) => {
     const pods = await engine.listPodSandboxes();
     const nowNs = context.deps.clock.nowNs();
-    if (flags.quiet === true) return void (await context.deps.io.stdout.write(pods.map(({ id }) => `${id}\n`).join('')));
+    if (flags.quiet === true) return context.deps.io.stdout.write(pods.map(({ id }) => `${id}\n`).join(''));
     await context.list(flags, pods, {
       'POD ID': ({ id }) => shortId(id),
       NAME: ({ metadata }) => metadata.name,
@@ -63,7 +63,7 @@ function addImages(program: Command, context: CliContext): void {
     const images = await engine.listImages();
     const nowNs = context.deps.clock.nowNs();
     if (flags.output === 'json') return context.json(images);
-    if (flags.quiet === true) return void (await context.deps.io.stdout.write(images.map(({ id }) => `${id}\n`).join('')));
+    if (flags.quiet === true) return context.deps.io.stdout.write(images.map(({ id }) => `${id}\n`).join(''));
     // One row per name, as people look for names.
     const rows = images.flatMap((image) => (image.names.length === 0 ? ['<none>'] : image.names).map((name) => ({ name, image })));
     await context.list(flags, rows, {

@@ -1,6 +1,6 @@
 /** `berth run`: a manifest or an image, in the foreground or detached. In: argv. Out: engine calls through a PodRunner. */
 import type { Command } from 'commander';
-import { RuntimeError, encodeId, limits } from '#core';
+import { RuntimeError, encodeId, limits, wrapError } from '#core';
 import { type PodManifest, type PodPlan, PodRunner, type RunOptions, decodeManifest, planPod } from '#podrun';
 import { type CliContext, type GlobalFlags, addGlobalOptions, flag, flags, usageError } from './context.ts';
 import { printable } from './human.ts';
@@ -38,7 +38,12 @@ export async function readManifest({ deps: { io } }: CliContext, path: string): 
 }
 
 function decodeNamed(text: string, name: string): PodManifest {
-  return decodeManifest(parseManifestText(text, name));
+  const documents = parseManifestText(text, name);
+  try {
+    return decodeManifest(documents);
+  } catch (error) {
+    throw wrapError(`read ${name}`, error);
+  }
 }
 
 interface Source {
@@ -125,7 +130,8 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
   const sink = source.isManifest && !json ? io.stdout : io.stderr;
   const target = new Progress(json ? { ...sink, isTTY: false, write: async () => undefined } : sink);
   using signals = listenToSignals(context);
-  return context.withEngine(given, async (engine) => {
+  // Awaited here: the listeners must stay until the pod has ended.
+  return await context.withEngine(given, async (engine) => {
     const volumes = context.deps.openVolumes(context.location(given));
     await sweepLeftovers(engine, volumes);
     const runner = new PodRunner({ engine, volumes, clock });

@@ -79,22 +79,26 @@ export function decodeMemory(text: string): bigint {
   return bytes;
 }
 
+/** A CPU limit in thousandths of a core; at least 0.01 of one, the kernel's smallest quota. */
 export const decodeCpus = (text: string): bigint => {
   const milli = decodeCpuMilli(text, 'cpus');
   if (milli < 10n) throw bad(`${text} is less than 0.01 of a CPU`);
   return milli;
 };
 
+/** Most processes of a container, 1 or more. */
 export const decodePidsLimit = (text: string): bigint => {
   if (!/^[1-9]\d{0,6}$/.test(text)) throw bad('must be a number of 1 or more');
   return BigInt(text);
 };
 
+/** A name for a pod, its container and its host: one DNS label. */
 export const decodePodName = (text: string): string => {
   if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(text)) throw bad('must be at most 63 lower-case letters, digits or "-", and start and end with a letter or digit');
   return text;
 };
 
+/** A capability by its name, with or without `CAP_`. */
 export const decodeCapabilityFlag = (text: string): string => decodeCapability(text, 'capability');
 
 /** Options of `run IMAGE` after parsing. */
@@ -165,10 +169,15 @@ export function buildImageManifest({ image, words, name, workingDirectory }: { r
   };
 }
 
+function withoutOomScore(container: ContainerPlan): ContainerPlan {
+  const { oomScoreAdj: _unused, ...rest } = container;
+  return rest;
+}
+
 /** What a manifest cannot say: a limit on processes, a user by name; and no OOM score, which only has a meaning among a kubelet's pods. */
 export function adjustImagePlan(plan: PodPlan, options: ImageRunFlags): PodPlan {
-  const adjust = ({ oomScoreAdj: _, ...container }: ContainerPlan): ContainerPlan => ({
-    ...container,
+  const adjust = (container: ContainerPlan): ContainerPlan => ({
+    ...withoutOomScore(container),
     ...(options.pidsLimit === undefined ? {} : { pidsLimit: options.pidsLimit }),
     ...(options.user?.username === undefined ? {} : { runAsUsername: options.user.username }),
   });

@@ -6,7 +6,16 @@ import type { DescMessage, DescMethod, MessageInitShape, MessageShape } from '@b
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import type { GenService, GenServiceMethods } from '@bufbuild/protobuf/codegenv2';
 import { Metadata, status } from '@grpc/grpc-js';
-import type { MethodDefinition, ServerUnaryCall, ServerWritableStream, ServiceDefinition, UntypedServiceImplementation, handleServerStreamingCall, handleUnaryCall, sendUnaryData } from '@grpc/grpc-js';
+import type {
+  MethodDefinition,
+  ServerUnaryCall,
+  ServerWritableStream,
+  ServiceDefinition,
+  UntypedServiceImplementation,
+  handleServerStreamingCall,
+  handleUnaryCall,
+  sendUnaryData,
+} from '@grpc/grpc-js';
 import { RuntimeError, errorCode, errorMessage } from '#core';
 import type { ErrorCode } from '#core';
 

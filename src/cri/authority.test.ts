@@ -1,3 +1,4 @@
+/** The rewriting of socket paths in compressed HTTP/2 headers, byte by byte. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { AuthorityRewriter } from './authority.ts';

@@ -9,6 +9,7 @@ export function unimplementedField(path: string, what: string): RuntimeError {
   return new RuntimeError('unimplemented', `${path}: ${what} not implemented`);
 }
 
+/** The text, which must not be empty nor hold a NUL byte. */
 export function requireText(path: string, text: string): string {
   if (text === '') throw invalidArgument(path, 'required');
   return decodeText(path, text);
@@ -20,6 +21,7 @@ export function decodeText(path: string, text: string): string {
   return text;
 }
 
+/** The text, which must start with a slash. Links and `..` are for whoever opens it below a root. */
 export function requireAbsolutePath(path: string, text: string): string {
   if (!requireText(path, text).startsWith('/')) throw invalidArgument(path, `must be an absolute path, not ${JSON.stringify(text.slice(0, 200))}`);
   return text;
@@ -31,10 +33,12 @@ export function decodeUserId(path: string, value: bigint): number {
   return Number(value);
 }
 
+/** An id in CRI's wrapper, where absent differs from 0 (root). */
 export function decodeOptionalUserId(path: string, wrapped: Int64Value | undefined): number | undefined {
   return wrapped === undefined ? undefined : decodeUserId(`${path}.value`, wrapped.value);
 }
 
+/** Group ids, each as strict as a user id. */
 export function decodeSupplementalGroups(path: string, groups: readonly bigint[]): number[] {
   return groups.map((group, index) => decodeUserId(`${path}[${index}]`, group));
 }
@@ -119,11 +123,17 @@ export function decodeResources(path: string, message: LinuxContainerResources |
     ...positive(`${path}.cpu_shares`, 'cpuShares', message.cpuShares),
     ...positive(`${path}.memory_limit_in_bytes`, 'memoryLimitBytes', message.memoryLimitInBytes),
     // -1 is unlimited swap, as the kubelet sends it.
-    ...(message.memorySwapLimitInBytes === -1n ? { memorySwapLimitBytes: -1n } : positive(`${path}.memory_swap_limit_in_bytes`, 'memorySwapLimitBytes', message.memorySwapLimitInBytes)),
+    ...(message.memorySwapLimitInBytes === -1n
+      ? { memorySwapLimitBytes: -1n }
+      : positive(`${path}.memory_swap_limit_in_bytes`, 'memorySwapLimitBytes', message.memorySwapLimitInBytes)),
     ...decodeOomScoreAdj(`${path}.oom_score_adj`, message.oomScoreAdj),
     ...(message.cpusetCpus === '' ? {} : { cpusetCpus: decodeText(`${path}.cpuset_cpus`, message.cpusetCpus) }),
     ...(message.cpusetMems === '' ? {} : { cpusetMems: decodeText(`${path}.cpuset_mems`, message.cpusetMems) }),
-    ...(message.hugepageLimits.length === 0 ? {} : { hugepageLimits: message.hugepageLimits.map(({ pageSize, limit }, index) => ({ pageSize: requireText(`${path}.hugepage_limits[${index}].page_size`, pageSize), limit })) }),
+    ...(message.hugepageLimits.length === 0
+      ? {}
+      : {
+          hugepageLimits: message.hugepageLimits.map(({ pageSize, limit }, index) => ({ pageSize: requireText(`${path}.hugepage_limits[${index}].page_size`, pageSize), limit })),
+        }),
     ...(Object.keys(message.unified).length === 0 ? {} : { unified: decodeMap(`${path}.unified`, message.unified) }),
   };
   return Object.keys(resources).length === 0 ? undefined : resources;

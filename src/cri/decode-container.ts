@@ -1,9 +1,31 @@
 /** ContainerConfig messages → the engine's container configuration. Errors as in decode-pod.ts. Pure. */
-import type { Capability, ContainerConfig as ContainerConfigMessage, ContainerFilter as ContainerFilterMessage, ContainerMetadata as ContainerMetadataMessage, Device as DeviceMessage, KeyValue, LinuxContainerSecurityContext, Mount as MountMessage } from '#gen/cri-v1_pb.js';
+import type {
+  Capability,
+  ContainerConfig as ContainerConfigMessage,
+  ContainerFilter as ContainerFilterMessage,
+  ContainerMetadata as ContainerMetadataMessage,
+  Device as DeviceMessage,
+  KeyValue,
+  LinuxContainerSecurityContext,
+  Mount as MountMessage,
+} from '#gen/cri-v1_pb.js';
 import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, Signal, SupplementalGroupsPolicy } from '#gen/cri-v1_pb.js';
 import { invalidArgument } from '#core';
 import type { Capabilities, ContainerConfig, ContainerFilter, ContainerMetadata, ContainerSecurity, ContainerState, Device, Mount, MountPropagation } from '#pod';
-import { decodeMap, decodeNamespaceOptions, decodeOptionalUserId, decodeResources, decodeSeccomp, decodeSupplementalGroups, decodeText, refuseApparmor, refuseSelinux, requireAbsolutePath, requireText, unimplementedField } from './decode-common.ts';
+import {
+  decodeMap,
+  decodeNamespaceOptions,
+  decodeOptionalUserId,
+  decodeResources,
+  decodeSeccomp,
+  decodeSupplementalGroups,
+  decodeText,
+  refuseApparmor,
+  refuseSelinux,
+  requireAbsolutePath,
+  requireText,
+  unimplementedField,
+} from './decode-common.ts';
 
 /** Annotations by which older kubelets ask for devices of the Container Device Interface. */
 const cdiAnnotationPrefix = 'cdi.k8s.io/';
@@ -174,6 +196,7 @@ const containerStates = new Map<ContainerStateEnum, ContainerState>([
   [ContainerStateEnum.CONTAINER_UNKNOWN, 'unknown'],
 ]);
 
+/** The filter at `path`; an absent one matches everything. */
 export function decodeContainerFilter(path: string, filter: ContainerFilterMessage | undefined): ContainerFilter {
   if (filter === undefined) return {};
   const state = filter.state === undefined ? undefined : containerStates.get(filter.state.state);

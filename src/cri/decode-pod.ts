@@ -1,9 +1,28 @@
 /** PodSandboxConfig messages → the engine's pod configuration. Errors are invalidArgument or unimplemented with the request's path. Pure. */
-import type { DNSConfig, LinuxSandboxSecurityContext, PodSandboxConfig as PodSandboxConfigMessage, PodSandboxFilter, PodSandboxMetadata, PortMapping as PortMappingMessage } from '#gen/cri-v1_pb.js';
+import type {
+  DNSConfig,
+  LinuxSandboxSecurityContext,
+  PodSandboxConfig as PodSandboxConfigMessage,
+  PodSandboxFilter,
+  PodSandboxMetadata,
+  PortMapping as PortMappingMessage,
+} from '#gen/cri-v1_pb.js';
 import { PodSandboxState, Protocol } from '#gen/cri-v1_pb.js';
 import { invalidArgument } from '#core';
 import type { DnsConfig, PodFilter, PodMetadata, PodSandboxConfig, PodSandboxSecurity, PortMapping } from '#pod';
-import { decodeMap, decodeNamespaceOptions, decodeOptionalUserId, decodeResources, decodeSeccomp, decodeSupplementalGroups, decodeText, refuseApparmor, refuseSelinux, requireAbsolutePath, requireText } from './decode-common.ts';
+import {
+  decodeMap,
+  decodeNamespaceOptions,
+  decodeOptionalUserId,
+  decodeResources,
+  decodeSeccomp,
+  decodeSupplementalGroups,
+  decodeText,
+  refuseApparmor,
+  refuseSelinux,
+  requireAbsolutePath,
+  requireText,
+} from './decode-common.ts';
 
 /** The configuration at `path`, such as `config`. */
 export function decodePodSandboxConfig(path: string, message: PodSandboxConfigMessage | undefined): PodSandboxConfig {
@@ -95,6 +114,7 @@ const podStates = new Map<PodSandboxState, 'ready' | 'notReady'>([
   [PodSandboxState.SANDBOX_NOTREADY, 'notReady'],
 ]);
 
+/** The filter at `path`; an absent one matches everything. */
 export function decodePodFilter(path: string, filter: PodSandboxFilter | undefined): PodFilter {
   if (filter === undefined) return {};
   const state = filter.state === undefined ? undefined : podStates.get(filter.state.state);

@@ -1,8 +1,22 @@
+/** What pod and container requests become, and the path and words of every refusal. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { ContainerConfigSchema, ContainerFilterSchema, ContainerState, MountPropagation, NamespaceMode, PodSandboxConfigSchema, PodSandboxFilterSchema, PodSandboxState, Protocol, SecurityProfile_ProfileType, Signal, SupplementalGroupsPolicy } from '#gen/cri-v1_pb.js';
+import {
+  ContainerConfigSchema,
+  ContainerFilterSchema,
+  ContainerState,
+  MountPropagation,
+  NamespaceMode,
+  PodSandboxConfigSchema,
+  PodSandboxFilterSchema,
+  PodSandboxState,
+  Protocol,
+  SecurityProfile_ProfileType,
+  Signal,
+  SupplementalGroupsPolicy,
+} from '#gen/cri-v1_pb.js';
 import type { ContainerConfig, PodSandboxConfig } from '#pod';
 import { decodeTimeoutMs } from './decode-common.ts';
 import { decodeContainerConfig, decodeContainerFilter } from './decode-container.ts';
@@ -89,13 +103,48 @@ const podRefusals: readonly (readonly [title: string, init: PodFields, code: str
   ['a relative log directory', { metadata, logDirectory: 'logs' }, 'invalidArgument', 'config.log_directory: must be an absolute path, not "logs"'],
   ['a port out of range', { metadata, portMappings: [{ containerPort: 70_000 }] }, 'invalidArgument', 'config.port_mappings[0].container_port: must be 1 to 65535, not 70000'],
   ['a line break in DNS', { metadata, dnsConfig: { servers: ['1.1.1.1\nnameserver 6.6.6.6'] } }, 'invalidArgument', 'config.dns_config.servers[0]: must not contain a line break'],
-  ['a target PID namespace', { metadata, linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET } } } }, 'invalidArgument', 'config.linux.security_context.namespace_options.pid: must be one of POD, CONTAINER, NODE, not TARGET'],
-  ['a user namespace', { metadata, linux: { securityContext: { namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD } } } } }, 'unimplemented', 'config.linux.security_context.namespace_options.userns_options: user namespaces are not implemented'],
-  ['an SELinux label', { metadata, linux: { securityContext: { selinuxOptions: { level: 's0' } } } }, 'unimplemented', 'config.linux.security_context.selinux_options: SELinux labels are not implemented'],
-  ['an AppArmor profile', { metadata, linux: { securityContext: { apparmor: { profileType: SecurityProfile_ProfileType.Localhost } } } }, 'unimplemented', 'config.linux.security_context.apparmor: AppArmor profiles are not implemented'],
-  ['a user id that wraps to root', { metadata, linux: { securityContext: { runAsUser: { value: 4294967296n } } } }, 'invalidArgument', 'config.linux.security_context.run_as_user.value: must be 0 to 4294967294, not 4294967296'],
-  ['a group without a user', { metadata, linux: { securityContext: { runAsGroup: { value: 1n } } } }, 'invalidArgument', 'config.linux.security_context.run_as_group: needs run_as_user'],
-  ['an unknown seccomp profile', { metadata, linux: { securityContext: { seccompProfilePath: 'what' } } }, 'invalidArgument', 'config.linux.security_context.seccomp_profile_path: unknown profile "what"'],
+  [
+    'a target PID namespace',
+    { metadata, linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET } } } },
+    'invalidArgument',
+    'config.linux.security_context.namespace_options.pid: must be one of POD, CONTAINER, NODE, not TARGET',
+  ],
+  [
+    'a user namespace',
+    { metadata, linux: { securityContext: { namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD } } } } },
+    'unimplemented',
+    'config.linux.security_context.namespace_options.userns_options: user namespaces are not implemented',
+  ],
+  [
+    'an SELinux label',
+    { metadata, linux: { securityContext: { selinuxOptions: { level: 's0' } } } },
+    'unimplemented',
+    'config.linux.security_context.selinux_options: SELinux labels are not implemented',
+  ],
+  [
+    'an AppArmor profile',
+    { metadata, linux: { securityContext: { apparmor: { profileType: SecurityProfile_ProfileType.Localhost } } } },
+    'unimplemented',
+    'config.linux.security_context.apparmor: AppArmor profiles are not implemented',
+  ],
+  [
+    'a user id that wraps to root',
+    { metadata, linux: { securityContext: { runAsUser: { value: 4294967296n } } } },
+    'invalidArgument',
+    'config.linux.security_context.run_as_user.value: must be 0 to 4294967294, not 4294967296',
+  ],
+  [
+    'a group without a user',
+    { metadata, linux: { securityContext: { runAsGroup: { value: 1n } } } },
+    'invalidArgument',
+    'config.linux.security_context.run_as_group: needs run_as_user',
+  ],
+  [
+    'an unknown seccomp profile',
+    { metadata, linux: { securityContext: { seccompProfilePath: 'what' } } },
+    'invalidArgument',
+    'config.linux.security_context.seccomp_profile_path: unknown profile "what"',
+  ],
   ['a NUL byte in an annotation', { metadata, annotations: { a: 'x\0y' } }, 'invalidArgument', 'config.annotations["a"]: must not contain a NUL byte'],
   ['Windows', { metadata, windows: {} }, 'invalidArgument', 'config.windows: not on Linux'],
 ];
@@ -124,7 +173,15 @@ test('a container with every field set is decoded', () => {
     tty: true,
     stopSignal: Signal.SIGRTMINPLUS3,
     linux: {
-      resources: { cpuPeriod: 100_000n, cpuQuota: -1n, memoryLimitInBytes: 1n << 33n, memorySwapLimitInBytes: -1n, cpusetCpus: '0-1', hugepageLimits: [{ pageSize: '2MB', limit: 4n }], unified: { 'memory.high': 'max' } },
+      resources: {
+        cpuPeriod: 100_000n,
+        cpuQuota: -1n,
+        memoryLimitInBytes: 1n << 33n,
+        memorySwapLimitInBytes: -1n,
+        cpusetCpus: '0-1',
+        hugepageLimits: [{ pageSize: '2MB', limit: 4n }],
+        unified: { 'memory.high': 'max' },
+      },
       securityContext: {
         capabilities: { addCapabilities: ['NET_ADMIN'], dropCapabilities: ['ALL'], addAmbientCapabilities: [] },
         namespaceOptions: { pid: NamespaceMode.TARGET, targetId: 'abc' },
@@ -153,7 +210,15 @@ test('a container with every field set is decoded', () => {
     stdin: true,
     stdinOnce: true,
     tty: true,
-    resources: { cpuPeriod: 100_000n, cpuQuota: -1n, memoryLimitBytes: 1n << 33n, memorySwapLimitBytes: -1n, cpusetCpus: '0-1', hugepageLimits: [{ pageSize: '2MB', limit: 4n }], unified: { 'memory.high': 'max' } },
+    resources: {
+      cpuPeriod: 100_000n,
+      cpuQuota: -1n,
+      memoryLimitBytes: 1n << 33n,
+      memorySwapLimitBytes: -1n,
+      cpusetCpus: '0-1',
+      hugepageLimits: [{ pageSize: '2MB', limit: 4n }],
+      unified: { 'memory.high': 'max' },
+    },
     security: {
       capabilities: { add: ['NET_ADMIN'], drop: ['ALL'], addAmbient: [] },
       privileged: false,
@@ -183,17 +248,52 @@ const containerRefusals: readonly (readonly [title: string, init: ContainerField
   ['an environment name with =', { envs: [{ key: 'A=B' }] }, 'invalidArgument', 'config.envs[0].key: must not contain ='],
   ['an environment value that is no UTF-8', { envs: [{ key: 'A', value: new Uint8Array([0xff]) }] }, 'invalidArgument', 'config.envs[0].value: must be UTF-8'],
   ['an image volume', { mounts: [{ containerPath: '/a', image: { image: 'x' } }] }, 'unimplemented', 'config.mounts[0].image: image volumes are not implemented'],
-  ['an id-mapped volume', { mounts: [{ containerPath: '/a', hostPath: '/a', uidMappings: [{ length: 1 }] }] }, 'unimplemented', 'config.mounts[0].uidMappings: id-mapped volumes are not implemented'],
-  ['a recursive read-only mount', { mounts: [{ containerPath: '/a', hostPath: '/a', readonly: true, recursiveReadOnly: true }] }, 'unimplemented', 'config.mounts[0].recursive_read_only: recursive read-only mounts are not implemented'],
+  [
+    'an id-mapped volume',
+    { mounts: [{ containerPath: '/a', hostPath: '/a', uidMappings: [{ length: 1 }] }] },
+    'unimplemented',
+    'config.mounts[0].uidMappings: id-mapped volumes are not implemented',
+  ],
+  [
+    'a recursive read-only mount',
+    { mounts: [{ containerPath: '/a', hostPath: '/a', readonly: true, recursiveReadOnly: true }] },
+    'unimplemented',
+    'config.mounts[0].recursive_read_only: recursive read-only mounts are not implemented',
+  ],
   ['a mount without host path', { mounts: [{ containerPath: '/a' }] }, 'invalidArgument', 'config.mounts[0].host_path: required'],
-  ['mount options', { mounts: [{ containerPath: '/a', hostPath: '/a', mountOptions: ['noexec'] }] }, 'unimplemented', 'config.mounts[0].mount_options: mount options are not implemented'],
-  ['bad device permissions', { devices: [{ containerPath: '/a', hostPath: '/a', permissions: 'rr' }] }, 'invalidArgument', 'config.devices[0].permissions: must be one or more of r, w and m, not "rr"'],
+  [
+    'mount options',
+    { mounts: [{ containerPath: '/a', hostPath: '/a', mountOptions: ['noexec'] }] },
+    'unimplemented',
+    'config.mounts[0].mount_options: mount options are not implemented',
+  ],
+  [
+    'bad device permissions',
+    { devices: [{ containerPath: '/a', hostPath: '/a', permissions: 'rr' }] },
+    'invalidArgument',
+    'config.devices[0].permissions: must be one or more of r, w and m, not "rr"',
+  ],
   ['a CDI device', { CDIDevices: [{ name: 'vendor.com/gpu=0' }] }, 'unimplemented', 'config.CDI_devices: CDI devices are not implemented'],
   ['a CDI annotation', { annotations: { 'cdi.k8s.io/gpu': 'x' } }, 'unimplemented', 'config.annotations["cdi.k8s.io/gpu"]: CDI devices are not implemented'],
   ['a log path that climbs', { logPath: 'a/../../etc/cron.d/x' }, 'invalidArgument', 'config.log_path: must be relative to log_directory and stay below it'],
-  ['user and user name', { linux: { securityContext: { runAsUser: { value: 1n }, runAsUsername: 'a' } } }, 'invalidArgument', 'config.linux.security_context.run_as_username: excludes run_as_user'],
-  ['a target without id', { linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET } } } }, 'invalidArgument', 'config.linux.security_context.namespace_options.target_id: required'],
-  ['a deprecated AppArmor profile', { linux: { securityContext: { apparmorProfile: 'localhost/x' } } }, 'unimplemented', 'config.linux.security_context.apparmor_profile: AppArmor profiles are not implemented'],
+  [
+    'user and user name',
+    { linux: { securityContext: { runAsUser: { value: 1n }, runAsUsername: 'a' } } },
+    'invalidArgument',
+    'config.linux.security_context.run_as_username: excludes run_as_user',
+  ],
+  [
+    'a target without id',
+    { linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET } } } },
+    'invalidArgument',
+    'config.linux.security_context.namespace_options.target_id: required',
+  ],
+  [
+    'a deprecated AppArmor profile',
+    { linux: { securityContext: { apparmorProfile: 'localhost/x' } } },
+    'unimplemented',
+    'config.linux.security_context.apparmor_profile: AppArmor profiles are not implemented',
+  ],
   ['negative memory', { linux: { resources: { memoryLimitInBytes: -5n } } }, 'invalidArgument', 'config.linux.resources.memory_limit_in_bytes: must not be negative, not -5'],
   ['an oom score out of range', { linux: { resources: { oomScoreAdj: 1001n } } }, 'invalidArgument', 'config.linux.resources.oom_score_adj: must be -1000 to 1000, not 1001'],
   ['an unknown stop signal', { stopSignal: unknownValue }, 'invalidArgument', 'config.stop_signal: unknown value 99'],
@@ -207,9 +307,19 @@ for (const [title, init, code, message] of containerRefusals) {
 
 test('filters decode what is set, and absent ones match everything', () => {
   assert.deepEqual(decodePodFilter('filter', undefined), {});
-  assert.deepEqual(decodePodFilter('filter', create(PodSandboxFilterSchema, { id: 'a', state: { state: PodSandboxState.SANDBOX_NOTREADY }, labelSelector: { a: 'b' } })), { id: 'a', state: 'notReady', labels: { a: 'b' } });
-  assert.deepEqual(decodeContainerFilter('filter', create(ContainerFilterSchema, { podSandboxId: 'p', state: { state: ContainerState.CONTAINER_CREATED } })), { podSandboxId: 'p', state: 'created' });
-  assert.throws(() => decodeContainerFilter('filter', create(ContainerFilterSchema, { state: { state: unknownValue } })), { code: 'invalidArgument', message: 'filter.state: unknown value 99' });
+  assert.deepEqual(decodePodFilter('filter', create(PodSandboxFilterSchema, { id: 'a', state: { state: PodSandboxState.SANDBOX_NOTREADY }, labelSelector: { a: 'b' } })), {
+    id: 'a',
+    state: 'notReady',
+    labels: { a: 'b' },
+  });
+  assert.deepEqual(decodeContainerFilter('filter', create(ContainerFilterSchema, { podSandboxId: 'p', state: { state: ContainerState.CONTAINER_CREATED } })), {
+    podSandboxId: 'p',
+    state: 'created',
+  });
+  assert.throws(() => decodeContainerFilter('filter', create(ContainerFilterSchema, { state: { state: unknownValue } })), {
+    code: 'invalidArgument',
+    message: 'filter.state: unknown value 99',
+  });
 });
 
 test('seconds become milliseconds within bounds', () => {

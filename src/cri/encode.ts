@@ -1,9 +1,32 @@
 /** The engine's states → CRI messages. In: what the engine tells. Out: initialisers of messages. Pure. */
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import type { ContainerSchema, ContainerStatusSchema, FilesystemUsageSchema, ImageSchema, LinuxContainerResourcesSchema, MountSchema, PodSandboxSchema, PodSandboxStatusSchema, StatusResponseSchema } from '#gen/cri-v1_pb.js';
+import type {
+  ContainerSchema,
+  ContainerStatusSchema,
+  FilesystemUsageSchema,
+  ImageSchema,
+  LinuxContainerResourcesSchema,
+  MountSchema,
+  PodSandboxSchema,
+  PodSandboxStatusSchema,
+  StatusResponseSchema,
+} from '#gen/cri-v1_pb.js';
 import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, NamespaceMode as NamespaceModeEnum, PodSandboxState } from '#gen/cri-v1_pb.js';
 import { limits } from '#core';
-import type { ContainerState, ContainerStatus, EngineStatus, ExecSyncResult, ImageFileSystemUsage, ImageSummary, LinuxResources, Mount, MountPropagation, NamespaceMode, PodSandboxStatus, PodState } from '#pod';
+import type {
+  ContainerState,
+  ContainerStatus,
+  EngineStatus,
+  ExecSyncResult,
+  ImageFileSystemUsage,
+  ImageSummary,
+  LinuxResources,
+  Mount,
+  MountPropagation,
+  NamespaceMode,
+  PodSandboxStatus,
+  PodState,
+} from '#pod';
 
 const podStates: Readonly<Record<PodState, PodSandboxState>> = { ready: PodSandboxState.SANDBOX_READY, notReady: PodSandboxState.SANDBOX_NOTREADY };
 
@@ -37,6 +60,7 @@ export function encodeInfo(facts: Readonly<Record<string, unknown>>): Record<str
   return { info: text };
 }
 
+/** A pod as ListPodSandbox shows it. */
 export function encodePodSandbox(pod: PodSandboxStatus): MessageInitShape<typeof PodSandboxSchema> {
   return commonPodFields(pod);
 }
@@ -53,6 +77,7 @@ function commonPodFields(pod: PodSandboxStatus) {
   };
 }
 
+/** A pod as PodSandboxStatus shows it: also its addresses, the first as primary, and its namespaces. */
 export function encodePodSandboxStatus(pod: PodSandboxStatus): MessageInitShape<typeof PodSandboxStatusSchema> {
   const [ip = '', ...additionalIps] = pod.ips;
   const { network, pid, ipc, targetId = '' } = pod.namespaces;
@@ -63,6 +88,7 @@ export function encodePodSandboxStatus(pod: PodSandboxStatus): MessageInitShape<
   };
 }
 
+/** A container as ListContainers shows it. */
 export function encodeContainer(container: ContainerStatus): MessageInitShape<typeof ContainerSchema> {
   return {
     id: container.id,
@@ -78,6 +104,7 @@ export function encodeContainer(container: ContainerStatus): MessageInitShape<ty
   };
 }
 
+/** A container as ContainerStatus shows it: also times, exit, mounts, log path, resources and user. */
 export function encodeContainerStatus(container: ContainerStatus): MessageInitShape<typeof ContainerStatusSchema> {
   const user = container.user;
   return {
@@ -121,6 +148,7 @@ function encodeResources(resources: LinuxResources): MessageInitShape<typeof Lin
   };
 }
 
+/** An image as ListImages and ImageStatus show it. */
 export function encodeImage(image: ImageSummary): MessageInitShape<typeof ImageSchema> {
   return {
     id: image.id,
@@ -134,6 +162,7 @@ export function encodeImage(image: ImageSummary): MessageInitShape<typeof ImageS
   };
 }
 
+/** Usage of the image store, for the kubelet's eviction of images. */
 export function encodeFilesystemUsage(usage: ImageFileSystemUsage): MessageInitShape<typeof FilesystemUsageSchema> {
   return {
     timestamp: usage.atNs,

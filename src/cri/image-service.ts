@@ -31,7 +31,10 @@ export function buildImageHandlers(engine: Engine): ServiceHandlers<typeof Image
     },
     async removeImage({ image: spec }) {
       const name = imageName(spec);
-      await succeedWhenAbsent(async () => engine.imageStatus(name), async () => engine.removeImage(name));
+      await succeedWhenAbsent(
+        async () => engine.imageStatus(name),
+        async () => engine.removeImage(name),
+      );
       return {};
     },
     imageFsInfo: async () => ({ imageFilesystems: [encodeFilesystemUsage(await engine.imageUsage())] }),

@@ -1,5 +1,6 @@
 /** The RuntimeService of CRI v1. In: decoded messages and the engine. Out: handlers. One screen per group; shapes are decode's and encode's. */
-import { CgroupDriver, RuntimeService } from '#gen/cri-v1_pb.js';
+import type { RuntimeService } from '#gen/cri-v1_pb.js';
+import { CgroupDriver } from '#gen/cri-v1_pb.js';
 import { invalidArgument } from '#core';
 import type { Engine } from '#pod';
 import { succeedWhenAbsent } from './absent.ts';

@@ -8,7 +8,7 @@ import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { errorCode, errorMessage, limits } from '#core';
 import type { Engine } from '#pod';
 import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
-import { listenPrivately, removeSocket } from '../streaming/index.ts';
+import { listenPrivately, removeSocket } from '#streaming';
 import type { CallObserver } from './adapter.ts';
 import { buildService } from './adapter.ts';
 import { FrontConnection } from './front.io.ts';
@@ -17,6 +17,8 @@ import { buildRuntimeHandlers } from './runtime-service.ts';
 
 /** Connections waiting to be accepted; a kubelet uses two, tools one each. */
 const backlog = 128;
+/** Further clients are disconnected at once. */
+const connectionsMax = 256;
 /** How long running calls may take to answer when the server closes. */
 const closeGraceMs = limits.drainTimeoutMs;
 
@@ -27,8 +29,11 @@ const serverOptions = {
   'grpc-node.max_session_memory': 1000,
   // No pings and no idle limit of our own: a kubelet's connection rests for minutes, and a local peer's death closes the socket.
   'grpc.enable_channelz': 0,
+  // Calls at once on one connection; a client queues what is beyond. A kubelet of 110 pods stays far below.
+  'grpc.max_concurrent_streams': 1000,
 } as const;
 
+/** What a CRI server needs. */
 export interface CriServerOptions {
   readonly engine: Engine;
   /** Absolute path; the socket gets mode 0600 and a missing directory 0700. */
@@ -39,6 +44,7 @@ export interface CriServerOptions {
   readonly log?: (line: string) => void;
 }
 
+/** A listening server. */
 export interface CriServer {
   /** Stops accepting, lets running calls answer for a moment, cuts the rest, removes the socket. */
   close(): Promise<void>;
@@ -59,6 +65,7 @@ export async function startCriServer(options: CriServerOptions): Promise<CriServ
     socket.once('close', () => sockets.delete(socket));
     injector.injectConnection(new FrontConnection(socket));
   });
+  listener.maxConnections = connectionsMax;
   await listenPrivately(listener, options.socketPath, { backlog });
   return {
     async close() {

@@ -1,8 +1,27 @@
+/** What each RPC asks of the engine and how its answer is encoded; absence, credentials, errors. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { create } from '@bufbuild/protobuf';
-import { AuthConfigSchema, ContainerStatusRequestSchema, CreateContainerRequestSchema, ExecSyncRequestSchema, ImageFsInfoRequestSchema, ImageStatusRequestSchema, ListImagesRequestSchema, ListPodSandboxRequestSchema, PodSandboxStatusRequestSchema, PullImageRequestSchema, RemoveContainerRequestSchema, RemoveImageRequestSchema, RunPodSandboxRequestSchema, StatusRequestSchema, StopContainerRequestSchema, StopPodSandboxRequestSchema, VersionRequestSchema } from '#gen/cri-v1_pb.js';
+import {
+  AuthConfigSchema,
+  ContainerStatusRequestSchema,
+  CreateContainerRequestSchema,
+  ExecSyncRequestSchema,
+  ImageFsInfoRequestSchema,
+  ImageStatusRequestSchema,
+  ListImagesRequestSchema,
+  ListPodSandboxRequestSchema,
+  PodSandboxStatusRequestSchema,
+  PullImageRequestSchema,
+  RemoveContainerRequestSchema,
+  RemoveImageRequestSchema,
+  RunPodSandboxRequestSchema,
+  StatusRequestSchema,
+  StopContainerRequestSchema,
+  StopPodSandboxRequestSchema,
+  VersionRequestSchema,
+} from '#gen/cri-v1_pb.js';
 import { RuntimeError, containerId, limits, podSandboxId } from '#core';
 import type { ContainerStatus, Engine, ImageSummary, PodSandboxStatus } from '#pod';
 import { encodeStatus } from './adapter.ts';
@@ -52,7 +71,15 @@ const container: ContainerStatus = {
   info: {},
 };
 
-const image: ImageSummary = { id: 'sha256:i', names: ['docker.io/library/busybox:latest'], digests: ['docker.io/library/busybox@sha256:d'], sizeBytes: 9, createdAtNs: 0n, pinned: false, uid: 0 };
+const image: ImageSummary = {
+  id: 'sha256:i',
+  names: ['docker.io/library/busybox:latest'],
+  digests: ['docker.io/library/busybox@sha256:d'],
+  sizeBytes: 9,
+  createdAtNs: 0n,
+  pinned: false,
+  uid: 0,
+};
 
 /** An engine of the given methods; any other call fails the test. */
 function engineOf(methods: Partial<Engine>): Engine {
@@ -76,13 +103,20 @@ function failWith(code: 'notFound' | 'internal', message: string): () => Promise
   };
 }
 
-
 test('Version names the runtime and API v1', async () => {
   assert.deepEqual(await runtime({}).version(create(VersionRequestSchema), context), { version: '0.1.0', runtimeName: 'berth', runtimeVersion: '1.2.3', runtimeApiVersion: 'v1' });
 });
 
 test('Status has the two required conditions, and facts only when asked', async () => {
-  const status = async () => ({ version: '1', runtimeReady: true, networkReady: false, networkReason: 'NoPool', networkMessage: 'no pool', runtimeHandlers: [{ name: '', recursiveReadOnlyMounts: false, userNamespaces: false }], info: { stateDirectory: '/s' } });
+  const status = async () => ({
+    version: '1',
+    runtimeReady: true,
+    networkReady: false,
+    networkReason: 'NoPool',
+    networkMessage: 'no pool',
+    runtimeHandlers: [{ name: '', recursiveReadOnlyMounts: false, userNamespaces: false }],
+    info: { stateDirectory: '/s' },
+  });
   const answer = await runtime({ status }).status(create(StatusRequestSchema), context);
   assert.deepEqual(answer.status?.conditions, [
     { type: 'RuntimeReady', status: true },
@@ -105,12 +139,18 @@ test('Stop and Remove of what is absent succeed, as CRI wants them idempotent', 
 
 test('a notFound from inside a stop of what exists is not taken for absence', async () => {
   const handlers = runtime({ stopContainer: failWith('notFound', 'stop container c1: open cgroup: ENOENT'), containerStatus: async () => container });
-  await assert.rejects(handlers.stopContainer(create(StopContainerRequestSchema, { containerId: 'c1' }), context), { code: 'notFound', message: 'stop container c1: open cgroup: ENOENT' });
+  await assert.rejects(handlers.stopContainer(create(StopContainerRequestSchema, { containerId: 'c1' }), context), {
+    code: 'notFound',
+    message: 'stop container c1: open cgroup: ENOENT',
+  });
 });
 
 test('Status of what is absent is notFound with the words of the engine', async () => {
   const handlers = runtime({ containerStatus: failWith('notFound', 'container does not exist: abc') });
-  await assert.rejects(handlers.containerStatus(create(ContainerStatusRequestSchema, { containerId: 'abc' }), context), { code: 'notFound', message: 'container does not exist: abc' });
+  await assert.rejects(handlers.containerStatus(create(ContainerStatusRequestSchema, { containerId: 'abc' }), context), {
+    code: 'notFound',
+    message: 'container does not exist: abc',
+  });
 });
 
 test('an empty id is refused, never taken as a prefix', async () => {
@@ -141,7 +181,10 @@ test('pod status carries addresses, namespaces and, when asked, facts as one JSO
   assert.equal(answer.status?.state, 1);
   assert.deepEqual(answer.info, { info: '{"pid":7,"big":"4611686018427387904","small":5}' });
   const { items } = await handlers.listPodSandbox(create(ListPodSandboxRequestSchema), context);
-  assert.deepEqual(items?.map(({ id, createdAt }) => [id, createdAt]), [['p1', pod.createdAtNs]]);
+  assert.deepEqual(
+    items?.map(({ id, createdAt }) => [id, createdAt]),
+    [['p1', pod.createdAtNs]],
+  );
 });
 
 test('container status carries exit, times, mounts, user and image', async () => {
@@ -196,7 +239,13 @@ test('output that fills the limit on both streams is cut to fit one message', ()
 });
 
 test('images: status of an absent one is an empty answer, the filter is one lookup, pull answers with the id', async () => {
-  const handlers = images({ imageStatus: async (name) => (name === 'busybox' ? image : undefined), imageInfo: async () => ({ config: {} }), listImages: async () => [image, image], pullImage: async () => image, imageUsage: async () => ({ atNs: 1n, mountpoint: '/m', usedBytes: 2, inodesUsed: 3 }) });
+  const handlers = images({
+    imageStatus: async (name) => (name === 'busybox' ? image : undefined),
+    imageInfo: async () => ({ config: {} }),
+    listImages: async () => [image, image],
+    pullImage: async () => image,
+    imageUsage: async () => ({ atNs: 1n, mountpoint: '/m', usedBytes: 2, inodesUsed: 3 }),
+  });
   assert.deepEqual(await handlers.imageStatus(create(ImageStatusRequestSchema, { image: { image: 'none' } }), context), {});
   const found = await handlers.imageStatus(create(ImageStatusRequestSchema, { image: { image: 'busybox' }, verbose: true }), context);
   assert.deepEqual(found, {
@@ -207,7 +256,9 @@ test('images: status of an absent one is an empty answer, the filter is one look
   assert.equal((await handlers.listImages(create(ListImagesRequestSchema, { filter: { image: { image: 'none' } } }), context)).images?.length, 0);
   assert.deepEqual(await handlers.pullImage(create(PullImageRequestSchema, { image: { image: 'busybox' } }), context), { imageRef: 'sha256:i' });
   await assert.rejects(handlers.pullImage(create(PullImageRequestSchema), context), { code: 'invalidArgument', message: 'image.image: required' });
-  assert.deepEqual(await handlers.imageFsInfo(create(ImageFsInfoRequestSchema), context), { imageFilesystems: [{ timestamp: 1n, fsId: { mountpoint: '/m' }, usedBytes: { value: 2n }, inodesUsed: { value: 3n } }] });
+  assert.deepEqual(await handlers.imageFsInfo(create(ImageFsInfoRequestSchema), context), {
+    imageFilesystems: [{ timestamp: 1n, fsId: { mountpoint: '/m' }, usedBytes: { value: 2n }, inodesUsed: { value: 3n } }],
+  });
 });
 
 test('credentials are decoded, kept from other hosts, and never in an error', () => {

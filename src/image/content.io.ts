@@ -38,13 +38,15 @@ export async function blobSize(contentDir: string, digest: Digest): Promise<numb
   }
 }
 
-/** Makes a rename in this directory survive a power cut. */
-export async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
+/** Makes the names of all blobs survive a power cut; called once before what names them is recorded. */
+export async function syncContent(contentDir: string): Promise<void> {
+  for (const algorithm of algorithms) {
+    const directory = await open(`${contentDir}/${algorithm}`, 'r');
+    try {
+      await directory.sync();
+    } finally {
+      await directory.close();
+    }
   }
 }
 
@@ -72,7 +74,6 @@ export async function ingestBlob(contentDir: string, wanted: { readonly digest: 
     await file.sync();
     await file.close();
     await rename(path, blobPath(contentDir, wanted.digest));
-    await syncDirectory(`${contentDir}/${algorithm}`);
   } catch (error) {
     // Closing twice is refused by the handle and changes nothing.
     await file.close().catch(() => undefined);
@@ -105,7 +106,6 @@ export async function ingestNew(contentDir: string, chunks: AsyncIterable<Uint8A
     await file.sync();
     await file.close();
     await rename(path, blobPath(contentDir, digest));
-    await syncDirectory(`${contentDir}/sha256`);
     return { digest, sizeBytes };
   } catch (error) {
     // Closing twice is refused by the handle and changes nothing.

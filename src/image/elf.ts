@@ -8,6 +8,7 @@ import { RuntimeError } from '#core';
 /** Reads up to `length` bytes at an offset of the file; shorter at its end. */
 export type ReadAt = (offset: number, length: number) => Buffer;
 
+/** What one file names as its needs. */
 export interface ElfNeeds {
   /** Machine number of the header; libraries of another machine do not fit. */
   readonly machine: number;

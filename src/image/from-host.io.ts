@@ -13,6 +13,7 @@ import { type HostEntry, HostFiles } from './host-files.io.ts';
 import { type TarItem, encodeTarHeader, tarEnd, tarPadding } from './tar-writer.ts';
 import type { FromHostRequest, HostFile, ImageSource, ResolvedDocument } from './types.ts';
 
+/** An image whose blobs are all in the content store. */
 export interface MadeImage {
   readonly source: ImageSource;
   readonly found: ResolvedDocument;

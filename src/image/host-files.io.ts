@@ -35,6 +35,7 @@ function statOf(path: string): Stats {
   }
 }
 
+/** Gathers files and links of this machine; refuses what must not leave it. */
 export class HostFiles {
   /** Files and links by their path in the image, which is their path on the host. */
   readonly entries = new Map<string, HostEntry>();

@@ -4,7 +4,7 @@
  */
 import { RuntimeError, errorMessage, limits, wrapError } from '#core';
 import { type Descriptor, type Digest, type ImageConfig, type ImageIndex, type ImageManifest, type LayerCompression, type Platform, decodeImageConfig, decodeManifestDocument, formatPlatform, isIndexType, isManifestType, layerCompressionOf, platformRank, selectManifests } from '#oci';
-import { blobSize, ingestBytes, readBlob } from './content.io.ts';
+import { blobSize, ingestBytes, readBlob, syncContent } from './content.io.ts';
 import { type LayerStore, type LayerToUnpack, type StoredLayer, chainIdsOf } from './layer-store.io.ts';
 import type { ImageProgress, ImageSource, ResolvedDocument } from './types.ts';
 
@@ -19,6 +19,7 @@ export interface InstalledImage {
   readonly sizeBytes: number;
 }
 
+/** Where an image comes from and where it goes. */
 export interface InstallContext {
   readonly contentDir: string;
   readonly layers: LayerStore;
@@ -172,6 +173,7 @@ export async function installImage(context: InstallContext, found: ResolvedDocum
     const planned = planLayers(chosen);
     await fetchLayers(context, planned);
     const stored = await unpackLayers(context, planned);
+    await syncContent(context.contentDir);
     const layerDigests = [...new Set(planned.map(({ blob }) => blob))];
     const layerBytes = new Map(planned.map(({ descriptor }) => [descriptor.digest, descriptor.size]));
     const sizeBytes = chosen.documentBytes + [...layerBytes.values()].reduce((sum, size) => sum + size, 0);

@@ -54,6 +54,7 @@ const xattrsBytesMax = 512 * 1024;
 const dataBytesMax = 1024 * 1024;
 const deviceTypes = { characterDevice: 0o020000, blockDevice: 0o060000, fifo: 0o010000 } as const;
 
+/** Compiles one archive; entries and content come through `entry` and `data`, copies from lower layers after its end. */
 export class LayerCompiler implements TarHandler {
   readonly root = new DirectoryNode(plainDirectory);
   readonly #options: LayerCompilerOptions;

@@ -6,11 +6,11 @@
  * self-contained layer is recorded under its diff ID and shared by all images; one that needed what is below it, under its chain ID.
  */
 import { createHash } from 'node:crypto';
-import { chmod, lchown, mkdir, open, readdir, rm, utimes } from 'node:fs/promises';
+import { chmod, lchown, mkdir, readdir, rm, utimes } from 'node:fs/promises';
 import { KeyedMutex, type Records, RuntimeError, errorMessage, wrapError } from '#core';
 import { type Digest, type LayerCompression, digestOf } from '#oci';
-import { noSlot } from '#plan';
-import { blobPath, syncDirectory } from './content.io.ts';
+import { encodeLayerRecord, noSlot } from '#plan';
+import { blobPath } from './content.io.ts';
 import type { DirectoryAttributes } from './layer-tree.ts';
 import type { ImageStoreOptions, UnpackSession } from './types.ts';
 import type { ParentLayer, UnpackResult } from './worker-messages.ts';
@@ -50,6 +50,7 @@ export function chainIdsOf(diffIds: readonly Digest[]): Digest[] {
   return chain;
 }
 
+/** The layers of one state directory. Its caller decides what is still needed. */
 export class LayerStore {
   readonly #options: Pick<ImageStoreOptions, 'stateDir' | 'records' | 'unpack' | 'runOnHost'>;
   readonly #pool: WorkerPool;
@@ -114,10 +115,7 @@ export class LayerStore {
     try {
       await mkdir(layerDir, { mode: 0o755 });
       const session = await unpack({ layerDir, rootDir: `${stateDir}/unpack` });
-      const result = await this.#stream(layer, { ...context, name, session });
-      await applyRoot(layerDir, result.rootAttributes);
-      await syncDirectory(this.storeDir);
-      await syncDirectory(`${stateDir}/index`);
+      const result = await this.#stream(layer, { ...context, name, layerDir, session });
       return await this.#commit(layer, name, result);
     } catch (error) {
       await this.#removeTree(name).catch((failure: unknown) => {
@@ -144,9 +142,9 @@ export class LayerStore {
     return stored;
   }
 
-  async #stream(layer: LayerToUnpack, context: { readonly name: string; readonly session: UnpackSession; readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal }): Promise<UnpackResult> {
+  async #stream(layer: LayerToUnpack, context: { readonly name: string; readonly layerDir: string; readonly session: UnpackSession; readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal }): Promise<UnpackResult> {
     const { stateDir } = this.#options;
-    const { session, name } = context;
+    const { session, name, layerDir } = context;
     const contentDir = `${stateDir}/content`;
     const parents = async (): Promise<ParentLayer[]> =>
       (await context.parents()).map((parent) => ({ blobPath: blobPath(contentDir, parent.blob), compression: parent.compression, indexPath: `${stateDir}/index/${parent.name}` }));
@@ -157,6 +155,9 @@ export class LayerStore {
         context.signal,
       );
       if (result === undefined) throw new RuntimeError('internal', 'bug: an unpack task without a result');
+      await applyRoot(layerDir, result.rootAttributes);
+      // The child syncs the file system once; that covers the tree, its root, the index and the blobs.
+      await session.write(encodeLayerRecord({ op: 'finish' }));
       await session.finish();
       return result;
     } catch (error) {
@@ -192,10 +193,4 @@ async function applyRoot(layerDir: string, attributes: DirectoryAttributes | und
   await chmod(layerDir, attributes.mode);
   const seconds = Number(attributes.mtimeNs) / 1e9;
   await utimes(layerDir, seconds, seconds);
-  const directory = await open(layerDir, 'r');
-  try {
-    await directory.sync();
-  } finally {
-    await directory.close();
-  }
 }

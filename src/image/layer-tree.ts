@@ -8,6 +8,7 @@ import type { LayerEntryAttributes } from '#plan';
 /** Attributes of a directory, needed again when a later layer names something below it without naming it. */
 export type DirectoryAttributes = Omit<LayerEntryAttributes, 'path'>;
 
+/** A directory of one layer and what that layer has in it. */
 export class DirectoryNode {
   readonly children = new Map<string, LayerNode>();
   attributes: DirectoryAttributes;

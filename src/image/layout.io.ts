@@ -10,6 +10,7 @@ import type { ImageSource, ResolvedDocument } from './types.ts';
 import type { WantedBlob } from './worker-messages.ts';
 import type { WorkerPool } from './worker-pool.io.ts';
 
+/** One image of a layout: its top document and the tags that the index gives it. */
 export interface LayoutImage {
   readonly found: ResolvedDocument;
   readonly tags: readonly string[];
@@ -21,6 +22,7 @@ export interface OpenLayout extends AsyncDisposable {
   readonly images: readonly LayoutImage[];
 }
 
+/** What to open, under which name, and with whose help. */
 export interface LayoutOptions {
   readonly path: string;
   readonly name: string | undefined;

@@ -15,6 +15,7 @@ const redirectsMax = 5;
 const errorBodyBytesMax = 64 * 1024;
 const tokenBytesMax = 256 * 1024;
 
+/** One repository and how to get in. */
 export interface RegistryClientOptions {
   readonly registry: string;
   readonly repository: string;
@@ -30,6 +31,7 @@ interface Call {
   readonly body?: string;
 }
 
+/** Speaks to one repository; connections are kept until disposal. */
 export class RegistryClient implements Disposable {
   readonly #options: RegistryClientOptions;
   readonly #base: URL;
@@ -140,9 +142,14 @@ export class RegistryClient implements Disposable {
       signal,
       timeout: this.#stallTimeoutMs,
     });
-    request.on('timeout', () => request.destroy(new RuntimeError('deadlineExceeded', `no answer from ${call.url.host} for ${this.#stallTimeoutMs} ms`)));
+    let answer: IncomingMessage | undefined;
+    // Once there is an answer its reader must get the reason, and destroying the request would only say "aborted".
+    request.on('timeout', () => (answer ?? request).destroy(new RuntimeError('deadlineExceeded', `no answer from ${call.url.host} for ${this.#stallTimeoutMs} ms`)));
     request.on('error', (cause) => reject(this.#broken(cause, call.url, signal)));
-    request.on('response', resolve);
+    request.on('response', (response) => {
+      answer = response;
+      resolve(response);
+    });
     request.end(call.body);
     return promise;
   }

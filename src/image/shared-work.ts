@@ -16,8 +16,11 @@ interface Running<T, P> {
   callers: number;
 }
 
+/** Work in flight by key. */
 export class SharedWork<T, P> {
   readonly #running = new Map<string, Running<T, P>>();
+  /** Everything that has not settled, abandoned work included. */
+  readonly #unsettled = new Set<Promise<T>>();
 
   /** The result of the work under `key`, begun by the first caller. Rejects with the caller's own reason when it aborts. */
   async run(key: string, body: (onProgress: (progress: P) => void, signal: AbortSignal) => Promise<T>, caller: SharedCaller<P>): Promise<T> {
@@ -49,7 +52,9 @@ export class SharedWork<T, P> {
     const result = Promise.resolve().then(async () => body(tell, controller.signal));
     const running: Running<T, P> = { result, controller, listeners, callers: 0 };
     this.#running.set(key, running);
+    this.#unsettled.add(result);
     const forget = (): void => {
+      this.#unsettled.delete(result);
       if (this.#running.get(key) === running) this.#running.delete(key);
     };
     result.then(forget, forget);
@@ -62,8 +67,8 @@ export class SharedWork<T, P> {
     running.controller.abort();
   }
 
-  /** Resolves when nothing that is known runs any more. */
+  /** Resolves when nothing that was begun runs any more. */
   async settled(): Promise<void> {
-    await Promise.allSettled([...this.#running.values()].map(({ result }) => result));
+    await Promise.allSettled(this.#unsettled);
   }
 }

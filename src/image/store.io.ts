@@ -41,11 +41,13 @@ interface LeaseRecord {
   readonly layers: readonly Digest[];
 }
 
+/** How much a removal takes. */
 export interface RemoveOptions {
   /** Takes only the given name away; the image goes with its last name. Default: the image with all its names, as CRI wants. */
   readonly untagOnly?: boolean;
 }
 
+/** The images below one state directory. Synchronous methods touch memory and records only. */
 export class ImageStore implements AsyncDisposable {
   readonly #options: ImageStoreOptions;
   readonly #pool: WorkerPool;

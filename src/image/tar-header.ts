@@ -6,8 +6,10 @@
  */
 import { RuntimeError, limits } from '#core';
 
+/** Everything in an archive comes in blocks of this many bytes. */
 export const tarBlockBytes = 512;
 
+/** What a member is. */
 export type TarEntryType = 'file' | 'hardLink' | 'link' | 'characterDevice' | 'blockDevice' | 'directory' | 'fifo';
 
 /** A run of real bytes inside a sparse file; everything between runs is zeros. */
@@ -44,6 +46,7 @@ export interface TarHeader {
 /** PAX records of one entry: keys to raw values. */
 export type PaxRecords = ReadonlyMap<string, Buffer>;
 
+/** An invalidArgument about an archive. */
 export function tarError(cause: string): RuntimeError {
   return new RuntimeError('invalidArgument', `read tar: ${cause}`);
 }

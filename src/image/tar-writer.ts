@@ -4,6 +4,7 @@
  */
 import { tarBlockBytes } from './tar-header.ts';
 
+/** A member to be written; paths are relative, without a trailing slash. */
 export type TarItem =
   | { readonly kind: 'directory'; readonly path: string; readonly mode: number }
   | { readonly kind: 'link'; readonly path: string; readonly target: string }

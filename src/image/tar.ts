@@ -24,6 +24,7 @@ type State =
 const zeros = new Uint8Array(256 * 1024);
 const emptyPax: PaxRecords = new Map();
 
+/** Reads one archive; feed it the pieces in order, then `finish`. */
 export class TarReader {
   readonly #handler: TarHandler;
   #state: State = { kind: 'header' };

@@ -37,6 +37,7 @@ export interface ImageProgress {
   readonly bytesTotal: number;
 }
 
+/** How to pull; everything has a default. */
 export interface PullOptions {
   readonly auth?: RegistryAuth;
   /** Default: the store's. */
@@ -80,6 +81,7 @@ export interface ImageLayers {
   readonly lower: readonly string[];
 }
 
+/** How to import. */
 export interface ImportOptions {
   /** Name for an image that the layout leaves unnamed, or for its only image. */
   readonly name?: string;
@@ -87,6 +89,7 @@ export interface ImportOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What to make an image of. */
 export interface FromHostRequest {
   readonly name: string;
   /** Executables on the host; each brings its interpreter and libraries. */
@@ -106,6 +109,7 @@ export interface HostFile {
   readonly sizeBytes: number;
 }
 
+/** What the store takes on its file system. */
 export interface ImageUsage {
   readonly atNs: bigint;
   readonly mountpoint: string;

@@ -1,14 +1,13 @@
 /**
  * A layer's archive on disk → layer records, in a worker thread. In: the path of a blob. Out: records in pieces of about a
- * mebibyte, and the layer's index file. Inflating, hashing and parsing happen here; nothing is written but the index.
+ * mebibyte without the last one (`finish`), and the layer's index file, not yet synced. Inflating, hashing and parsing happen here; nothing
+ * is written but the index.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream, readFileSync } from 'node:fs';
-import { open } from 'node:fs/promises';
-import type { Readable } from 'node:stream';
+import { PassThrough, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGunzip, createZstdCompress, createZstdDecompress, zstdDecompressSync } from 'node:zlib';
-import { PassThrough } from 'node:stream';
 import { RuntimeError, isAbort, limits, wrapError } from '#core';
 import { type LayerCompression, digestOf } from '#oci';
 import { type LayerRecord, encodeLayerRecord } from '#plan';
@@ -116,16 +115,10 @@ class IndexWriter {
     this.#text = '';
   }
 
-  async finish(path: string): Promise<void> {
+  async finish(): Promise<void> {
     this.#closeFile();
     this.#compress.end(this.#text);
     await this.#finished;
-    const file = await open(path, 'r');
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
   }
 
   abort(): void {
@@ -163,10 +156,9 @@ export async function runUnpackTask(task: UnpackTask, host: UnpackHost, signal: 
   try {
     await readLayer(task, { compiler, host, flush, signal });
     for (const copy of compiler.pendingCopies()) await copyEntry(copy, { compiler, parents: parentLayers(), flush, signal });
-    batch.add({ op: 'finish' });
     batch.cut();
     await flush();
-    await index.finish(task.indexPath);
+    await index.finish();
   } catch (error) {
     index.abort();
     throw error;

@@ -26,16 +26,18 @@ export interface ParentLayer {
   readonly indexPath: string;
 }
 
+/** Unpack one layer whose blob is in the content store. */
 export interface UnpackTask {
   readonly kind: 'unpack';
   readonly blobPath: string;
   readonly compression: LayerCompression;
   readonly diffId: Digest;
   readonly isBase: boolean;
-  /** The index is written here, and synced. */
+  /** The index is written here; the sync of the whole layer covers it. */
   readonly indexPath: string;
 }
 
+/** Fetch blobs of one repository. */
 export interface DownloadTask {
   readonly kind: 'download';
   readonly registry: string;
@@ -46,6 +48,7 @@ export interface DownloadTask {
   readonly contentDir: string;
 }
 
+/** Copy blobs out of a layout directory. */
 export interface CopyTask {
   readonly kind: 'copy';
   /** Directory of an OCI layout. */
@@ -54,6 +57,7 @@ export interface CopyTask {
   readonly contentDir: string;
 }
 
+/** Unpack the tar of a layout. */
 export interface ExtractTask {
   readonly kind: 'extract';
   /** A tar of an OCI layout. */
@@ -62,8 +66,10 @@ export interface ExtractTask {
   readonly directory: string;
 }
 
+/** What a thread can be asked for. */
 export type WorkerTask = UnpackTask | DownloadTask | CopyTask | ExtractTask;
 
+/** What unpacking found out about a layer. */
 export interface UnpackResult {
   readonly needsParents: boolean;
   readonly entries: number;

@@ -35,6 +35,7 @@ interface Thread {
   idle: NodeJS.Timeout | undefined;
 }
 
+/** Two threads at work, begun when needed and ended when idle. */
 export class WorkerPool {
   readonly #path: string | URL;
   readonly #threads = new Set<Thread>();

@@ -67,6 +67,7 @@ export const decodeNonEmptyString: Decoder<string> = (value, path) => {
   return text;
 };
 
+/** `true` or `false`. */
 export const decodeBoolean: Decoder<boolean> = (value, path) => {
   if (typeof value !== 'boolean') throw mismatch(path, 'true or false', value);
   return value;
@@ -84,7 +85,9 @@ export function integerBetween(min: number, max: number): Decoder<number> {
 
 /** An id, mode or count of 32 bits: 0 to 4294967295. */
 export const decodeUint32: Decoder<number> = integerBetween(0, 0xffff_ffff);
+/** A signed 32-bit number. */
 export const decodeInt32: Decoder<number> = integerBetween(-0x8000_0000, 0x7fff_ffff);
+/** Any integer that a JavaScript number holds exactly. */
 export const decodeSafeInteger: Decoder<number> = integerBetween(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
 
 function bigintBetween(min: bigint, max: bigint): Decoder<bigint> {

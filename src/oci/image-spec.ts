@@ -60,6 +60,7 @@ export interface Descriptor {
   readonly artifactType?: string;
 }
 
+/** A list of manifests, usually one per platform. */
 export interface ImageIndex {
   readonly kind: 'index';
   readonly mediaType: string;
@@ -67,6 +68,7 @@ export interface ImageIndex {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** One image: its config and its layers. */
 export interface ImageManifest {
   readonly kind: 'manifest';
   readonly mediaType: string;

@@ -4,15 +4,19 @@
  * numbers are JavaScript numbers, checked to be 32-bit. Properties that the project does not act on are kept out by the decoder.
  */
 
+/** Kinds of namespaces. */
 export const namespaceTypes = ['pid', 'network', 'mount', 'ipc', 'uts', 'user', 'cgroup', 'time'] as const;
+/** One of `namespaceTypes`. */
 export type NamespaceType = (typeof namespaceTypes)[number];
 
+/** One entry of linux.namespaces. */
 export interface SpecNamespace {
   readonly type: NamespaceType;
   /** A namespace file to join; absent: a new one. */
   readonly path?: string;
 }
 
+/** process.user; ids are 32-bit. */
 export interface SpecUser {
   readonly uid: number;
   readonly gid: number;
@@ -29,6 +33,7 @@ export interface SpecCapabilities {
   readonly ambient: readonly string[];
 }
 
+/** One entry of process.rlimits; 2^64-1 is infinity. */
 export interface SpecRlimit {
   /** Such as `RLIMIT_NOFILE`. */
   readonly type: RlimitType;
@@ -41,8 +46,10 @@ export const rlimitTypes = [
   'RLIMIT_CPU', 'RLIMIT_FSIZE', 'RLIMIT_DATA', 'RLIMIT_STACK', 'RLIMIT_CORE', 'RLIMIT_RSS', 'RLIMIT_NPROC', 'RLIMIT_NOFILE',
   'RLIMIT_MEMLOCK', 'RLIMIT_AS', 'RLIMIT_LOCKS', 'RLIMIT_SIGPENDING', 'RLIMIT_MSGQUEUE', 'RLIMIT_NICE', 'RLIMIT_RTPRIO', 'RLIMIT_RTTIME',
 ] as const;
+/** One of `rlimitTypes`. */
 export type RlimitType = (typeof rlimitTypes)[number];
 
+/** The process object; lists that the document leaves out are empty. */
 export interface SpecProcess {
   readonly terminal: boolean;
   readonly consoleSize?: { readonly height: number; readonly width: number };
@@ -61,6 +68,7 @@ export interface SpecProcess {
   readonly unsupported: readonly string[];
 }
 
+/** One entry of mounts. */
 export interface SpecMount {
   /** Absolute, without `..`. */
   readonly destination: string;
@@ -71,6 +79,7 @@ export interface SpecMount {
   readonly idMapped: boolean;
 }
 
+/** One entry of linux.devices. */
 export interface SpecDevice {
   readonly type: 'c' | 'b' | 'u' | 'p';
   readonly path: string;
@@ -81,6 +90,7 @@ export interface SpecDevice {
   readonly gid?: number;
 }
 
+/** One entry of linux.resources.devices. */
 export interface SpecDeviceRule {
   readonly allow: boolean;
   readonly type: 'a' | 'c' | 'b';
@@ -91,6 +101,7 @@ export interface SpecDeviceRule {
   readonly access?: string;
 }
 
+/** linux.resources.memory in bytes; -1 is unlimited. */
 export interface SpecMemory {
   readonly limit?: bigint;
   readonly reservation?: bigint;
@@ -103,6 +114,7 @@ export interface SpecMemory {
   readonly checkBeforeUpdate?: boolean;
 }
 
+/** linux.resources.cpu; times in microseconds. */
 export interface SpecCpu {
   readonly shares?: bigint;
   readonly quota?: bigint;
@@ -115,6 +127,7 @@ export interface SpecCpu {
   readonly idle?: bigint;
 }
 
+/** linux.resources. */
 export interface SpecResources {
   readonly devices: readonly SpecDeviceRule[];
   readonly memory?: SpecMemory;
@@ -127,22 +140,31 @@ export interface SpecResources {
   readonly unsupported: readonly string[];
 }
 
+/** What a filter may answer. */
 export const seccompActions = ['SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_TRAP', 'SCMP_ACT_ERRNO', 'SCMP_ACT_TRACE', 'SCMP_ACT_ALLOW', 'SCMP_ACT_LOG', 'SCMP_ACT_NOTIFY'] as const;
+/** One of `seccompActions`. */
 export type SeccompAction = (typeof seccompActions)[number];
 
+/** How an argument is compared. */
 export const seccompOperators = ['SCMP_CMP_NE', 'SCMP_CMP_LT', 'SCMP_CMP_LE', 'SCMP_CMP_EQ', 'SCMP_CMP_GE', 'SCMP_CMP_GT', 'SCMP_CMP_MASKED_EQ'] as const;
+/** One of `seccompOperators`. */
 export type SeccompOperator = (typeof seccompOperators)[number];
 
+/** Calling conventions as libseccomp names them. */
 export const seccompArchitectures = [
   'SCMP_ARCH_X86', 'SCMP_ARCH_X86_64', 'SCMP_ARCH_X32', 'SCMP_ARCH_ARM', 'SCMP_ARCH_AARCH64', 'SCMP_ARCH_MIPS', 'SCMP_ARCH_MIPS64', 'SCMP_ARCH_MIPS64N32',
   'SCMP_ARCH_MIPSEL', 'SCMP_ARCH_MIPSEL64', 'SCMP_ARCH_MIPSEL64N32', 'SCMP_ARCH_PPC', 'SCMP_ARCH_PPC64', 'SCMP_ARCH_PPC64LE', 'SCMP_ARCH_S390',
   'SCMP_ARCH_S390X', 'SCMP_ARCH_PARISC', 'SCMP_ARCH_PARISC64', 'SCMP_ARCH_RISCV64', 'SCMP_ARCH_LOONGARCH64', 'SCMP_ARCH_M68K', 'SCMP_ARCH_SH', 'SCMP_ARCH_SHEB',
 ] as const;
+/** One of `seccompArchitectures`. */
 export type SeccompArchitecture = (typeof seccompArchitectures)[number];
 
+/** Flags of seccomp(2). */
 export const seccompFlags = ['SECCOMP_FILTER_FLAG_TSYNC', 'SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_SPEC_ALLOW', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV'] as const;
+/** One of `seccompFlags`. */
 export type SeccompFlag = (typeof seccompFlags)[number];
 
+/** One comparison of an argument. */
 export interface SeccompArg {
   /** 0 to 5. */
   readonly index: number;
@@ -151,6 +173,7 @@ export interface SeccompArg {
   readonly op: SeccompOperator;
 }
 
+/** One entry of linux.seccomp.syscalls. */
 export interface SeccompRule {
   readonly names: readonly string[];
   readonly action: SeccompAction;
@@ -159,6 +182,7 @@ export interface SeccompRule {
   readonly args: readonly SeccompArg[];
 }
 
+/** linux.seccomp. */
 export interface SpecSeccomp {
   readonly defaultAction: SeccompAction;
   readonly defaultErrnoRet?: number;
@@ -168,9 +192,12 @@ export interface SpecSeccomp {
   readonly syscalls: readonly SeccompRule[];
 }
 
+/** Words of linux.rootfsPropagation. */
 export const propagations = ['private', 'rprivate', 'slave', 'rslave', 'shared', 'rshared', 'unbindable', 'runbindable'] as const;
+/** One of `propagations`. */
 export type Propagation = (typeof propagations)[number];
 
+/** The linux object. */
 export interface SpecLinux {
   readonly namespaces: readonly SpecNamespace[];
   readonly hasIdMappings: boolean;

@@ -31,6 +31,7 @@ export const decodeId: Decoder<number> = integerBetween(0, 0xffff_fffe);
 
 const decodePort = integerBetween(1, 65_535);
 
+/** `seccompProfile` of a pod or container. */
 export const decodeSeccomp: Decoder<SeccompManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'SeccompProfile', ['type', 'localhostProfile']);
@@ -62,6 +63,7 @@ const decodeSysctl = (value: unknown, path: string): readonly [string, string] =
   return [name.replaceAll('/', '.'), text];
 };
 
+/** `spec.securityContext`. */
 export const decodePodSecurity: Decoder<PodSecurityManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'PodSecurityContext', ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'sysctls'], {
@@ -99,6 +101,7 @@ const decodeCapabilities: Decoder<{ readonly add: readonly string[]; readonly dr
   return { add: fields.withDefault('add', arrayOf(decodeCapability, listItemsMax), []), drop: fields.withDefault('drop', arrayOf(decodeCapability, listItemsMax), []) };
 };
 
+/** `securityContext` of a container; pairs that contradict each other are refused, as the API server does. */
 export const decodeContainerSecurity: Decoder<ContainerSecurityManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'SecurityContext', ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'privileged', 'capabilities', 'readOnlyRootFilesystem', 'allowPrivilegeEscalation', 'seccompProfile']);
@@ -161,6 +164,7 @@ export const decodeEnvName: Decoder<string> = (value, path) => {
   return name;
 };
 
+/** An entry of `env`: a text or a field of the pod. */
 export const decodeEnv: Decoder<EnvManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'EnvVar', ['name', 'value', 'valueFrom']);
@@ -183,6 +187,7 @@ export const decodeIpAddress: Decoder<string> = (value, path) => {
 
 const protocols = { TCP: 'tcp', UDP: 'udp', SCTP: 'sctp' } as const;
 
+/** An entry of `ports`. */
 export const decodeContainerPort: Decoder<PortManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'ContainerPort', ['containerPort', 'hostPort', 'hostIP', 'protocol', 'name']);
@@ -209,6 +214,7 @@ function decodeResourceList(kind: string): Decoder<{ readonly cpu?: bigint; read
   };
 }
 
+/** `resources`: limits and requests of CPU and memory, no request above its limit. */
 export const decodeResources: Decoder<ResourcesManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'ResourceRequirements', ['limits', 'requests']);
@@ -221,6 +227,7 @@ export const decodeResources: Decoder<ResourcesManifest> = (value, path) => {
 
 const propagations = { None: 'private', HostToContainer: 'hostToContainer', Bidirectional: 'bidirectional' } as const;
 
+/** An entry of `volumeMounts`; whether the volume exists is checked with the whole pod. */
 export const decodeVolumeMount: Decoder<VolumeMountManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
   refuseOtherFields(fields, 'VolumeMount', ['name', 'mountPath', 'readOnly', 'subPath', 'mountPropagation']);

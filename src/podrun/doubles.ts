@@ -15,6 +15,9 @@ export interface StartScript {
   readonly onStart?: () => void;
 }
 
+/** Scripts by container name. */
+export type Scripts = Readonly<Record<string, readonly StartScript[]>>;
+
 interface Instance {
   readonly id: ContainerId;
   readonly config: ContainerConfig;
@@ -41,13 +44,18 @@ export class ClockDouble implements Clock {
   async sleep(durationMs: number, signal?: AbortSignal): Promise<void> {
     this.sleeps.push(durationMs);
     signal?.throwIfAborted();
-    if (this.hold) await new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+    if (this.hold) await abortOf(signal);
     this.#nowMs += durationMs;
   }
 
   randomBytes(byteCount: number): Uint8Array {
     return new Uint8Array(byteCount);
   }
+}
+
+/** Rejects when the signal fires. */
+function abortOf(signal: AbortSignal | undefined): Promise<never> {
+  return new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(new RuntimeError('cancelled', 'aborted'))));
 }
 
 const image: ImageSummary = { id: `sha256:${'1'.repeat(64)}`, names: [], digests: [], sizeBytes: 1, createdAtNs: 0n, pinned: false };
@@ -67,7 +75,7 @@ export class EngineDouble {
   readonly #volumes = new Set<string>();
 
   /** Scripts by container name, one per start; the last one repeats. */
-  constructor(scripts: Readonly<Record<string, readonly StartScript[]>> = {}) {
+  constructor(scripts: Scripts = {}) {
     this.#scripts = new Map(Object.entries(scripts));
   }
 
@@ -191,7 +199,7 @@ export class EngineDouble {
   async #wait(id: string, signal: AbortSignal | undefined): Promise<ContainerStatus> {
     this.#call('waitContainer', '');
     const instance = this.#get(id);
-    await Promise.race([instance.end.promise, new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason)))]);
+    await Promise.race([instance.end.promise, abortOf(signal)]);
     const ranNs = BigInt(instance.script.ranMs ?? 0) * 1_000_000n;
     return {
       id: instance.id, podSandboxId: podSandboxId('pod'), metadata: instance.config.metadata, state: 'exited', pid: 0, createdAtNs: 0n, startedAtNs: 0n, finishedAtNs: ranNs,

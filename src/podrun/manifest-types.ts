@@ -8,10 +8,12 @@ export interface ConfigMapManifest {
   readonly files: Readonly<Record<string, Uint8Array>>;
 }
 
+/** What `valueFrom.fieldRef` names. */
 export type FieldReference =
   | { readonly kind: 'name' | 'namespace' | 'uid' | 'podIp' | 'podIps' }
   | { readonly kind: 'label' | 'annotation'; readonly key: string };
 
+/** One environment variable. */
 export type EnvManifest =
   | { readonly kind: 'literal'; readonly name: string; readonly value: string }
   | { readonly kind: 'field'; readonly name: string; readonly field: FieldReference };
@@ -24,12 +26,14 @@ export interface ResourcesManifest {
   readonly memoryLimitBytes?: bigint;
 }
 
+/** A system call filter. */
 export interface SeccompManifest {
   readonly kind: 'runtimeDefault' | 'unconfined' | 'localhost';
   /** Relative to the engine's `seccomp` directory, with `localhost`. */
   readonly localhostProfile?: string;
 }
 
+/** `securityContext` of a container; absent fields are the pod's to say. */
 export interface ContainerSecurityManifest {
   readonly runAsUser?: number;
   readonly runAsGroup?: number;
@@ -42,6 +46,7 @@ export interface ContainerSecurityManifest {
   readonly seccompProfile?: SeccompManifest;
 }
 
+/** `securityContext` of the pod; containers go before it. */
 export interface PodSecurityManifest {
   readonly runAsUser?: number;
   readonly runAsGroup?: number;
@@ -52,6 +57,7 @@ export interface PodSecurityManifest {
   readonly sysctls: Readonly<Record<string, string>>;
 }
 
+/** Where a volume is in a container. */
 export interface VolumeMountManifest {
   readonly name: string;
   readonly mountPath: string;
@@ -61,13 +67,16 @@ export interface VolumeMountManifest {
   readonly propagation: MountPropagation;
 }
 
+/** What a host path must be; empty: anything that exists. */
 export type HostPathType = '' | 'DirectoryOrCreate' | 'Directory' | 'FileOrCreate' | 'File' | 'Socket' | 'CharDevice' | 'BlockDevice';
 
+/** A volume and its source. */
 export type VolumeManifest =
   | { readonly kind: 'emptyDir'; readonly name: string; readonly medium: 'disk' | 'memory' }
   | { readonly kind: 'hostPath'; readonly name: string; readonly path: string; readonly type: HostPathType }
   | { readonly kind: 'configMap'; readonly name: string; readonly configMap: string; readonly files: readonly ConfigMapFile[] };
 
+/** A file of a configMap volume. */
 export interface ConfigMapFile {
   /** Relative, without `..`. */
   readonly path: string;
@@ -75,6 +84,7 @@ export interface ConfigMapFile {
   readonly content: Uint8Array;
 }
 
+/** A port of a container, perhaps published on the host. */
 export interface PortManifest {
   readonly containerPort: number;
   /** 0: none. */
@@ -83,9 +93,12 @@ export interface PortManifest {
   readonly protocol: 'tcp' | 'udp' | 'sctp';
 }
 
+/** When an image is pulled: each time, when absent, or not at all. */
 export type ImagePullPolicy = 'Always' | 'IfNotPresent' | 'Never';
+/** Which ends of a container start it again. */
 export type RestartPolicy = 'Always' | 'OnFailure' | 'Never';
 
+/** A container or init container. */
 export interface ContainerManifest {
   readonly name: string;
   readonly image: string;

@@ -1,3 +1,4 @@
+/** What a manifest may say, and the refusal of everything else with its path. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RuntimeError } from '#core';

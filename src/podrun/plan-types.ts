@@ -21,6 +21,7 @@ export interface PlanFacts extends HostFacts {
   readonly uid: string;
 }
 
+/** Init containers run to their success, sidecars beside the others, main containers are the pod. */
 export type ContainerRole = 'init' | 'sidecar' | 'main';
 
 /** A container before its attempt, the pod's address and the image's user are known; see `buildContainerConfig`. */
@@ -39,11 +40,13 @@ export interface ContainerPlan {
   readonly runAsUsername?: string;
 }
 
+/** A volume with its host path. Only hostPath volumes lie outside of the pods' directories. */
 export type VolumePlan =
   | { readonly kind: 'emptyDir'; readonly name: string; readonly path: string; readonly medium: 'disk' | 'memory' }
   | { readonly kind: 'hostPath'; readonly name: string; readonly path: string; readonly type: HostPathType }
   | { readonly kind: 'configMap'; readonly name: string; readonly path: string; readonly files: readonly ConfigMapFile[] };
 
+/** An image that must be there before the sandbox is made. */
 export interface ImagePlan {
   readonly name: string;
   /** The strictest policy of the containers that use it. */

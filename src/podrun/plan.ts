@@ -92,7 +92,7 @@ function planSandbox(manifest: PodManifest, facts: PlanFacts): PodSandboxConfig 
     portMappings: planPorts(manifest),
     hostAliases: manifest.hostAliases,
     labels: { ...manifest.labels, [podrunUidLabel]: facts.uid },
-    annotations: manifest.annotations,
+    annotations: { ...manifest.annotations },
     cgroupParent: '',
     sysctls: security.sysctls,
     security: {

@@ -35,6 +35,7 @@ interface Instance {
   readonly output: Promise<void>;
 }
 
+/** One run. `execute` once, then `dispose`. */
 export class PodRun {
   readonly #engine: Engine;
   readonly #clock: Clock;

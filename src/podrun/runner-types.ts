@@ -13,6 +13,7 @@ export interface VolumePort {
   sweep(livePodUids: ReadonlySet<string>): Promise<readonly string[]>;
 }
 
+/** What a run is busy with. */
 export type RunStage = 'image' | 'volumes' | 'sandbox' | 'network' | 'container' | 'stop' | 'remove';
 
 /** Progress of a run, in order. `name` is the image, container, pod or address that the stage is about. */
@@ -24,6 +25,7 @@ export type RunEvent =
   | { readonly kind: 'stageFailed'; readonly stage: RunStage; readonly name: string; readonly durationMs: number }
   | { readonly kind: 'containerEnded'; readonly name: string; readonly role: ContainerRole; readonly exitCode: number; readonly reason: string; readonly ranMs: number; readonly restartInMs?: number };
 
+/** How a pod is run. */
 export interface RunOptions {
   /** Start everything and return; otherwise wait for the end. */
   readonly detach: boolean;
@@ -41,6 +43,7 @@ export interface RunOptions {
   readonly killSignal?: AbortSignal;
 }
 
+/** How a container ended for good. */
 export interface ContainerOutcome {
   readonly name: string;
   readonly role: ContainerRole;
@@ -50,6 +53,7 @@ export interface ContainerOutcome {
   readonly restarts: number;
 }
 
+/** How a run ended. */
 export interface RunResult {
   readonly podSandboxId: PodSandboxId;
   /** In the order of the manifest: init containers and sidecars, then containers; only those that ran. Empty for a detached run. */

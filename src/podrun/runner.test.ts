@@ -1,3 +1,4 @@
+/** Runs over an engine in memory: order, restarts, signals, a fault at each step. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RuntimeError } from '#core';

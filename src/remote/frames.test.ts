@@ -1,3 +1,4 @@
+/** Frames of the engine socket: cut anywhere, ended early, malformed, too long. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { limits } from '#core';
@@ -14,7 +15,11 @@ function decodeAll(decoder: FrameDecoder, pieces: readonly Uint8Array[]): [strin
 
 test('frames come out whole however the bytes are cut', () => {
   const bytes = Buffer.concat([frameBytes('call', '{}'), frameBytes('closeInput', ''), frameBytes('stdin', 'hello')]);
-  const expected = [['call', '{}'], ['closeInput', ''], ['stdin', 'hello']];
+  const expected = [
+    ['call', '{}'],
+    ['closeInput', ''],
+    ['stdin', 'hello'],
+  ];
   for (let size = 1; size <= bytes.length; size++) {
     const pieces = Array.from({ length: Math.ceil(bytes.length / size) }, (_, index) => bytes.subarray(index * size, (index + 1) * size));
     const decoder = new FrameDecoder();

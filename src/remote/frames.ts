@@ -38,6 +38,7 @@ export const frameTypes = {
   error: 13,
 } as const;
 
+/** Any of the names above. */
 export type FrameName = keyof typeof frameTypes;
 
 /** One frame. The payload may share memory with what the decoder was given. */

@@ -7,6 +7,7 @@ import type { Engine, ProcessStreams } from '#pod';
 import { engineProtocol } from './frames.ts';
 import { decodeValue, encodeValue } from './values.ts';
 
+/** Name of a method of Engine. */
 export type MethodName = keyof Engine;
 
 /** Index of the AbortSignal among a method's parameters, or undefined where it takes none. */
@@ -21,6 +22,7 @@ type KindOf<M extends MethodName> = M extends 'pullImage'
       ? 'events'
       : 'value';
 
+/** How a method crosses the socket. */
 export interface MethodShape<M extends MethodName = MethodName> {
   readonly kind: KindOf<M>;
   /** Number of arguments that cross the socket, optional ones included. */
@@ -60,6 +62,7 @@ export const methods: { readonly [M in MethodName]: MethodShape<M> } = {
   explain: { kind: 'value', argsMax: 1, signalAt: undefined },
 };
 
+/** True for a name in the table, and for nothing that only its prototype has. */
 export function isMethodName(name: string): name is MethodName {
   return Object.hasOwn(methods, name);
 }
@@ -70,6 +73,7 @@ export type Call = { readonly kind: 'handshake' } | { readonly kind: 'method'; r
 /** Name of the call that only compares protocols; no Engine method has it. */
 const handshakeName = '';
 
+/** Text of a `call` frame. */
 export function encodeCall(call: Call): string {
   const { method, args } = call.kind === 'handshake' ? { method: handshakeName, args: [] } : call;
   return JSON.stringify({ protocol: engineProtocol, method, args: encodeValue(args) });
@@ -86,7 +90,10 @@ export function decodeCall(text: string): Call {
   const fields = new Map<string, unknown>(Object.entries(decoded));
   const protocol = fields.get('protocol');
   if (protocol !== engineProtocol) {
-    throw new RuntimeError('failedPrecondition', `call engine: it speaks protocol ${engineProtocol}, the client ${JSON.stringify(protocol)}; use the same version of berth for both`);
+    throw new RuntimeError(
+      'failedPrecondition',
+      `call engine: it speaks protocol ${engineProtocol}, the client ${JSON.stringify(protocol)}; use the same version of berth for both`,
+    );
   }
   const method = fields.get('method');
   const encodedArgs = fields.get('args');

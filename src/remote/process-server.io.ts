@@ -5,13 +5,13 @@
 import type { Socket } from 'node:net';
 import { RuntimeError, invalidArgument, limits } from '#core';
 import type { ProcessStreams } from '#pod';
-import { readFrames, sendFrame } from './channel.io.ts';
+import { sendFrame } from './channel.io.ts';
 import type { Frame, FrameName } from './frames.ts';
 import { decodeValue, encodeError, encodeValue } from './values.ts';
 
 interface StreamsConnection {
   readonly socket: Socket;
-  readonly frames: ReturnType<typeof readFrames>;
+  readonly frames: AsyncGenerator<Frame, void, void>;
   readonly controller: AbortController;
 }
 

@@ -6,7 +6,7 @@ import type { Socket } from 'node:net';
 import { createServer } from 'node:net';
 import { RuntimeError, errorMessage, invalidArgument, limits } from '#core';
 import type { Engine, ProcessStreams } from '#pod';
-import { listenPrivately, removeSocket } from '../streaming/index.ts';
+import { listenPrivately, removeSocket } from '#streaming';
 import { readFrames, sendFrame } from './channel.io.ts';
 import type { Frame } from './frames.ts';
 import { engineProtocol } from './frames.ts';
@@ -20,6 +20,7 @@ const callTimeoutMs = 10_000;
 /** Progress is dropped while this much of it waits for a slow client; the next report says more anyway. */
 const progressBacklogBytesMax = 64 * 1024;
 
+/** What an engine server needs. */
 export interface EngineServerOptions {
   readonly engine: Engine;
   /** Absolute path; its directory must belong to the owner alone. */
@@ -28,6 +29,7 @@ export interface EngineServerOptions {
   readonly log?: (line: string) => void;
 }
 
+/** A listening server. */
 export interface EngineServer {
   /** Calls that run now: what a foreground owner waits for before it ends. */
   readonly activeCalls: number;

@@ -1,3 +1,4 @@
+/** Values, errors and calls of the engine socket: nothing is lost, and what is malformed is refused. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RuntimeError } from '#core';

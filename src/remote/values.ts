@@ -114,7 +114,10 @@ export function decodeError(text: string): RuntimeError {
   const decoded = decodeValue(text);
   if (!isPlainObject(decoded)) return new RuntimeError('internal', 'decode engine error: not an object');
   const cleanup = Array.isArray(decoded['cleanup']) ? decoded['cleanup'].filter(isPlainObject) : [];
-  return errorOf(decoded, cleanup.map((failure) => errorOf(failure, [])));
+  return errorOf(
+    decoded,
+    cleanup.map((failure) => errorOf(failure, [])),
+  );
 }
 
 function errorOf(fields: Record<string, unknown>, cleanupFailures: readonly RuntimeError[]): RuntimeError {

@@ -13,6 +13,11 @@ import { localSlots } from './slots.ts';
 /** Where a process group lives: one absolute path, the same in every hierarchy, such as `/kubepods/pod1/abc`. */
 export interface CgroupPlacement {
   readonly path: string;
+  /**
+   * v1 controllers in which a parent of the group has limits (or statistics are wanted): the group is made there even without limits
+   * of its own, since otherwise its processes would live outside the parent. v2 needs none of this.
+   */
+  readonly controllers?: readonly string[];
 }
 
 /** How a child gets into its cgroup. */
@@ -50,6 +55,8 @@ export interface CgroupDriver {
   oomFile(placement: CgroupPlacement, resources: SpecResources | undefined): string;
   /** Files that a process writes `0` to in order to enter the group. */
   procsFiles(placement: CgroupPlacement): readonly string[];
+  /** Controllers that the resources limit: what the placements below this group must name. */
+  limited(resources: SpecResources): readonly string[];
   /** Directories of the group in mount order for a container's view: name below /sys/fs/cgroup and path on the host. */
   views(placement: CgroupPlacement, resources: SpecResources | undefined): readonly { readonly name: string; readonly path: string }[];
 }

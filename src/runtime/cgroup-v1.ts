@@ -16,11 +16,10 @@ export function describeDeviceRule({ type, major, minor, access }: SpecDeviceRul
   return type === 'a' ? 'a' : `${type} ${major ?? '*'}:${minor ?? '*'} ${access ?? 'rwm'}`;
 }
 
-/** Controllers that the resources need, in a fixed order. */
-function controllersOf(resources: SpecResources | undefined, facts: CgroupFacts, path: string): readonly string[] {
-  const limited = new Set(resources === undefined ? [] : v1Values(resources, facts, path).map(({ controller }) => controller));
-  return ['devices', 'memory', 'cpu', 'cpuset', 'pids', 'hugetlb'].filter((name) => name === 'devices' || limited.has(name));
-}
+/** Every controller that a container can be placed in, in a fixed order. */
+const placeable = ['devices', 'memory', 'cpu', 'cpuacct', 'cpuset', 'pids', 'hugetlb', 'blkio', 'freezer', 'net_cls', 'net_prio', 'perf_event', 'rdma', 'misc'];
+
+const unique = (names: readonly string[]): readonly string[] => names.filter((name, index) => names.indexOf(name) === index);
 
 /** A new cpuset is empty and takes no process, so each level takes over what its parent has. */
 function makeCpuset(mountpoint: string, components: readonly string[], facts: CgroupFacts, origin: string): readonly Step[] {
@@ -39,8 +38,13 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
   const unified = facts.unified?.mountpoint;
   const relative = (placement: CgroupPlacement): string => cgroupComponents(placement).join('/');
   /** Hierarchies that may hold the group, each once. */
-  const mounts = ['devices', 'memory', 'cpu', 'cpuset', 'pids', 'hugetlb'].flatMap((name) => mountOf(name) ?? []).filter((mount, index, all) => all.indexOf(mount) === index);
-  const used = (resources: SpecResources | undefined, path: string): readonly string[] => controllersOf(resources, facts, path).flatMap((name) => mountOf(name) ?? []).filter((mount, index, all) => all.indexOf(mount) === index);
+  const mounts = unique(placeable.flatMap((name) => mountOf(name) ?? []));
+  const limited = (resources: SpecResources, path: string): readonly string[] => v1Values(resources, facts, path).map(({ controller }) => controller);
+  /** Hierarchies that do hold it: devices, those with limits of its own, those of its parents. */
+  const used = (placement: CgroupPlacement, resources: SpecResources | undefined, path = 'linux.resources'): readonly string[] => {
+    const needed = new Set(['devices', ...(placement.controllers ?? []), ...(resources === undefined ? [] : limited(resources, path))]);
+    return unique(placeable.filter((name) => needed.has(name)).flatMap((name) => mountOf(name) ?? []));
+  };
 
   const kill: CgroupDriver['kill'] = (placement, { timeoutMs }) => {
     const mount = unified ?? mounts[0];
@@ -56,7 +60,7 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
       }
       if (limitDevices && !available.has('devices')) throw hostLacks(`${path}.devices`, 'this host has no devices controller');
       const group = relative(placement);
-      const directories = used(resources, path).flatMap((mount) => (mount === mountOf('cpuset')
+      const directories = used(placement, resources, path).flatMap((mount) => (mount === mountOf('cpuset')
         ? makeCpuset(mount, cgroupComponents(placement), facts, origin)
         : [{ kind: 'makeDirectory', dir: noSlot, path: `${mount}/${group}`, mode: 0o755, parents: 1, origin } as const]));
       const rules = limitDevices ? deviceRulesOf(resources) : [];
@@ -69,7 +73,7 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
     },
     attach: (placement, { resources, optional }) => {
       const group = relative(placement);
-      const child = (optional ? mounts : used(resources, 'linux.resources')).map((mount): Step => ({ ...writeControl(`${mount}/${group}/tasks`, '0', '/linux/cgroupsPath'), ...(optional ? { ignore: missingGroup } : {}) }));
+      const child = (optional ? mounts : used(placement, resources)).map((mount): Step => ({ ...writeControl(`${mount}/${group}/tasks`, '0', '/linux/cgroupsPath'), ...(optional ? { ignore: missingGroup } : {}) }));
       return unified === undefined ? { host: [], child } : { host: [openCgroup(`${unified}/${group}`)], slot: localSlots.cgroup, child };
     },
     remove: (placement, options) => [
@@ -78,11 +82,12 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
     ],
     oomFile: (placement, resources) => {
       const memory = mountOf('memory');
-      return memory === undefined || !used(resources, '').includes(memory) ? '' : `${memory}/${relative(placement)}/memory.oom_control`;
+      return memory === undefined || !used(placement, resources).includes(memory) ? '' : `${memory}/${relative(placement)}/memory.oom_control`;
     },
-    procsFiles: (placement) => [...used(undefined, '').map((mount) => `${mount}/${relative(placement)}/tasks`), ...(unified === undefined ? [] : [`${unified}/${relative(placement)}/cgroup.procs`])],
+    procsFiles: (placement) => [...used(placement, undefined).map((mount) => `${mount}/${relative(placement)}/tasks`), ...(unified === undefined ? [] : [`${unified}/${relative(placement)}/cgroup.procs`])],
+    limited: (resources) => unique(limited(resources, 'linux.resources')),
     views: (placement, resources) => [
-      ...used(resources, 'linux.resources').map((mount) => ({ name: mount.slice(mount.lastIndexOf('/') + 1), path: `${mount}/${relative(placement)}` })),
+      ...used(placement, resources).map((mount) => ({ name: mount.slice(mount.lastIndexOf('/') + 1), path: `${mount}/${relative(placement)}` })),
       ...(unified === undefined ? [] : [{ name: 'unified', path: `${unified}/${relative(placement)}` }]),
     ],
   };

@@ -44,6 +44,7 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
     remove: (placement, options) => [...kill(placement, options), { kind: 'removeCgroup', cgroup: directoryOf(placement), timeoutMs: options.timeoutMs }],
     oomFile: (placement) => (controllers.includes('memory') ? `${directoryOf(placement)}/memory.events` : ''),
     procsFiles: (placement) => [`${directoryOf(placement)}/cgroup.procs`],
+    limited: (resources) => v2Values(resources, facts, 'linux.resources').map(({ controller }) => controller),
     views: (placement) => [{ name: '', path: directoryOf(placement) }],
   };
 }

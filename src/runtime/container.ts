@@ -147,7 +147,8 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
   const own = { net: table.network.kind !== 'host', ipc: table.ipc.kind !== 'host', uts: table.uts.kind !== 'host' };
   return [
     ...attachSelf,
-    { kind: 'joinKeyring', name: '_berth', ignore: [errno.noSystemCall] },
+    // Anonymous: a name would be shared by everyone who knows it.
+    { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
     ...planOomScore(process, host, 'process'),
     ...root.sources,
     ...mounts.sources,

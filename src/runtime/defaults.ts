@@ -15,6 +15,7 @@ export const defaultMaskedPaths = [
   '/sys/firmware', '/sys/devices/virtual/powercap',
 ] as const;
 
+/** Paths that stay readable but not writable. Source: as above. */
 export const defaultReadonlyPaths = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'] as const;
 
 /**

@@ -8,7 +8,7 @@
  */
 import { assert, invalidArgument } from '#core';
 import { type NamespaceType, type RuntimeSpec, type SpecProcess } from '#oci';
-import { type Plan, type Step, noSlot, open } from '#plan';
+import { type Plan, type Step, errno, noSlot, open } from '#plan';
 import { type HostFacts } from '#system';
 import { cgroupDriver } from './cgroup.ts';
 import { type CgroupPlacement } from './cgroup-driver.ts';
@@ -48,6 +48,7 @@ export function planExec(input: PlanExecInput): Plan {
   const slotOf = (index: number): number => localSlots.namespaces + index;
   const setup: readonly Step[] = [
     ...attachment.child,
+    { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
     ...planOomScore(process, host, 'process'),
     { kind: 'openPath', dir: noSlot, path: `/proc/${initPid}`, flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.initProcess },
     ...joined.map(([, file], index): Step => ({ kind: 'openPath', dir: localSlots.initProcess, path: `ns/${file}`, flags: open.readOnly, mode: 0, resolve: 0, out: slotOf(index) })),

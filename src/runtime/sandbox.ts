@@ -44,6 +44,8 @@ export interface SandboxPlans {
   readonly sysctls?: Plan;
   /** For the input of `planContainer`. */
   readonly sharing: PodSharing;
+  /** For `CgroupPlacement.controllers` of the pod's containers: where the pod, or a parent that the caller named, has limits. */
+  readonly controllers: readonly string[];
   /** For SHUTDOWN: kills what is left below the pod's group and removes it; absence is no error. */
   readonly release: Plan;
 }
@@ -102,8 +104,13 @@ function planPodSysctls({ sysctls, namespaces }: PlanSandboxInput): Plan | undef
 }
 
 /** Where the pause process lives. */
-function pausePlacement({ cgroup }: PlanSandboxInput): CgroupPlacement {
-  return { path: `${cgroup.path}/pause` };
+function pausePlacement(input: PlanSandboxInput): CgroupPlacement {
+  return { path: `${input.cgroup.path}/pause`, controllers: controllersOf(input) };
+}
+
+function controllersOf({ host, cgroup, resources }: PlanSandboxInput): readonly string[] {
+  const own = resources === undefined ? [] : cgroupDriver(host.cgroups).limited(resources);
+  return [...new Set([...(cgroup.controllers ?? []), ...own])];
 }
 
 function planPause(input: PlanSandboxInput): Plan {
@@ -171,6 +178,7 @@ export function planSandbox(input: PlanSandboxInput): SandboxPlans {
     ...(input.sharePid ? { pause: planPause(input) } : {}),
     ...(sysctls === undefined ? {} : { sysctls }),
     sharing: sharingOf(input),
+    controllers: controllersOf(input),
     release: { sections: [{ actor: 'host', steps: driver.remove(input.cgroup, { timeoutMs: removeTimeoutMs }) }] },
   };
 }

@@ -76,4 +76,6 @@ async function listenWithMode0600(server: Server, socketPath: string, backlog: n
   }
   await promise;
   server.off('error', reject);
+  // An accept that fails later, for want of descriptors say, concerns that client only; without a listener it would end the process.
+  server.on('error', () => undefined);
 }

@@ -74,6 +74,10 @@ export class FrameConnection {
     return this.#failure === undefined;
   }
 
+  #assertOpen(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
   /** Keeps the event loop alive until the matching `release`. */
   hold(): void {
     this.#held += 1;
@@ -90,7 +94,7 @@ export class FrameConnection {
    * only the caller knows the plan. `onFrame` returns true for frames that are not the answer.
    */
   async request(what: string, type: number, body?: (out: ByteWriter) => void, onFrame?: (frame: Frame) => boolean): Promise<Frame> {
-    if (this.#failure !== undefined) throw this.#failure;
+    this.#assertOpen();
     const id = this.#nextId;
     this.#nextId = id === 0xffff_ffff ? 1 : id + 1;
     const bytes = encodeFrame(type, id, body);
@@ -113,7 +117,7 @@ export class FrameConnection {
 
   /** The same with bytes that are not a frame: layer records. */
   async sendRaw(bytes: Uint8Array): Promise<void> {
-    if (this.#failure !== undefined) throw this.#failure;
+    this.#assertOpen();
     if (this.#socket.write(bytes)) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.hold();
@@ -124,7 +128,7 @@ export class FrameConnection {
       this.#socket.removeListener('drain', resolve);
       this.release();
     }
-    if (this.#failure !== undefined) throw this.#failure;
+    this.#assertOpen();
   }
 
   /** Stops and continues reading, so that a slow consumer slows the peer. */

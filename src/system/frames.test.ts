@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { RuntimeError, limits } from '#core';
+import { type RuntimeError, limits } from '#core';
 import { ByteWriter, type Plan } from '#plan';
 import { FrameDecoder, decodeAsk, decodeExecResult, decodeFailure, decodeProcessEnded, decodeRequestError, decodeStates, decodeWaitStatus, encodeFrame, frameTypes, planError } from './frames.ts';
 

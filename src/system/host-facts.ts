@@ -4,6 +4,7 @@
  */
 import { RuntimeError } from '#core';
 
+/** Processors that Berth runs on, by the kernel's names of their system call tables. */
 export type Architecture = 'x86_64' | 'arm64';
 
 /** One mounted cgroup v1 hierarchy. */
@@ -28,6 +29,7 @@ export interface CgroupFacts {
   readonly hugepageSizes: readonly string[];
 }
 
+/** Soft and hard limit of one resource; 2^64-1 is infinity. */
 export interface RlimitCeiling { readonly soft: bigint; readonly hard: bigint }
 
 /** Everything that planning needs to know of the host, read once at start. */

@@ -8,3 +8,4 @@ export * from './directories.io.ts';
 export * from './frames.ts';
 export * from './launcher.io.ts';
 export * from './shim.io.ts';
+export type { AttachmentEnd, OutputStream, ShimAttachment } from './attachment.io.ts';

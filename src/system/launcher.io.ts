@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { type Socket } from 'node:net';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { RuntimeError, codeOfErrno, wrapError } from '#core';
 import { ByteReader, type Plan, encodePlan, errnoNameOf } from '#plan';
 import { FrameConnection, openSocket } from './connection.io.ts';
@@ -59,23 +59,30 @@ export interface Launcher extends AsyncDisposable {
   close(): Promise<void>;
 }
 
+/** What the launcher's exit statuses say; see native/launcher.c. */
+const endReasons: Readonly<Record<number, string>> = {
+  71: 'it cannot execute from a sealed memory file',
+  73: 'it cannot open the lock file',
+  74: 'it cannot listen in the run directory',
+};
+
 /** Takes the lock and starts the launcher, or says who holds it. Throws failedPrecondition when the helper cannot run. */
 export async function startLauncher(options: LauncherOptions, signal?: AbortSignal): Promise<LaunchResult> {
   signal?.throwIfAborted();
   // The helper needs no environment, and stdio is nobody's: fd 3 is a socketpair, which Node calls a pipe.
-  const child = spawn(options.executable, ['launcher', options.runDir, options.lockFile], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'], env: {}, cwd: '/' });
+  const child = spawn(resolve(options.executable), ['launcher', resolve(options.runDir), resolve(options.lockFile)], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'], env: {}, cwd: '/' });
   const ended = new Promise<void>((resolve) => {
     child.once('exit', () => resolve());
     child.once('error', () => resolve());
   });
   const first = Promise.withResolvers<Frame>();
   child.once('error', (error) => first.reject(wrapError(`start ${options.executable}`, error, 'failedPrecondition')));
-  child.once('exit', (code, name) => first.reject(new RuntimeError('failedPrecondition', `start ${options.executable}: it ended with ${name ?? `status ${code}`}`)));
+  child.once('exit', (code, name) => first.reject(new RuntimeError('failedPrecondition', `start ${options.executable}: ${endReasons[code ?? -1] ?? `it ended with ${name ?? `status ${code}`}`}`)));
   const abort = (): void => first.reject(new RuntimeError('cancelled', `start ${options.executable}: cancelled`));
   signal?.addEventListener('abort', abort, { once: true });
   // SAFETY: the fourth entry of stdio above is a pipe; it is absent only where spawning itself failed.
   const control = child.stdio[3] as Socket | undefined | null;
-  const connection = control == null ? undefined : new FrameConnection(control, 'launcher');
+  const connection = control === undefined || control === null ? undefined : new FrameConnection(control, 'launcher');
   if (connection !== undefined) connection.onEvent = (frame) => first.resolve(frame);
   connection?.hold();
   try {
@@ -86,7 +93,7 @@ export async function startLauncher(options: LauncherOptions, signal?: AbortSign
       await ended;
       return { kind: 'locked', pid };
     }
-    return { kind: 'owner', launcher: new LauncherClient(child, connection, pid, options.runDir, ended) };
+    return { kind: 'owner', launcher: new LauncherClient(child, connection, pid, resolve(options.runDir), ended) };
   } catch (error) {
     connection?.close();
     throw error;

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { type Socket } from 'node:net';
 import { RuntimeError, limits } from '#core';
 import { ByteReader, type ByteWriter, type Plan, encodePlan } from '#plan';
+import { Attachment, type ShimAttachment, streamBits } from './attachment.io.ts';
 import { FrameConnection, openSocket } from './connection.io.ts';
 import { type AskedFile, type ExecResult, type Frame, type ProcessEnded, type ProcessState, decodeAsk, decodeExecResult, decodeFailure, decodeProcessEnded, decodeStates, frameTypes, planError, protocolVersion } from './frames.ts';
 
@@ -49,32 +50,10 @@ export interface ExecOptions {
   readonly answer?: (files: readonly AskedFile[]) => Plan;
 }
 
-export type OutputStream = 'stdout' | 'stderr';
-
-/** How an attached process ended. */
-export interface AttachmentEnd {
-  readonly waitStatus: number;
-  /** 1: an OOM kill happened. */
-  readonly flags: number;
-}
-
-/** The streams of one process, on a connection of their own. It keeps the event loop alive until it ends or is closed. */
-export interface ShimAttachment {
-  /** Called for each piece of output; the bytes are the receiver's. Set it before the next turn of the event loop. */
-  onOutput: ((stream: OutputStream, bytes: Buffer) => void) | undefined;
-  /** Resolves when more may be written. Bytes for a process without open standard input are dropped. */
-  write(bytes: Uint8Array): Promise<void>;
-  /** Ends the standard input after what was written; no effect on a terminal. */
-  closeInput(): void;
-  /** After the last output. Rejects with unavailable when the connection ends first. */
-  readonly ended: Promise<AttachmentEnd>;
-  /** Stops and continues reading output. A client that falls 16 MiB behind is cut off, unless the process is exclusive. */
-  pause(): void;
-  resume(): void;
-  close(): void;
-}
-
-/** An authenticated connection to a shim. It keeps the event loop alive only while a request is in flight. */
+/**
+ * An authenticated connection to a shim. It keeps the event loop alive while a request is in flight, and from `subscribe`
+ * on until it ends or is closed: who subscribes waits for events.
+ */
 export interface ShimConnection {
   readonly pid: number;
   /** Resolves when the connection has ended, because the shim has or by `close`. */
@@ -105,7 +84,6 @@ export interface ShimConnection {
 }
 
 const processFlags = { stdin: 1, stdinOnce: 2, terminal: 4, log: 8, exclusive: 16, holdOutput: 32 } as const;
-const streamBits = { stdin: 1, stdout: 2, stderr: 4 } as const;
 
 function flagsOf(options: CreateProcessOptions): number {
   const { stdin, stdinOnce, terminal, exclusive, holdOutput, log } = options;
@@ -244,6 +222,10 @@ class ShimClient implements ShimConnection {
   }
 
   async subscribe(listener: (event: ProcessEnded) => void): Promise<void> {
+    if (this.#onProcessEnded === undefined) {
+      this.#connection.hold();
+      void this.#connection.ended.then(() => this.#connection.release());
+    }
     this.#onProcessEnded = listener;
     await this.#connection.request('subscribe', frameTypes.subscribe);
   }
@@ -263,14 +245,14 @@ class ShimClient implements ShimConnection {
   /** A request whose FAILED concerns a plan, and which may ask. */
   async #runPlan(what: string, type: number, plan: Plan, body: (out: ByteWriter) => void, asking?: Asking): Promise<Frame & { answer?: Plan }> {
     let answered: Plan | undefined;
-    let refusal: unknown;
+    let refusal: Error | undefined;
     const frame = await this.#connection.request(what, type, body, (asked) => {
       if (asked.type !== frameTypes.ask) return false;
       try {
         if (asking?.answer === undefined) throw new RuntimeError('internal', `${what}: the plan asks, but nobody answers`);
         answered = asking.answer(decodeAsk(asked.payload));
       } catch (error) {
-        refusal = error;
+        refusal = error instanceof Error ? error : new RuntimeError('unknown', String(error));
       }
       const answer = encodeAnswer(answered);
       // An empty answer is malformed on purpose: the child then ends, and the creation fails.
@@ -291,81 +273,3 @@ interface Asking {
 function encodeAnswer(plan: Plan | undefined): Uint8Array {
   return plan === undefined ? new Uint8Array() : encodePlan(plan);
 }
-
-class Attachment implements ShimAttachment {
-  readonly ended: Promise<AttachmentEnd>;
-  readonly #connection: FrameConnection;
-  #onOutput: ((stream: OutputStream, bytes: Buffer) => void) | undefined;
-  #early: { readonly stream: OutputStream; readonly bytes: Buffer }[] = [];
-  #held = true;
-
-  constructor(connection: FrameConnection) {
-    this.#connection = connection;
-    connection.hold();
-    const { promise, resolve, reject } = Promise.withResolvers<AttachmentEnd>();
-    this.ended = promise;
-    // A caller that never looks at `ended` has not asked to be told.
-    promise.catch(() => {});
-    connection.onEvent = (frame) => {
-      if (frame.type === frameTypes.output) this.#output(frame);
-      if (frame.type !== frameTypes.ended) return;
-      const input = new ByteReader(frame.payload);
-      resolve({ waitStatus: input.i32(), flags: input.u32() });
-      this.#release();
-    };
-    void connection.ended.then(() => {
-      this.#release();
-      reject(new RuntimeError('unavailable', 'attach: the connection ended before the process did'));
-    });
-  }
-
-  get onOutput(): ((stream: OutputStream, bytes: Buffer) => void) | undefined {
-    return this.#onOutput;
-  }
-
-  /** What arrived with the answer to ATTACH, before anyone could listen, is delivered now. */
-  set onOutput(listener: ((stream: OutputStream, bytes: Buffer) => void) | undefined) {
-    this.#onOutput = listener;
-    const early = this.#early;
-    this.#early = [];
-    for (const { stream, bytes } of early) listener?.(stream, bytes);
-  }
-
-  #output(frame: Frame): void {
-    const stream = frame.payload.readUInt32LE(0) === streamBits.stdout ? 'stdout' : 'stderr';
-    const bytes = Buffer.from(frame.payload.subarray(4));
-    if (this.#onOutput === undefined) this.#early.push({ stream, bytes });
-    else this.#onOutput(stream, bytes);
-  }
-
-  #release(): void {
-    if (this.#held) this.#connection.release();
-    this.#held = false;
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; at += inputChunkBytes) {
-      await this.#connection.send(frameTypes.input, 0, (out) => out.raw(bytes.subarray(at, at + inputChunkBytes)));
-    }
-  }
-
-  closeInput(): void {
-    this.#connection.send(frameTypes.inputClose, 0).catch(() => {});
-  }
-
-  pause(): void {
-    this.#connection.pause();
-  }
-
-  resume(): void {
-    this.#connection.resume();
-  }
-
-  close(): void {
-    this.#release();
-    this.#connection.close();
-  }
-}
-
-/** Bytes per INPUT frame. */
-const inputChunkBytes = 64 * 1024;

@@ -11,6 +11,8 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { RuntimeError } from '#core';
 import type { ImageProgress, ImageStore } from '#image';
+import { decodeManifestDocument } from '#oci';
+import { RegistryClient } from '../../src/image/registry.io.ts';
 import { Layout, Registry, StoreHost, describeOverlay, describeTree, run, setXattr, shell, skipReason, tarOf } from './image-host.ts';
 
 const base = (): Buffer => tarOf(`
@@ -151,6 +153,27 @@ describe('images', { skip: skipReason() }, () => {
     assert.equal(image.id, same.id);
     assert.deepEqual(proxy.manifestRequests, ['/v2/altered/manifests/1'], 'two pulls share the work');
     await store.remove(image.id);
+  });
+
+  test('a stalled registry is given up, and a pull that is cancelled leaves nothing', async () => {
+    const layout = new Layout(join(work, 'stall'));
+    layout.add(layout.manifest({ layers: [withText('slow')] }), 'stall');
+    push(layout, 'stall', 'stall:1');
+    await using proxy = await FaultyProxy.start(registry.address, { current: 'stall' });
+    using client = new RegistryClient({ registry: proxy.address, repository: 'stall', stallTimeoutMs: 100 });
+    const found = decodeManifestDocument((await client.manifest('1', AbortSignal.timeout(5000))).bytes, { what: 'manifest' });
+    assert.ok(found.kind === 'manifest');
+    const layer = found.layers[0]?.digest;
+    assert.ok(layer !== undefined);
+    await assert.rejects(client.blobBytes(layer, 1_000_000, AbortSignal.timeout(5000)), failsWith('deadlineExceeded', new RegExp(`^no answer from ${proxy.address} for 100 ms$`)));
+    const controller = new AbortController();
+    const pull = store.pull(`${proxy.address}/stall:1`, { signal: controller.signal, onProgress: ({ stage }) => void (stage === 'downloading' && controller.abort()) });
+    await assert.rejects(pull, { name: 'AbortError' });
+    // The work ends after its last caller has left; closing waits for that.
+    await host.close();
+    assert.deepEqual(host.contents(), { blobs: 0, layers: 0 });
+    assert.deepEqual(readdirSync(join(host.dir, 'state/content/ingest')), []);
+    store = await host.open();
   });
 
   test('a redirect to another host gets no credentials', async () => {
@@ -304,7 +327,7 @@ function rawTar(script: string, names: string): Buffer {
   }
 }
 
-type Fault = 'none' | 'altered' | 'truncated' | 'html' | 'loop' | { readonly redirectBlobsTo: string } | { readonly wantBasic: string };
+type Fault = 'none' | 'stall' | 'altered' | 'truncated' | 'html' | 'loop' | { readonly redirectBlobsTo: string } | { readonly wantBasic: string };
 
 /** A proxy before the registry that does one thing wrong. */
 class FaultyProxy implements AsyncDisposable {
@@ -344,6 +367,7 @@ class FaultyProxy implements AsyncDisposable {
         const body = Buffer.concat(chunks);
         const isLayer = isBlob && body[0] === 0x1f;
         answer.writeHead(response.statusCode ?? 500, response.headers);
+        if (fault === 'stall' && isLayer) return void answer.write(body.subarray(0, 10));
         if (fault === 'altered' && isLayer) body[body.length - 5] = (body.at(-5) ?? 0) ^ 1;
         if (fault === 'truncated' && isLayer) answer.write(body.subarray(0, body.length / 2), () => answer.destroy());
         else answer.end(body);

@@ -19,11 +19,11 @@ const name = `berth-native-test-${process.pid}`;
 const runHost = (...steps: Step[]): Outcome => runPlan({ sections: [{ actor: 'host', steps }] });
 
 /** A process that has moved itself into the cgroup before this returns. */
-async function spawnInside(cgroup: string): Promise<Promise<NodeJS.Signals | null>> {
+async function spawnInside(cgroup: string): Promise<{ readonly ended: Promise<NodeJS.Signals | null> }> {
   const child = spawn('sh', ['-c', `echo 0 > ${cgroup}/cgroup.procs && echo in && exec sleep 60`], { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = new Promise<NodeJS.Signals | null>((resolve) => child.once('exit', (_code, signal) => resolve(signal)));
   await new Promise((resolve) => child.stdout.once('data', resolve));
-  return ended;
+  return { ended };
 }
 
 for (const { path, type } of hierarchies) {
@@ -37,7 +37,7 @@ for (const { path, type } of hierarchies) {
       if (existsSync(join(cgroup, 'inner/freezer.state'))) writeFileSync(join(cgroup, 'inner/freezer.state'), 'FROZEN');
       assert.match(runHost({ kind: 'removeCgroup', cgroup, timeoutMs: 20 }).output, /^failed 0 0 16 /, 'a cgroup with processes stays');
       assert.equal(runHost({ kind: 'killCgroup', cgroup, timeoutMs: 5000 }, { kind: 'removeCgroup', cgroup, timeoutMs: 5000 }).output, '');
-      assert.deepEqual(await Promise.all([first, second]), ['SIGKILL', 'SIGKILL']);
+      assert.deepEqual(await Promise.all([first.ended, second.ended]), ['SIGKILL', 'SIGKILL']);
       assert.ok(!existsSync(cgroup));
     });
 

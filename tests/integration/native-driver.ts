@@ -2,11 +2,12 @@
  * What the native-*.test.ts suites share: the driver native/tests/run_plan.c, executed in mount and network namespaces of
  * its own, and a directory that goes at the end. Needs root and /bin/busybox; the driver is built where musl-gcc is present.
  */
+import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type LayerRecord, type Plan, encodeLayerRecord, encodePlan } from '#plan';
+import { type LayerRecord, type Plan, type Section, type Step, clone, encodeLayerRecord, encodePlan } from '#plan';
 
 const native = join(import.meta.dirname, '../../native');
 
@@ -42,6 +43,7 @@ export function removeScratch(): void {
   rmSync(work, { recursive: true, force: true });
 }
 
+/** What the driver printed. */
 export interface Outcome {
   /** One line an event, between what the payload printed. */
   readonly output: string;
@@ -69,3 +71,19 @@ export function runUnpack(layer: string, records: readonly (LayerRecord | Buffer
 export function readXattr(path: string, name: string): string {
   return spawnSync(driver, ['xattr', path, name], { encoding: 'utf8' }).stdout;
 }
+
+/** The failure that the driver printed; asserts that there is one. */
+export function failed(outcome: Outcome): { readonly section: number; readonly step: number; readonly errno: number; readonly detail: string } {
+  const match = /^failed (\d+) (\d+) (\d+) (.*)$/m.exec(outcome.output);
+  assert.ok(match, `no failure in ${outcome.output}${outcome.error}`);
+  return { section: Number(match[1]), step: Number(match[2]), errno: Number(match[3]), detail: match[4] ?? '' };
+}
+
+/** A section of the host actor. */
+export const host = (...steps: Step[]): Section => ({ actor: 'host', steps });
+/** A section in a child of its own. */
+export const pod = (...steps: Step[]): Section => ({ actor: 'podNamespaces', steps });
+/** The section that begins a container: new mount, UTS and IPC namespaces. */
+export const setup = (...steps: Step[]): Section => ({ actor: 'containerSetup', cloneFlags: clone.newMount | clone.newUts | clone.newIpc, steps });
+/** The section that ends in the payload. */
+export const payload = (...steps: Step[]): Section => ({ actor: 'payload', steps });

@@ -6,7 +6,7 @@ import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
-import { BoundedQueue, RuntimeError, containerId, podSandboxId } from '#core';
+import { BoundedQueue, RuntimeError, containerId, limits, podSandboxId } from '#core';
 import type { ContainerStatus, Engine, EngineEvent, ImageSummary, PodSandboxConfig, ProcessStreams } from '#pod';
 import { connectEngine, serveEngine } from '#remote';
 import type { EngineServer } from '#remote';
@@ -71,8 +71,8 @@ async function serve(methods: Partial<Engine>): Promise<string> {
   return socketPath;
 }
 
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 test('arguments and results cross with bigints, and absent ones stay absent', async () => {
@@ -117,7 +117,10 @@ test('a living listener and a file in the way are refused, a stale socket is rep
   await replacing.close();
   const filePath = join(directory, 'file');
   writeFileSync(filePath, 'precious');
-  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath: filePath }), { code: 'failedPrecondition', message: `listen on ${filePath}: a file that is no socket is in the way` });
+  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath: filePath }), {
+    code: 'failedPrecondition',
+    message: `listen on ${filePath}: a file that is no socket is in the way`,
+  });
 });
 
 test('errors keep code, message and errno; a method without an implementation answers', async () => {
@@ -144,7 +147,10 @@ test('progress arrives before the result', async () => {
   const progress: unknown[] = [];
   const pulled = await engine.pullImage('a:1', { auth: { username: 'u' }, onProgress: (report) => progress.push(report) });
   assert.deepEqual(pulled, image);
-  assert.deepEqual(progress, stages.map((stage) => ({ stage, layer: 'a:1', bytesDone: 1, bytesTotal: 2 })));
+  assert.deepEqual(
+    progress,
+    stages.map((stage) => ({ stage, layer: 'a:1', bytesDone: 1, bytesTotal: 2 })),
+  );
 });
 
 test('a result of 32 MiB of bytes crosses in parts', async () => {
@@ -280,6 +286,19 @@ test('the death of the owner ends calls and streams with unavailable', async () 
   server = undefined;
   await assert.rejects(async () => await Array.fromAsync(streams.output), { code: 'unavailable' });
   await assert.rejects(streams.exited, { code: 'unavailable' });
+});
+
+test('connections beyond the limit are refused in words, and room made is room again', async () => {
+  const socketPath = await serve({ listImages: async () => [image] });
+  const engine = await connectEngine(socketPath);
+  const silent = Array.from({ length: limits.engineConnectionsMax }, () => connect(socketPath));
+  await Promise.all(silent.map(async (socket) => once(socket, 'connect')));
+  await assert.rejects(engine.listImages(), { code: 'resourceExhausted', message: `call engine: more than ${limits.engineConnectionsMax} connections` });
+  for (const socket of silent) socket.destroy();
+  await until(async () => {
+    const answer = await engine.listImages().catch(() => undefined);
+    return answer !== undefined;
+  });
 });
 
 test('garbage, silence and frames out of turn get an error and harm nobody else', async () => {

@@ -119,7 +119,7 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
     id, shim, sandbox, logDirectory,
     execute: (plan) => shim.execute(plan),
     start: async (name, spec, more) => {
-      const input: PlanContainerInput = { spec, rootfs: { kind: 'directory', path: root }, pod: sandbox.sharing, host, cgroup: { path: `${cgroup.path}/${name}` }, askIdentity: false, ...more };
+      const input: PlanContainerInput = { spec, rootfs: { kind: 'directory', path: root }, pod: sandbox.sharing, host, cgroup: { path: `${cgroup.path}/${name}`, controllers: sandbox.controllers }, askIdentity: false, ...more };
       await shim.createProcess({
         processId: name, plan: planContainer(input), terminal: spec.process?.terminal ?? false, log: { directory: logDirectory, path: `${name}.log` }, oomFile: oomFileOf(input),
         answer: (files) => planPayload(input, resolveIdentity({ username: 'web', supplementalGroups: [], policy: 'Merge' }, Object.fromEntries(files.map((file) => [file.path === '/etc/passwd' ? 'passwd' : 'group', file.content])))),

@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, 
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { after, before, describe, it } from 'node:test';
+import { decodeResources } from '#oci';
 import { defaultCapabilities, defaultMounts, planExec } from '#runtime';
 import { type RuntimeHost, type TestPod, hostCommand, makeSpec, skipReason, startRuntimeHost, writeRoot } from './runtime-host.ts';
 
@@ -109,6 +110,22 @@ describe('the runtime', { skip }, () => {
     assert.equal(output, 'uid=1000(web) gid=1001(web) groups=2002(extra)\n/home/web\nhello\n');
   });
 
+  it('is not held up by identity files that are no files, and says who is unknown', async () => {
+    for (const [index, spoil] of [(path: string) => void hostCommand('mkfifo', path), (path: string) => writeFileSync(path, Buffer.alloc((1 << 20) + 1)), (path: string) => symlinkSync('/proc/self/fd/0', path), (path: string) => void mkdirSync(path)].entries()) {
+      const rootfs = makeStore();
+      unlinkSync(join(rootfs.storeDir, 'l1/etc/passwd'));
+      spoil(join(rootfs.storeDir, 'l1/etc/passwd'));
+      await assert.rejects(pod.run(`identity${index}`, makeSpec(environment.host, { args: ['/bin/true'] }), { rootfs, askIdentity: true }), { code: 'invalidArgument', message: /user "web": not in \/etc\/passwd of the image/ });
+    }
+  });
+
+  it('enters a working directory behind a link of the image, and makes a missing one', async () => {
+    const rootfs = makeStore();
+    symlinkSync('/home/web', join(rootfs.storeDir, 'l1/link'));
+    assert.equal((await pod.run('linkdir', makeSpec(environment.host, { args: ['/bin/pwd', '-P'], process: { cwd: '/link' } }), { rootfs })).output, '/home/web\n');
+    assert.equal((await pod.run('newdir', makeSpec(environment.host, { args: ['/bin/pwd', '-P'], process: { cwd: '/link/new' } }), { rootfs })).output, '/home/web/new\n');
+  });
+
   it('sets rlimits, umask, sysctls, score and working directory', async () => {
     const spec = makeSpec(environment.host, {
       args: sh('ulimit -n; umask; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced /proc/self/oom_score_adj; pwd'),
@@ -125,9 +142,15 @@ describe('the runtime', { skip }, () => {
     assert.equal(oom, true);
   });
 
+  it('holds containers to the limits of their pod', async () => {
+    await using other = await environment.makePod({ resources: decodeResources({ memory: { limit: 32 << 20, ...(environment.host.cgroups.swapLimit ? { swap: 32 << 20 } : {}) } }, '') });
+    const { waitStatus, oom } = await other.run('greedy', makeSpec(environment.host, { args: ['/bin/dd', 'if=/dev/zero', 'of=/dev/null', 'bs=200M'] }));
+    assert.deepEqual([waitStatus, oom], [9, true]);
+  });
+
   it('denies devices that the document does not allow', async () => {
-    const spec = makeSpec(environment.host, { args: sh('mknod /tmp/kmsg c 1 11 && (cat < /tmp/kmsg) 2>&1 | head -1; rm -f /tmp/kmsg; echo x > /dev/null && echo fine') });
-    assert.equal((await pod.run('devices', spec)).output, '/bin/sh: can\'t open /tmp/kmsg: Operation not permitted\nfine\n');
+    const spec = makeSpec(environment.host, { args: sh('mknod /dev/log2 c 1 11 && (cat < /dev/log2) 2>&1 | head -1; echo x > /dev/null && echo fine') });
+    assert.equal((await pod.run('devices', spec)).output, '/bin/sh: can\'t open /dev/log2: Operation not permitted\nfine\n');
   });
 
   it('executes further processes with the container\'s limits, user and view', async () => {
@@ -165,6 +188,8 @@ describe('the runtime', { skip }, () => {
     const capabilities = [...defaultCapabilities, 'CAP_SYS_PTRACE'];
     const { output } = await other.run('watch', makeSpec(environment.host, { args: sh('cat /proc/1/comm; ls -A /proc/1/root/ 2>&1 | wc -l; ls /proc/1/fd 2>&1 | wc -l; grep CapEff /proc/1/status; echo $(( $$ > 1 ))'), capabilities }));
     assert.match(output, /^memfd:berth-shi\n0\n0\nCapEff:\t0000000000000000\n1\n$/);
+    // A filter that is installed early must still let the process move into the namespace.
+    assert.equal((await other.run('early', makeSpec(environment.host, { args: sh('grep Seccomp: /proc/self/status'), process: { noNewPrivileges: false } }))).output, 'Seccomp:\t2\n');
     const { pid, input } = await other.start('long', makeSpec(environment.host, { args: ['/bin/sleep', '60'], capabilities }));
     assert.match((await other.exec('x', input, pid, sh('ps | grep -c "[s]leep 60"'))).text, /^1\n$/);
     await other.shim.signalProcess('long', 9);

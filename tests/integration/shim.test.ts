@@ -160,6 +160,13 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     if (other.kind === 'owner') await other.launcher.close();
   });
 
+  test('a launcher that cannot start says why', async () => {
+    const runDir = join(base, 'run');
+    await assert.rejects(startLauncher({ executable, runDir, lockFile: join(base, 'missing/lock') }), isError('failedPrecondition', /^start .*: it cannot open the lock file$/));
+    await assert.rejects(startLauncher({ executable, runDir: join(base, 'missing'), lockFile: join(base, 'lock3') }), isError('failedPrecondition', /^start .*: it cannot listen in the run directory$/));
+    await assert.rejects(startLauncher({ executable: join(base, 'nothing'), runDir, lockFile: join(base, 'lock3') }), isError('failedPrecondition', /^start .*: spawn .* ENOENT$/));
+  });
+
   test('every helper executes from one sealed memfd and is named for people', async () => {
     const { shim, secret } = await newPod();
     for (const [pid, comm] of [[launcher.pid, 'berth-launcher'], [shim.pid, 'berth-shim']] as const) {
@@ -249,6 +256,42 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const numbers = ['.0', '.1', '.2', '.3', '.4', ''].flatMap((suffix) => linesOf(`writer.log${suffix}`)).map(({ content }) => Number(content));
     assert.deepEqual(numbers, Array.from({ length: 3000 }, (_unused, index) => index));
     await pod.shim.shutdown();
+  });
+
+  test('a full disk costs log lines, never the container, and leaves no torn line', async () => {
+    const dir = mkdtempSync(join(base, 'full-'));
+    const plan: Plan = { sections: [{ actor: 'payload', steps: [start, shell('i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; sleep 0.3; echo after')] }] };
+    mkdirSync(join(dir, 'pod'), { mode: 0o700 });
+    mkdirSync(join(dir, 'logs'));
+    const script = join(dir, 'engine.ts');
+    // In a mount namespace of its own: the log directory is a tmpfs of 64 KiB, which grows once it has been full.
+    writeFileSync(script, `
+      import { execFileSync } from 'node:child_process';
+      import { readFileSync, writeFileSync } from 'node:fs';
+      import { setTimeout as sleep } from 'node:timers/promises';
+      import { startLauncher } from ${JSON.stringify(join(projectDir, 'src/system/index.ts'))};
+      import { decodePlan } from ${JSON.stringify(join(projectDir, 'src/plan/index.ts'))};
+      const [dir, logs] = [${JSON.stringify(dir)}, ${JSON.stringify(join(dir, 'logs'))}];
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'logs', logs]);
+      const r = await startLauncher({ executable: ${JSON.stringify(executable)}, runDir: dir, lockFile: dir + '/lock' });
+      const shim = await r.launcher.startShim({ podId: 'p', podDir: dir + '/pod', secret: new Uint8Array(32), cgroupFiles: [] });
+      const ended = new Promise((resolve) => void shim.subscribe(resolve));
+      await shim.createProcess({ processId: 'c', plan: decodePlan(Buffer.from(${JSON.stringify(encodeToHex(plan))}, 'hex')), log: { directory: logs, path: 'c.log' } });
+      await shim.startProcess('c');
+      for (let size = -1, last = -2; size !== last; await sleep(50)) [last, size] = [size, readFileSync(logs + '/c.log').length];
+      execFileSync('mount', ['-o', 'remount,size=1m', logs]);
+      const { waitStatus } = await ended;
+      writeFileSync(dir + '/result', JSON.stringify({ waitStatus, text: readFileSync(logs + '/c.log', 'utf8') }));
+      await shim.shutdown();
+      await r.launcher.close();
+    `);
+    execFileSync('unshare', ['-m', process.execPath, script]);
+    // SAFETY: the script above writes exactly this.
+    const { waitStatus, text } = JSON.parse(readFileSync(join(dir, 'result'), 'utf8')) as { waitStatus: number; text: string };
+    assert.equal(waitStatus, 0);
+    const contents = text.split('\n').slice(0, -1).map((line) => /^\S{30} stdout F (line \d+|after)$/.exec(line)?.[1]);
+    assert.ok(contents.length > 500 && contents.length < 2500, `${contents.length} lines`);
+    assert.deepEqual(contents, [...contents.slice(0, -1).map((_unused, index) => `line ${index}`), 'after']);
   });
 
   test('a log path that leaves its directory, is a link or is no regular file is refused', async () => {
@@ -662,6 +705,16 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
       const taken = await connectShim({ podDir, secret });
       assert.equal((await taken.state())[0]?.pid, init);
       await taken.shutdown();
+      await eventually('all has ended', () => !isAlive(shim) && !isAlive(init));
+    });
+
+    test('the death of the launcher alone ends no pod', async () => {
+      const { engine, shim, init, launcher: other, podDir, secret } = await startEngine(false);
+      process.kill(other, 'SIGKILL');
+      await eventually('the launcher has ended', () => !isAlive(other));
+      assert.deepEqual([isAlive(shim), isAlive(init)], [true, true]);
+      engine.kill('SIGKILL');
+      await (await connectShim({ podDir, secret })).shutdown();
       await eventually('all has ended', () => !isAlive(shim) && !isAlive(init));
     });
 

@@ -1,0 +1,384 @@
+/*
+ * Layer records (src/plan/layer.ts) applied below one directory. In: record bodies, hostile. Out: entries. Paths are checked,
+ * resolved beneath the directory without links, and their last component is never followed.
+ */
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include "layer.h"
+
+#define TIMES_BYTES_MAX ((size_t)256 << 20)
+#define HOLE_BYTES 4096u
+#define CONFINED (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
+#define OPAQUE_NAME "trusted.overlay.opaque"
+
+/* Relative, no empty, "." or ".." component, nothing longer than the kernel takes. */
+static bool is_plain_path(const char *path) {
+  size_t size = strlen(path);
+  if (size == 0 || size >= PATH_MAX) return false;
+  for (const char *at = path, *end;; at = end + 1) {
+    end = at + strcspn(at, "/");
+    size_t part = (size_t)(end - at);
+    if (part == 0 || part > NAME_MAX || (part == 1 && at[0] == '.') || (part == 2 && at[0] == '.' && at[1] == '.')) return false;
+    if (*end == 0) return true;
+  }
+}
+
+static int read_path(struct unpack *u, struct reader *in, const char **path) {
+  *path = read_text(in);
+  if (in->bad) return EPROTO;
+  size_t size = strnlen(*path, sizeof u->path - 1);
+  memcpy(u->path, *path, size);
+  u->path[size] = 0;
+  return is_plain_path(*path) ? 0 : EINVAL;
+}
+
+/* SAFETY: attributes that steer an overlay are ours alone; a layer that brings them could redirect to another one's files. */
+static bool is_reserved(const char *name) { return strncmp(name, "trusted.overlay.", 16) == 0 || strncmp(name, "user.overlay.", 13) == 0; }
+
+static int read_attributes(struct unpack *u, struct reader *in, struct attributes *entry) {
+  int err = read_path(u, in, &entry->path);
+  entry->mode = read_u32(in);
+  entry->uid = read_u32(in);
+  entry->gid = read_u32(in);
+  entry->mtime_ns = (int64_t)read_u64(in);
+  entry->xattr_count = read_u32(in);
+  entry->xattrs = *in;
+  for (uint32_t i = 0; !in->bad && i < entry->xattr_count; i++) {
+    if (is_reserved(read_text(in)) && err == 0) err = EPERM;
+    read_bytes(in);
+  }
+  if (in->bad) return EPROTO;
+  return err != 0 ? err : entry->mode > 07777 || entry->uid == UINT32_MAX || entry->gid == UINT32_MAX ? EINVAL : 0;
+}
+
+/* --- places */
+
+static const char *name_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash == NULL ? path : slash + 1;
+}
+
+static void forget_parent(struct unpack *u) {
+  close_with(u->parent, 0);
+  u->parent = -1;
+}
+
+/* Makes the missing directories of a plain path one by one, each below the descriptor of the one before. */
+static int make_directories(const struct unpack *u, const char *path) {
+  char name[NAME_MAX + 1];
+  int at = open_resolved(u->root, ".", O_PATH | O_DIRECTORY, 0, CONFINED);
+  while (at >= 0 && *path != 0) {
+    size_t size = strcspn(path, "/");
+    memcpy(name, path, size);
+    name[size] = 0;
+    int err = mkdirat(at, name, 0755) < 0 && errno != EEXIST ? errno : 0;
+    int next = err != 0 ? -err : open_resolved(at, name, O_PATH | O_DIRECTORY, 0, CONFINED);
+    close(at);
+    at = next;
+    path += size + (path[size] == '/');
+  }
+  return at;
+}
+
+/*
+ * The directory that an entry goes into, kept for the next entry. SAFETY: resolved beneath the layer without any link, so
+ * a link that the layer itself made as a parent is an error (CVE-2021-32760, CVE-2025-47290).
+ */
+static int parent_of(struct unpack *u, const char *path) {
+  char directory[PATH_MAX];
+  size_t size = (size_t)(name_of(path) - path);
+  if (size > 0) size--;
+  memcpy(directory, path, size);
+  directory[size] = 0;
+  if (u->parent >= 0 && strcmp(directory, u->parent_path) == 0) return 0;
+  forget_parent(u);
+  int fd = open_resolved(u->root, size == 0 ? "." : directory, O_PATH | O_DIRECTORY, 0, CONFINED);
+  if (fd == -ENOENT) fd = make_directories(u, directory);
+  if (fd < 0) return -fd;
+  u->parent = fd;
+  memcpy(u->parent_path, directory, size + 1);
+  return 0;
+}
+
+enum found { FOUND_NOTHING, FOUND_DIRECTORY, FOUND_WHITEOUT, FOUND_OTHER };
+static enum found look(const struct unpack *u, const char *name) {
+  struct stat info;
+  if (fstatat(u->parent, name, &info, AT_SYMLINK_NOFOLLOW) < 0) return FOUND_NOTHING;
+  if (S_ISDIR(info.st_mode)) return FOUND_DIRECTORY;
+  return S_ISCHR(info.st_mode) && info.st_rdev == 0 ? FOUND_WHITEOUT : FOUND_OTHER;
+}
+
+static int remove_existing(struct unpack *u, const char *name) {
+  int err = remove_tree_at(u->parent, name);
+  return err == ENOENT ? 0 : err;
+}
+
+/* Goes to the entry's directory and clears its place. */
+static int make_place(struct unpack *u, const char *path) {
+  int err = parent_of(u, path);
+  return err != 0 ? err : remove_existing(u, name_of(path));
+}
+
+/* --- attributes. The order matters: a change of owner clears set-user-id bits and file capabilities. */
+
+static struct timespec time_of(int64_t ns) {
+  int64_t seconds = ns / 1000000000, rest = ns % 1000000000;
+  return (struct timespec){.tv_sec = rest < 0 ? seconds - 1 : seconds, .tv_nsec = rest < 0 ? rest + 1000000000 : rest};
+}
+
+/* fd, or where it is -1 the name in the entry's directory. A file system without this kind of attribute does not get it. */
+static int set_xattrs(const struct unpack *u, int fd, const char *name, const struct attributes *entry) {
+  struct reader pairs = entry->xattrs;
+  if (fd < 0 && entry->xattr_count > 0 && fchdir(u->parent) < 0) return errno;
+  for (uint32_t i = 0; i < entry->xattr_count; i++) {
+    const char *key = read_text(&pairs);
+    struct bytes value = read_bytes(&pairs);
+    int set = fd >= 0 ? fsetxattr(fd, key, value.data, value.size, 0) : lsetxattr(name, key, value.data, value.size, 0);
+    if (set < 0 && errno != ENOTSUP) return errno;
+  }
+  return 0;
+}
+
+static int set_open_attributes(const struct unpack *u, int fd, const struct attributes *entry) {
+  if (fchown(fd, entry->uid, entry->gid) < 0 || fchmod(fd, entry->mode) < 0) return errno;
+  return set_xattrs(u, fd, NULL, entry);
+}
+
+/* Of links and nodes, which cannot be opened. SAFETY: the last component is what we made; nobody else writes here. */
+static int set_named_attributes(const struct unpack *u, const char *name, const struct attributes *entry, bool link) {
+  struct timespec times[2] = {time_of(entry->mtime_ns), time_of(entry->mtime_ns)};
+  if (fchownat(u->parent, name, entry->uid, entry->gid, AT_SYMLINK_NOFOLLOW) < 0) return errno;
+  if (!link && syscall(SYS_fchmodat, u->parent, name, entry->mode) < 0) return errno;
+  int err = set_xattrs(u, -1, name, entry);
+  return err != 0 ? err : result(utimensat(u->parent, name, times, AT_SYMLINK_NOFOLLOW));
+}
+
+/* A directory named again gets the new record's attributes alone; its opaque mark is no attribute of the tar. */
+static int clear_xattrs(int fd) {
+  char names[65536];
+  ssize_t size = flistxattr(fd, names, sizeof names);
+  if (size < 0) return errno == ENOTSUP ? 0 : errno;
+  for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1) {
+    if (strcmp(names + at, OPAQUE_NAME) != 0 && fremovexattr(fd, names + at) < 0 && errno != ENODATA && errno != ENOTSUP) return errno;
+  }
+  return 0;
+}
+
+static int remember_time(struct unpack *u, const struct attributes *entry) {
+  size_t size = strlen(entry->path) + 1, needed = u->times_size + sizeof entry->mtime_ns + size;
+  if (needed > TIMES_BYTES_MAX) return E2BIG;
+  if (needed > u->times_capacity) {
+    size_t capacity = needed * 2;
+    char *grown = realloc(u->times, capacity);
+    if (grown == NULL) return ENOMEM;
+    u->times = grown;
+    u->times_capacity = capacity;
+  }
+  memcpy(u->times + u->times_size, &entry->mtime_ns, sizeof entry->mtime_ns);
+  memcpy(u->times + u->times_size + sizeof entry->mtime_ns, entry->path, size);
+  u->times_size = needed;
+  return 0;
+}
+
+/* In the order of the records, so that of two records for one directory the later wins. What is no directory any more is passed over. */
+int set_times(struct unpack *u) {
+  for (size_t at = 0; at < u->times_size;) {
+    int64_t mtime_ns;
+    memcpy(&mtime_ns, u->times + at, sizeof mtime_ns);
+    const char *path = u->times + at + sizeof mtime_ns;
+    struct timespec times[2] = {time_of(mtime_ns), time_of(mtime_ns)};
+    int fd = open_resolved(u->root, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, CONFINED);
+    at += sizeof mtime_ns + strlen(path) + 1;
+    if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP) continue;
+    int err = fd < 0 ? -fd : result(futimens(fd, times));
+    close_with(fd, 0);
+    if (err != 0) return err;
+  }
+  return 0;
+}
+
+/* --- records */
+
+static int open_directory(const struct unpack *u, const char *name) {
+  return open_resolved(u->parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, CONFINED);
+}
+
+/* Makes the directory where there is none; `replaces` says that it covers a whiteout, so that it must hide what is below. */
+static int make_directory(struct unpack *u, const char *path, bool *replaces) {
+  int err = parent_of(u, path);
+  if (err != 0) return err;
+  enum found found = look(u, name_of(path));
+  *replaces = found == FOUND_WHITEOUT;
+  if (found == FOUND_DIRECTORY) return 0;
+  if (found != FOUND_NOTHING) err = remove_existing(u, name_of(path));
+  return err != 0 ? err : result(mkdirat(u->parent, name_of(path), 0755));
+}
+
+static int mark_opaque(int fd) { return result(fsetxattr(fd, OPAQUE_NAME, "y", 1, 0)); }
+
+static int unpack_directory(struct unpack *u, struct reader *in) {
+  struct attributes entry;
+  bool opaque = false;
+  int err = read_attributes(u, in, &entry);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  err = make_directory(u, entry.path, &opaque);
+  if (err != 0) return err;
+  int fd = open_directory(u, name_of(entry.path));
+  if (fd < 0) return -fd;
+  err = clear_xattrs(fd);
+  if (err == 0) err = set_open_attributes(u, fd, &entry);
+  if (err == 0 && opaque) err = mark_opaque(fd);
+  if (err == 0) err = remember_time(u, &entry);
+  return close_with(fd, err);
+}
+
+static int unpack_opaque(struct unpack *u, struct reader *in) {
+  const char *path;
+  bool replaces;
+  int err = read_path(u, in, &path);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  err = parent_of(u, path);
+  if (err == 0 && look(u, name_of(path)) == FOUND_OTHER) err = ENOTDIR;
+  if (err == 0) err = make_directory(u, path, &replaces);
+  int fd = err != 0 ? -err : open_directory(u, name_of(path));
+  return fd < 0 ? -fd : close_with(fd, mark_opaque(fd));
+}
+
+/*
+ * A whiteout speaks of the layers below only (image-spec, layer.md), so an entry of this layer stays; a directory
+ * of the same name hides by being opaque.
+ */
+static int unpack_whiteout(struct unpack *u, struct reader *in) {
+  const char *path;
+  int err = read_path(u, in, &path);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  err = parent_of(u, path);
+  if (err != 0) return err;
+  enum found found = look(u, name_of(path));
+  if (found == FOUND_NOTHING) return result(mknodat(u->parent, name_of(path), S_IFCHR, makedev(0, 0)));
+  if (found != FOUND_DIRECTORY) return 0;
+  int fd = open_directory(u, name_of(path));
+  return fd < 0 ? -fd : close_with(fd, mark_opaque(fd));
+}
+
+static int unpack_link(struct unpack *u, struct reader *in) {
+  struct attributes entry;
+  int err = read_attributes(u, in, &entry);
+  const char *target = read_text(in);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  err = make_place(u, entry.path);
+  if (err == 0) err = result(symlinkat(target, u->parent, name_of(entry.path)));
+  return err != 0 ? err : set_named_attributes(u, name_of(entry.path), &entry, true);
+}
+
+/* SAFETY: the target is a plain path whose directory is resolved as any entry's; linkat follows no last component. */
+static int unpack_hard_link(struct unpack *u, struct reader *in) {
+  const char *path;
+  char directory[PATH_MAX];
+  int err = read_path(u, in, &path);
+  const char *target = read_text(in);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  if (!is_plain_path(target) || strcmp(path, target) == 0) return EINVAL;
+  size_t size = (size_t)(name_of(target) - target);
+  memcpy(directory, target, size);
+  memcpy(directory + size, ".", 2);
+  struct stat info;
+  int from = open_resolved(u->root, directory, O_PATH | O_DIRECTORY, 0, CONFINED);
+  if (from < 0) return -from;
+  /* Looked at before the place is cleared: a target that is missing must not cost the entry that is there. */
+  if (fstatat(from, name_of(target), &info, AT_SYMLINK_NOFOLLOW) < 0) err = errno;
+  else if (S_ISDIR(info.st_mode)) err = EPERM;
+  if (err == 0) err = make_place(u, path);
+  if (err == 0) err = result(linkat(from, name_of(target), u->parent, name_of(path), 0));
+  return close_with(from, err);
+}
+
+static int unpack_node(struct unpack *u, struct reader *in) {
+  struct attributes entry;
+  int err = read_attributes(u, in, &entry);
+  uint32_t type = read_u32(in), major_number = read_u32(in), minor_number = read_u32(in);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  if (type != S_IFCHR && type != S_IFBLK && type != S_IFIFO) return EINVAL;
+  err = make_place(u, entry.path);
+  if (err == 0) err = result(mknodat(u->parent, name_of(entry.path), type | entry.mode, makedev(major_number, minor_number)));
+  return err != 0 ? err : set_named_attributes(u, name_of(entry.path), &entry, false);
+}
+
+/* The last byte has come: length, attributes, time. */
+int finish_file(struct unpack *u) {
+  int err = 0;
+  if (u->file < 0) return 0;
+  struct timespec times[2] = {time_of(u->file_attributes.mtime_ns), time_of(u->file_attributes.mtime_ns)};
+  if (u->file_at != u->file_size) err = EPROTO;
+  if (err == 0 && u->file_end != u->file_size) err = result(ftruncate(u->file, (off_t)u->file_size));
+  if (err == 0) err = set_open_attributes(u, u->file, &u->file_attributes);
+  if (err == 0) err = result(futimens(u->file, times));
+  err = close_with(u->file, err);
+  u->file = -1;
+  return err;
+}
+
+static int unpack_file(struct unpack *u, struct reader *in) {
+  int err = read_attributes(u, in, &u->file_attributes);
+  u->file_size = read_u64(in);
+  u->file_at = u->file_end = 0;
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  if (u->file_size > INT64_MAX) return EFBIG;
+  err = make_place(u, u->file_attributes.path);
+  if (err != 0) return err;
+  u->file = open_resolved(u->parent, name_of(u->file_attributes.path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, CONFINED);
+  if (u->file >= 0) return 0;
+  err = -u->file;
+  u->file = -1;
+  return err;
+}
+
+static bool is_zero(const uint8_t *data, size_t size) { return data[0] == 0 && memcmp(data, data + 1, size - 1) == 0; }
+
+/* Writes the content at the file's position; blocks of zeros become holes. */
+int unpack_data(struct unpack *u, size_t size) {
+  if (u->file < 0 || size > u->file_size - u->file_at) return EPROTO;
+  for (size_t at = 0; at < size;) {
+    size_t end = at;
+    while (end < size && !(size - end >= HOLE_BYTES && is_zero(u->data + end, HOLE_BYTES))) end += size - end < HOLE_BYTES ? size - end : HOLE_BYTES;
+    if (end == at) {
+      at += HOLE_BYTES;
+      continue;
+    }
+    ssize_t written = pwrite(u->file, u->data + at, end - at, (off_t)(u->file_at + at));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return written < 0 ? errno : EIO;
+    at += (size_t)written;
+    u->file_end = u->file_at + at;
+  }
+  u->file_at += size;
+  return 0;
+}
+
+static int apply_record(struct unpack *u, uint8_t op, struct reader *in) {
+  switch ((enum layer_op)op) {
+    case LAYER_DIRECTORY: return unpack_directory(u, in);
+    case LAYER_FILE: return unpack_file(u, in);
+    case LAYER_LINK: return unpack_link(u, in);
+    case LAYER_HARD_LINK: return unpack_hard_link(u, in);
+    case LAYER_NODE: return unpack_node(u, in);
+    case LAYER_WHITEOUT: return unpack_whiteout(u, in);
+    case LAYER_OPAQUE: return unpack_opaque(u, in);
+    case LAYER_DATA: case LAYER_FINISH: break;
+  }
+  return EPROTO;
+}
+
+int unpack_record(struct unpack *u, uint8_t op, size_t size) {
+  struct reader in;
+  struct stat info;
+  reader_init(&in, u->body, size);
+  u->entries++;
+  int err = apply_record(u, op, &in);
+  /* What the record replaced may have taken the kept parent along. */
+  if (u->parent >= 0 && (fstat(u->parent, &info) < 0 || info.st_nlink == 0)) forget_parent(u);
+  return err;
+}

@@ -1,0 +1,39 @@
+/* The unpack child's state, and what its two halves know of each other: unpack.c the process, layer.c the records. */
+#pragma once
+#include <limits.h>
+#include "steps.h"
+
+#define BODY_BYTES_MAX (1u << 20)
+
+/* What every entry carries; it points into the record's body. */
+struct attributes {
+  const char *path;
+  uint32_t mode, uid, gid, xattr_count;
+  int64_t mtime_ns;
+  struct reader xattrs; /* stands at the first pair */
+};
+
+struct unpack {
+  int connection, root;
+  uint32_t request_id, entries;
+  uint8_t *body, *data; /* of the entry in work, of a data record; BODY_BYTES_MAX each */
+  uint8_t input[65536];
+  size_t input_at, input_size;
+  char path[PATH_MAX]; /* of the entry in work, for the answer */
+  int parent;          /* directory of the last entry, -1 none */
+  char parent_path[PATH_MAX];
+  int file; /* being written, -1 none */
+  uint64_t file_size, file_at, file_end;
+  struct attributes file_attributes;
+  char *times; /* i64 mtime and path with its NUL, per directory, to be set at the end */
+  size_t times_size, times_capacity;
+};
+
+/* Applies one record other than `data` and `finish`, whose body is in u->body. All four return 0 or errno. */
+int unpack_record(struct unpack *u, uint8_t op, size_t size);
+/* Content of the file being written, in u->data. */
+int unpack_data(struct unpack *u, size_t size);
+/* Ends the file being written, where there is one. */
+int finish_file(struct unpack *u);
+/* The times of all directories. */
+int set_times(struct unpack *u);
