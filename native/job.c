@@ -58,7 +58,7 @@ static void job_finished(struct job *job) {
   struct process *p = job->process;
   if (p) process_started(p);
   /* EXEC is answered at the end of its process; CREATE without a start barrier gets the pid now. */
-  if (!p || !p->exec) reply_ok(job->owner, job->request, p && p->creator ? (uint32_t)p->pid : 0);
+  if (!p || !p->exec) reply_ok(job->owner, job->request, p ? (uint32_t)p->pid : 0);
   job_over(job);
 }
 

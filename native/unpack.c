@@ -117,7 +117,11 @@ static int enter_layer(struct unpack *u, const char *layer_dir, const char *root
   if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) return errno;
   int layer = open(layer_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   int at = open(root_dir[0] == 0 ? layer_dir : root_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (layer < 0 || at < 0) return errno;
+  if (layer < 0 || at < 0) {
+    int err = errno;
+    if (layer >= 0) strncpy(u->path, root_dir, sizeof u->path - 1);
+    return err;
+  }
   int tree = clone_tree(layer, false), err = error_of(tree);
   if (err == 0) err = result(sys_mount_setattr(tree, 0, &attr));
   if (err == 0) err = attach(tree, at);

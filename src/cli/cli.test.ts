@@ -1,9 +1,9 @@
 /** Whole command lines over doubles: usage errors, tables, runs, the terminal. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { RuntimeError, containerId, podSandboxId } from '#core';
-import type { ContainerConfig, Engine, ImageSummary, PodSandboxConfig, ProcessStreams } from '#pod';
-import { containerDouble, podDouble, runDouble } from './doubles.ts';
+import { RuntimeError } from '#core';
+import type { Engine, ImageSummary, ProcessStreams } from '#pod';
+import { containerDouble, podDouble, runDouble, streamsOf } from './doubles.ts';
 
 const web = podDouble({ name: 'web', portMappings: [{ protocol: 'tcp', containerPort: 80, hostPort: 8080 }] });
 const image: ImageSummary = { id: `sha256:${'ab'.repeat(32)}`, names: ['docker.io/library/busybox:1'], digests: [], sizeBytes: 4_300_000, createdAtNs: 0n, pinned: false };
@@ -11,22 +11,25 @@ const image: ImageSummary = { id: `sha256:${'ab'.repeat(32)}`, names: ['docker.i
 /** Filters as the engine does, as far as the commands use it. */
 const listing = (containers: readonly ReturnType<typeof containerDouble>[], pods = [web]): Partial<Engine> => ({
   listPodSandboxes: async () => [...pods],
-  listContainers: async (filter) => containers.filter(({ state, podSandboxId: pod }) => (filter?.state === undefined || filter.state === state) && (filter?.podSandboxId === undefined || filter.podSandboxId === pod)),
+  listContainers: async (filter) =>
+    containers.filter(
+      ({ state, podSandboxId: pod }) => (filter?.state === undefined || filter.state === state) && (filter?.podSandboxId === undefined || filter.podSandboxId === pod),
+    ),
 });
 
 const usages: readonly (readonly [readonly string[], string])[] = [
-  [['pss'], 'unknown command \'pss\' (Did you mean ps?)'],
-  [['ps', '--al'], 'unknown option \'--al\' (Did you mean --all?)'],
-  [['ps', 'extra'], 'too many arguments for \'ps\'. Expected 0 arguments but got 1'],
+  [['pss'], "unknown command 'pss' (Did you mean ps?)"],
+  [['ps', '--al'], "unknown option '--al' (Did you mean --all?)"],
+  [['ps', 'extra'], "too many arguments for 'ps'. Expected 0 arguments but got 1"],
   [['image'], 'a command is missing, see --help'],
-  [['run'], 'missing required argument \'manifest|image\''],
-  [['ps', '--output', 'xml'], 'option \'--output <format>\' argument \'xml\' is invalid. Allowed choices are table, json'],
-  [['run', '-p', '99999:1', 'a'], 'option \'-p, --publish <[ip:][host:]port[/protocol]>\' argument \'99999:1\' is invalid. port 99999 is outside 1 to 65535'],
-  [['run', '-v', 'x', 'a'], 'option \'-v, --volume <host:container[:mode]>\' argument \'x\' is invalid. must be HOST_PATH:CONTAINER_PATH[:ro|rw|rslave|rshared]'],
-  [['run', '--memory', '64m', 'a'], 'option \'--memory <quantity>\' argument \'64m\' is invalid. 64m is 1 bytes, too little to run anything; did you mean 64Mi?'],
-  [['run', '--cap-add', 'NET_ADMN', 'a'], 'option \'--cap-add <name>\' argument \'NET_ADMN\' is invalid. capability: unknown capability "NET_ADMN", did you mean NET_ADMIN?'],
-  [['run', '--user', '4294967295', 'a'], 'option \'-u, --user <uid[:gid]|name>\' argument \'4294967295\' is invalid. 4294967295 is outside 0 to 4294967294'],
-  [['run', '--network', 'none', 'a'], 'option \'--network <mode>\' argument \'none\' is invalid. Allowed choices are host, pod'],
+  [['run'], "missing required argument 'manifest|image'"],
+  [['ps', '--output', 'xml'], "option '--output <format>' argument 'xml' is invalid. Allowed choices are table, json"],
+  [['run', '-p', '99999:1', 'a'], "option '-p, --publish <[ip:][host:]port[/protocol]>' argument '99999:1' is invalid. port 99999 is outside 1 to 65535"],
+  [['run', '-v', 'x', 'a'], "option '-v, --volume <host:container[:mode]>' argument 'x' is invalid. must be HOST_PATH:CONTAINER_PATH[:ro|rw|rslave|rshared]"],
+  [['run', '--memory', '64m', 'a'], "option '--memory <quantity>' argument '64m' is invalid. 64m is 1 bytes, too little to run anything; did you mean 64Mi?"],
+  [['run', '--cap-add', 'NET_ADMN', 'a'], "option '--cap-add <name>' argument 'NET_ADMN' is invalid. capability: unknown capability \"NET_ADMN\", did you mean NET_ADMIN?"],
+  [['run', '--user', '4294967295', 'a'], "option '-u, --user <uid[:gid]|name>' argument '4294967295' is invalid. 4294967295 is outside 0 to 4294967294"],
+  [['run', '--network', 'none', 'a'], "option '--network <mode>' argument 'none' is invalid. Allowed choices are host, pod"],
   [['run', '--network', 'host', '-p', '80', 'a'], '--publish has no meaning with --network host: the container listens on the host itself'],
   [['run', '-v', '/a:/b:rshared', 'a'], '--volume with rshared needs --privileged'],
   [['run', '-d', '--rm', 'a'], '--rm cannot be used with --detach: nobody would be there to remove the pod'],
@@ -36,9 +39,9 @@ const usages: readonly (readonly [readonly string[], string])[] = [
   [['run', '--cap-add', 'ALL', './pod'], '--cap-add is for images; write it into the manifest'],
   [['run', '-', 'sh'], 'a manifest takes no command; write it into the manifest'],
   [['logs', 'web', '--since', 'yesterday'], '--since "yesterday" must be a duration such as 10m or a time such as 2024-01-31T12:00:00Z'],
-  [['logs', 'web', '--tail', '-1'], 'option \'--tail <lines>\' argument \'-1\' is invalid. must be a number of lines up to 9999999, or all'],
-  [['stop', '-t', 'x', 'web'], 'option \'-t, --time <seconds>\' argument \'x\' is invalid. must be a number of seconds up to 86400'],
-  [['kill', '-s', '!', 'web'], 'option \'-s, --signal <signal>\' argument \'!\' is invalid. must be a signal such as TERM, SIGHUP or 15'],
+  [['logs', 'web', '--tail', '-1'], "option '--tail <lines>' argument '-1' is invalid. must be a number of lines up to 9999999, or all"],
+  [['stop', '-t', 'x', 'web'], "option '-t, --time <seconds>' argument 'x' is invalid. must be a number of seconds up to 86400"],
+  [['kill', '-s', '!', 'web'], "option '-s, --signal <signal>' argument '!' is invalid. must be a signal such as TERM, SIGHUP or 15"],
   [['image', 'from-host', 'localhost/a', 'node'], 'executable "node" must be an absolute path'],
   [['pull', 'a', '--username', 'me'], '--username and --password-stdin belong together'],
 ];
@@ -47,7 +50,10 @@ for (const [argv, message] of usages) {
   test(`berth ${argv.join(' ')} is a usage error in one line`, async () => {
     const outcome = await runDouble(argv);
     assert.deepEqual([outcome.status, outcome.stdout, outcome.stderr], [2, '', `berth: ${message}\n`]);
-    assert.equal(outcome.calls.includes('close'), outcome.calls.some((call) => call.startsWith('open')));
+    assert.equal(
+      outcome.calls.includes('close'),
+      outcome.calls.some((call) => call.startsWith('open')),
+    );
   });
 }
 
@@ -55,7 +61,26 @@ test('help goes to standard output, for every command with examples', async () =
   const top = await runDouble([]);
   assert.equal(top.status, 0);
   assert.match(top.stdout, /Usage: berth/);
-  for (const command of [['run'], ['ps'], ['pods'], ['logs'], ['inspect'], ['images'], ['exec'], ['stop'], ['kill'], ['rm'], ['pull'], ['rmi'], ['image', 'from-host'], ['image', 'import'], ['explain'], ['doctor'], ['daemon'], ['version']]) {
+  for (const command of [
+    ['run'],
+    ['ps'],
+    ['pods'],
+    ['logs'],
+    ['inspect'],
+    ['images'],
+    ['exec'],
+    ['stop'],
+    ['kill'],
+    ['rm'],
+    ['pull'],
+    ['rmi'],
+    ['image', 'from-host'],
+    ['image', 'import'],
+    ['explain'],
+    ['doctor'],
+    ['daemon'],
+    ['version'],
+  ]) {
     const { status, stdout, stderr } = await runDouble([...command, '--help']);
     assert.deepEqual([status, stderr], [0, ''], command.join(' '));
     assert.match(stdout, new RegExp(`Usage: berth ${command.join(' ')}[^]*Global options:[^]*Examples:\n {2}\\$ `), command.join(' '));
@@ -63,19 +88,33 @@ test('help goes to standard output, for every command with examples', async () =
 });
 
 test('an error of the engine is one line on standard error and status 1, and the engine is closed', async () => {
-  const outcome = await runDouble(['ps'], { engine: { listContainers: async () => { throw new RuntimeError('internal', 'list containers:\n broken'); } } });
+  const outcome = await runDouble(['ps'], {
+    engine: {
+      listContainers: async () => {
+        throw new RuntimeError('internal', 'list containers:\n broken');
+      },
+    },
+  });
   assert.deepEqual([outcome.status, outcome.stdout, outcome.stderr], [1, '', 'berth: list containers: broken\n']);
   assert.deepEqual(outcome.calls, ['open /var/lib/berth /run/berth', 'close']);
 });
 
 test('--debug shows the causes before the line', async () => {
-  const engine: Partial<Engine> = { listContainers: async () => { throw new RuntimeError('internal', 'outer', { cause: new Error('inner') }); } };
+  const engine: Partial<Engine> = {
+    listContainers: async () => {
+      throw new RuntimeError('internal', 'outer', { cause: new Error('inner') });
+    },
+  };
   const { stderr } = await runDouble(['ps', '--debug'], { engine });
   assert.match(stderr, /^RuntimeError: outer\n[^]*caused by: Error: inner\n[^]*\nberth: outer\n$/);
 });
 
 test('global options are taken before and behind the command', async () => {
-  for (const argv of [['--root', '/a', '--run', 'b/', 'ps'], ['ps', '--root', '/a', '--run', 'b/']]) assert.equal((await runDouble(argv)).calls[0], 'open /a /work/b');
+  for (const argv of [
+    ['--root', '/a', '--run', 'b/', 'ps'],
+    ['ps', '--root', '/a', '--run', 'b/'],
+  ])
+    assert.equal((await runDouble(argv)).calls[0], 'open /a /work/b');
 });
 
 test('without root the directories are those of XDG', async () => {
@@ -87,26 +126,43 @@ test('without root the directories are those of XDG', async () => {
 
 test('ps lists running containers, and with -a all of them', async () => {
   const engine = listing([containerDouble({ name: 'app' }), containerDouble({ name: 'old', state: 'exited', exitCode: 137, reason: 'OOMKilled' })]);
-  assert.equal((await runDouble(['ps', '-a'], { engine })).stdout, [
-    'CONTAINER ID  NAME  POD  IMAGE      STATE                    ATTEMPT  AGE',
-    'app-id-01234  app   web  busybox:1  running                  0        5s',
-    'old-id-01234  old   web  busybox:1  exited (137, OOMKilled)  0        5s', '',
-  ].join('\n'));
+  assert.equal(
+    (await runDouble(['ps', '-a'], { engine })).stdout,
+    [
+      'CONTAINER ID  NAME  POD  IMAGE      STATE                    ATTEMPT  AGE',
+      'app-id-01234  app   web  busybox:1  running                  0        5s',
+      'old-id-01234  old   web  busybox:1  exited (137, OOMKilled)  0        5s',
+      '',
+    ].join('\n'),
+  );
   assert.equal((await runDouble(['ps', '-q'], { engine })).stdout, 'app-id-0123456789\n');
 });
 
 test('pods and images are tables, and JSON with 64-bit numbers as texts', async () => {
   const engine = { ...listing([]), listImages: async () => [image] };
-  assert.equal((await runDouble(['pods'], { engine })).stdout, 'POD ID        NAME  NAMESPACE  STATE  ADDRESS    PORTS         AGE\nweb-pod-id-0  web   default    ready  10.88.0.2  8080->80/tcp  1m\n');
-  assert.equal((await runDouble(['images'], { engine })).stdout, `NAME                         IMAGE ID      SIZE     AGE\ndocker.io/library/busybox:1  abababababab  4.1 MiB  -\n`);
+  assert.equal(
+    (await runDouble(['pods'], { engine })).stdout,
+    'POD ID        NAME  NAMESPACE  STATE  ADDRESS    PORTS         AGE\nweb-pod-id-0  web   default    ready  10.88.0.2  8080->80/tcp  1m\n',
+  );
+  assert.equal(
+    (await runDouble(['images'], { engine })).stdout,
+    `NAME                         IMAGE ID      SIZE     AGE\ndocker.io/library/busybox:1  abababababab  4.1 MiB  -\n`,
+  );
   const [pod] = JSON.parse((await runDouble(['pods', '--output', 'json'], { engine })).stdout) as [{ readonly createdAtNs: string }];
   assert.equal(pod.createdAtNs, String(web.createdAtNs));
 });
 
 test('inspect finds pods, containers and images, and says what is none', async () => {
-  const engine = { ...listing([containerDouble({ name: 'app' })]), imageStatus: async (name: string) => (name === 'busybox' ? image : undefined), imageInfo: async () => ({ env: [] }) };
+  const engine = {
+    ...listing([containerDouble({ name: 'app' })]),
+    imageStatus: async (name: string) => (name === 'busybox' ? image : undefined),
+    imageInfo: async () => ({ env: [] }),
+  };
   const kinds = JSON.parse((await runDouble(['inspect', 'web', 'app', 'busybox'], { engine })).stdout) as readonly { readonly kind: string }[];
-  assert.deepEqual(kinds.map(({ kind }) => kind), ['pod', 'container', 'image']);
+  assert.deepEqual(
+    kinds.map(({ kind }) => kind),
+    ['pod', 'container', 'image'],
+  );
   assert.equal((await runDouble(['inspect', 'nothing'], { engine })).stderr, 'berth: inspect "nothing": no such pod, container or image\n');
 });
 
@@ -117,7 +173,13 @@ test('a beginning of an id must be unique, and a pod with several containers wan
   assert.equal((await runDouble(['logs', 'none'], { engine })).stderr, 'berth: find container "none": no such container or pod\n');
 });
 
-const log = ['2024-01-31T11:00:00.000000001Z stdout F one', '2024-01-31T11:58:00.5Z stderr P tw', '2024-01-31T11:58:00.500000001Z stderr F o', '2024-01-31T11:59:00.000000001Z stdout F three', ''].join('\n');
+const log = [
+  '2024-01-31T11:00:00.000000001Z stdout F one',
+  '2024-01-31T11:58:00.5Z stderr P tw',
+  '2024-01-31T11:58:00.500000001Z stderr F o',
+  '2024-01-31T11:59:00.000000001Z stdout F three',
+  '',
+].join('\n');
 
 test('logs prints records to their streams, the last ones, those since a moment, with times', async () => {
   const double = { engine: listing([containerDouble({ name: 'app' })]), logs: { '/logs/app': log } };
@@ -137,29 +199,22 @@ test('logs --follow ends with the container and prints the tail once', async () 
   assert.deepEqual([stdout, stderr, listeners], ['three\n', '', 0]);
 });
 
-function streamsOf(outputs: readonly (readonly [1 | 2, string])[], exitCode: number, received: string[] = []): ProcessStreams {
-  return {
-    output: (async function* output() {
-      for (const [stream, text] of outputs) yield { stream, data: Buffer.from(text) };
-    })(),
-    write: async (data) => void received.push(Buffer.from(data).toString()),
-    closeInput: async () => void received.push('<end>'),
-    resize: async ({ columns, rows }) => void received.push(`${columns}x${rows}`),
-    exited: Promise.resolve(exitCode),
-    close: () => undefined,
-  };
-}
-
 test('exec ends with the code of the command, which may have options of its own', async () => {
   let command: readonly string[] = [];
   const engine = {
     ...listing([containerDouble({ name: 'app' })]),
     exec: async (_id: string, request: { readonly command: readonly string[] }) => {
       command = request.command;
-      return streamsOf([[1, 'out'], [2, 'err']], 42);
+      return streamsOf(
+        [
+          [1, 'out'],
+          [2, 'err'],
+        ],
+        42,
+      );
     },
   };
-  const outcome = await runDouble(['exec', 'app', 'ls', '-l', '--debug'], { engine });
+  const outcome = await runDouble(['exec', 'app', '--', 'ls', '-l', '--debug'], { engine });
   assert.deepEqual([outcome.status, outcome.stdout, outcome.stderr, command], [42, 'out', 'err', ['ls', '-l', '--debug']]);
 });
 
@@ -168,7 +223,10 @@ test('exec -it puts the terminal in raw mode, sends its size and input, and give
   const engine = { ...listing([containerDouble({ name: 'app' })]), exec: async () => streamsOf([[1, '$ ']], 0, received) };
   const outcome = await runDouble(['exec', '-it', 'app', 'sh'], { engine, isTTY: true, stdin: 'ls\r' });
   assert.equal(outcome.status, 0);
-  assert.deepEqual(outcome.calls.filter((call) => call.startsWith('raw')), ['raw true', 'raw false']);
+  assert.deepEqual(
+    outcome.calls.filter((call) => call.startsWith('raw')),
+    ['raw true', 'raw false'],
+  );
   assert.ok(received.includes('80x24') && received.includes('ls\r'));
   assert.equal(outcome.listeners, 0);
 });
@@ -194,12 +252,15 @@ test('rm refuses what runs, removes pods with their directory, and goes on after
   assert.equal((await runDouble(['rm', 'web'], { engine })).stderr, 'berth: remove pod web: app is running; stop first, or use --force\n');
   const forced = await runDouble(['rm', '-f', 'none', 'web', 'other'], { engine });
   assert.deepEqual([forced.status, forced.stdout], [0, 'web\nother\n']);
-  assert.deepEqual(forced.calls.filter((call) => call.startsWith('volumes')), ['volumes.remove uid-web']);
+  assert.deepEqual(
+    forced.calls.filter((call) => call.startsWith('volumes')),
+    ['volumes.remove uid-web'],
+  );
   const partly = await runDouble(['rm', 'none', 'none2', 'other'], { engine });
   assert.deepEqual([partly.status, partly.stdout, partly.stderr], [1, 'other\n', 'berth: find "none": no such pod or container (and 1 more failed)\n']);
 });
 
-test('stop stops a pod\'s containers together with the given grace period', async () => {
+test("stop stops a pod's containers together with the given grace period", async () => {
   const stops: string[] = [];
   const engine = {
     ...listing([containerDouble({ name: 'a' }), containerDouble({ name: 'b' })]),
@@ -208,155 +269,4 @@ test('stop stops a pod\'s containers together with the given grace period', asyn
   };
   await runDouble(['stop', '-t', '3', 'web'], { engine });
   assert.deepEqual(stops, ['a-id-0123456789 3000', 'b-id-0123456789 3000', 'web-pod-id-0123456789']);
-});
-
-interface Ran {
-  readonly engine: Partial<Engine>;
-  readonly pods: PodSandboxConfig[];
-  readonly containers: ContainerConfig[];
-}
-
-/** An engine in which every container prints its name and ends with a code. */
-function runnable(exitCodes: Readonly<Record<string, number>> = {}): Ran {
-  const pods: PodSandboxConfig[] = [];
-  const containers: ContainerConfig[] = [];
-  const engine: Partial<Engine> = {
-    imageStatus: async () => image,
-    runPodSandbox: async (config) => {
-      pods.push(config);
-      return podSandboxId('pod-1');
-    },
-    podSandboxStatus: async () => podDouble({ name: 'web' }),
-    createContainer: async (_pod, config) => {
-      containers.push(config);
-      return containerId(config.metadata.name);
-    },
-    attach: async (id) => streamsOf([[1, `I am ${id}\n`]], 0),
-    startContainer: async () => undefined,
-    waitContainer: async (id) => containerDouble({ name: id, state: 'exited', exitCode: exitCodes[id] ?? 0, startedAtNs: 0n, finishedAtNs: 5_000_000n }),
-    removePodSandbox: async () => undefined,
-    stopPodSandbox: async () => undefined,
-  };
-  return { engine, pods, containers };
-}
-
-test('run of an image prints only its output and ends with its exit code', async () => {
-  const { engine, containers, pods } = runnable({ 'busybox-abab': 3 });
-  const outcome = await runDouble(['run', '-e', 'A=$(B)', '-e', 'HOME', '--pids-limit', '9', '-v', 'data:/data:ro', '-u', 'www-data', '-p', '127.0.0.1:81:80/udp', 'busybox:1', 'sh', '-c', 'echo $(X)'], { engine, env: { HOME: '/me' } });
-  assert.deepEqual([outcome.status, outcome.stdout, outcome.stderr], [3, 'I am busybox-abab\n', '']);
-  assert.deepEqual(containers[0]?.env, [{ key: 'A', value: '$(B)' }, { key: 'HOME', value: '/me' }]);
-  assert.deepEqual(containers[0]?.args, ['sh', '-c', 'echo $(X)']);
-  assert.deepEqual(containers[0]?.resources, { cpuShares: 2n, pidsLimit: 9n });
-  assert.deepEqual(containers[0]?.mounts, [{ containerPath: '/data', hostPath: '/work/data', readonly: true, propagation: 'private' }]);
-  assert.equal(containers[0]?.security.runAsUsername, 'www-data');
-  assert.deepEqual(pods[0]?.portMappings, [{ containerPort: 80, hostPort: 81, protocol: 'udp', hostIp: '127.0.0.1' }]);
-  assert.equal(outcome.listeners, 0);
-});
-
-const manifest = `apiVersion: v1
-kind: Pod
-metadata: {name: web}
-spec:
-  restartPolicy: Never
-  containers:
-    - {name: server, image: localhost/app, imagePullPolicy: IfNotPresent}
-    - {name: cli, image: localhost/app, imagePullPolicy: IfNotPresent}
-`;
-
-test('run of a manifest prints stages, prefixed output and exit codes, and ends with the first code that is not 0', async () => {
-  const { engine } = runnable({ cli: 4 });
-  const outcome = await runDouble(['run', 'pod.yaml'], { engine, files: { 'pod.yaml': manifest } });
-  assert.deepEqual([outcome.status, outcome.stderr], [4, '']);
-  for (const line of ['image     localhost/app  present  0.0 ms', 'network   10.88.0.2', 'sandbox   default/web  0.0 ms', 'container server  0.0 ms', 'server | I am server', 'cli    | I am cli', 'exit      server  code 0  after 5.0 ms', 'exit      cli  code 4  after 5.0 ms', 'remove    default/web  0.0 ms']) {
-    assert.ok(outcome.stdout.split('\n').includes(line), `${line}\n---\n${outcome.stdout}`);
-  }
-});
-
-test('run takes a manifest from standard input, and detached prints where it runs', async () => {
-  const { engine } = runnable();
-  const outcome = await runDouble(['run', '-d', '-'], { engine, stdin: manifest });
-  assert.deepEqual([outcome.status, outcome.stdout.trimEnd().split('\n').at(-1)], [0, 'web is running (pod-1)']);
-});
-
-test('signals stop a run in order, then at once, and the listeners are gone at the end', async () => {
-  let deliver: (name: 'SIGINT') => void = () => undefined;
-  const stops: number[] = [];
-  const ended = Promise.withResolvers<void>();
-  const { engine } = runnable();
-  const outcome = await runDouble(['run', 'busybox:1'], {
-    engine: {
-      ...engine,
-      startContainer: async () => void setImmediate(() => deliver('SIGINT')),
-      stopContainer: async (_id, { timeoutMs }) => {
-        stops.push(timeoutMs);
-        if (timeoutMs > 0) deliver('SIGINT');
-        else ended.resolve();
-      },
-      waitContainer: async (id) => {
-        await ended.promise;
-        return containerDouble({ name: id, state: 'exited', exitCode: 137 });
-      },
-    },
-    onSignals: (given) => {
-      deliver = given;
-    },
-  });
-  assert.deepEqual([outcome.status, stops, outcome.listeners], [137, [10_000, 0], 0]);
-});
-
-test('run --output json prints the result alone', async () => {
-  const { engine } = runnable({ cli: 4 });
-  const outcome = await runDouble(['run', '--output', 'json', 'pod.yaml'], { engine, files: { 'pod.yaml': manifest } });
-  const result = JSON.parse(outcome.stdout) as { readonly containers: readonly { readonly name: string; readonly exitCode: number }[] };
-  assert.deepEqual(result.containers.map(({ name, exitCode }) => [name, exitCode]), [['server', 0], ['cli', 4]]);
-});
-
-test('bad manifests are one line with the place', async () => {
-  const cases: readonly (readonly [string, string])[] = [
-    ['a: [', 'read pod.yaml: line 1, column 5: Flow sequence in block collection must be sufficiently indented and end with a ]'],
-    [manifest.replace('restartPolicy', 'restartPolcy'), 'read pod.yaml: spec.restartPolcy: unknown field, did you mean restartPolicy?'],
-    ['a: 1\na: 2', 'read pod.yaml: line 2, column 1: Map keys must be unique'],
-  ];
-  for (const [text, message] of cases) {
-    const { status, stdout, stderr, calls } = await runDouble(['run', 'pod.yaml'], { files: { 'pod.yaml': text } });
-    assert.deepEqual([status, stdout, stderr, calls], [1, '', `berth: ${message}\n`, []]);
-  }
-  assert.equal((await runDouble(['run', 'none.yaml'])).stderr, 'berth: ENOENT: no such file or directory, open \'none.yaml\'\n');
-});
-
-test('explain takes a manifest or a bundle', async () => {
-  const explained: string[] = [];
-  const engine: Partial<Engine> = {
-    imageStatus: async () => image,
-    explain: async ({ pod, containers, showSecrets }) => {
-      explained.push(`${pod.metadata.name} ${containers.length} ${showSecrets}`);
-      return ['step 1', 'step\u001b2'];
-    },
-  };
-  assert.equal((await runDouble(['explain', 'pod.yaml', '--show-secrets'], { engine, files: { 'pod.yaml': manifest } })).stdout, 'step 1\nstep\\x1b2\n');
-  assert.deepEqual(explained, ['web 2 true']);
-  assert.equal((await runDouble(['explain', '/x/config.json'])).stdout, 'bundle /x/config.json\n');
-  assert.equal((await runDouble(['explain', './bundle'])).stdout, 'bundle ./bundle\n');
-});
-
-test('doctor ends with 1 only where something is missing', async () => {
-  const doctor = (state: 'limited' | 'missing') => async () => ({ checks: [{ name: 'cgroups', state, detail: 'hybrid', remedy: 'use v2' }] });
-  const limited = await runDouble(['doctor'], { overrides: { doctor: doctor('limited') } });
-  assert.deepEqual([limited.status, limited.stdout], [0, 'limited  cgroups  hybrid\n                  use v2\n']);
-  assert.equal((await runDouble(['doctor'], { overrides: { doctor: doctor('missing') } })).status, 1);
-});
-
-test('daemon, version and a pull', async () => {
-  assert.deepEqual((await runDouble(['daemon', '--run', '/r', '--socket', 's.sock'])).calls, ['daemon /work/s.sock']);
-  assert.equal((await runDouble(['version'])).stdout, 'berth 1.2.3\n');
-  assert.equal((await runDouble(['--version'])).stdout, 'berth 1.2.3\n');
-  const auths: unknown[] = [];
-  const engine: Partial<Engine> = { pullImage: async (_name, options) => {
-    auths.push(options?.auth);
-    options?.onProgress?.({ stage: 'downloading', layer: 'sha256:aa', bytesDone: 1, bytesTotal: 4 });
-    return image;
-  } };
-  const pulled = await runDouble(['pull', 'busybox:1', '--username', 'me', '--password-stdin'], { engine, stdin: 'secret\n' });
-  assert.deepEqual([pulled.status, pulled.stdout, pulled.stderr], [0, 'docker.io/library/busybox:1  abababababab  4.1 MiB  0.0 ms\n', '']);
-  assert.deepEqual(auths, [{ username: 'me', password: 'secret' }]);
 });

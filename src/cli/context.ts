@@ -71,16 +71,24 @@ export class CliContext {
   }
 
   /** Wraps an action: reads the global options, keeps the returned exit status. */
-  action<Flags extends object>(run: (call: { readonly args: readonly (string | undefined)[]; readonly rest: readonly string[]; readonly flags: Flags & GlobalFlags; readonly command: Command }) => Promise<number | void>): (...given: unknown[]) => Promise<void> {
+  action<Flags extends object>(
+    run: (call: {
+      readonly args: readonly (string | undefined)[];
+      readonly rest: readonly string[];
+      readonly flags: Flags & GlobalFlags;
+      readonly command: Command;
+    }) => Promise<number | void>,
+  ): (...given: unknown[]) => Promise<void> {
     return async (...given) => {
       // SAFETY: commander calls an action with its arguments, then the options, then the command.
       const command = given.at(-1) as Command;
-      // SAFETY: the options are what the command declares, which is what Flags says beside the declaration.
-      const all = command.optsWithGlobals() as Flags & GlobalFlags;
+      const all = command.optsWithGlobals<Flags & GlobalFlags>();
       this.debug = all.debug === true;
       const words = given.slice(0, -2);
       const last = words.at(-1);
-      const rest = Array.isArray(last) ? last.map(String) : [];
+      const variadic = Array.isArray(last) ? last.map(String) : [];
+      // Commands that pass options through also get the `--` that many people put before such words.
+      const rest = variadic[0] === '--' ? variadic.slice(1) : variadic;
       const args = (Array.isArray(last) ? words.slice(0, -1) : words).map((word) => (typeof word === 'string' ? word : undefined));
       this.exitStatus = (await run({ args, rest, flags: all, command })) ?? 0;
     };

@@ -3,7 +3,7 @@
  * Out: what was printed. Not exported from the folder; nothing outside of tests may use it.
  */
 import { type Clock, containerId, podSandboxId } from '#core';
-import type { ContainerStatus, Engine, PodSandboxStatus } from '#pod';
+import type { ContainerStatus, Engine, PodSandboxStatus, ProcessStreams } from '#pod';
 import type { CliDependencies, CliSignal, CliSink } from './dependencies.ts';
 import { runCli } from './main.ts';
 
@@ -62,8 +62,8 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
   const stdout = new SinkDouble({ isTTY: double.isTTY === true });
   const stderr = new SinkDouble({ isTTY: double.isTTY === true });
   const calls: string[] = [];
-  const listeners = new Map<() => void, CliSignal>();
-  double.onSignals?.((name) => [...listeners].filter(([, listened]) => listened === name).forEach(([handler]) => handler()));
+  const listeners = new Set<{ readonly name: CliSignal; readonly handler: () => void }>();
+  double.onSignals?.((name) => [...listeners].filter((listener) => listener.name === name).forEach(({ handler }) => handler()));
   const missing = (path: string): never => {
     throw Object.assign(new Error(`ENOENT: no such file or directory, open '${path}'`), { code: 'ENOENT' });
   };
@@ -71,7 +71,8 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
     version: '1.2.3',
     clock,
     io: {
-      stdout, stderr,
+      stdout,
+      stderr,
       stdin: {
         isTTY: double.isTTY === true,
         read: async function* read() {
@@ -85,8 +86,9 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
       readFile: async (path) => double.files?.[path] ?? missing(path),
       isDirectory: async (path) => path.endsWith('/bundle'),
       onSignal: (name, handler) => {
-        listeners.set(handler, name);
-        return () => void listeners.delete(handler);
+        const listener = { name, handler };
+        listeners.add(listener);
+        return () => void listeners.delete(listener);
       },
     },
     logFiles: {
@@ -99,7 +101,13 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
       remove: async (uid) => void calls.push(`volumes.remove ${uid}`),
       sweep: async () => [],
     }),
-    readHostFacts: async () => ({ memoryBytes: 1n << 30n, dns: { servers: [], searches: [], options: [] }, podsDirectory: '/p', memoryPodsDirectory: '/m', seccompDirectory: '/s' }),
+    readHostFacts: async () => ({
+      memoryBytes: 1n << 30n,
+      dns: { servers: [], searches: [], options: [] },
+      podsDirectory: '/p',
+      memoryPodsDirectory: '/m',
+      seccompDirectory: '/s',
+    }),
     openEngine: async ({ rootDirectory, runDirectory }) => {
       calls.push(`open ${rootDirectory} ${runDirectory}`);
       // SAFETY: a method that a test does not give fails the test that reaches it.
@@ -121,8 +129,18 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
 export function podDouble(fields: Partial<PodSandboxStatus> & { readonly name: string }): PodSandboxStatus {
   const { name, ...rest } = fields;
   return {
-    id: podSandboxId(`${name}-pod-id-0123456789`), metadata: { name, uid: `uid-${name}`, namespace: 'default', attempt: 0 }, state: 'ready', createdAtNs: nowNs - 90_000_000_000n, ips: ['10.88.0.2'],
-    namespaces: { network: 'pod', pid: 'container', ipc: 'pod' }, labels: {}, annotations: {}, runtimeHandler: 'native', portMappings: [], info: {}, ...rest,
+    id: podSandboxId(`${name}-pod-id-0123456789`),
+    metadata: { name, uid: `uid-${name}`, namespace: 'default', attempt: 0 },
+    state: 'ready',
+    createdAtNs: nowNs - 90_000_000_000n,
+    ips: ['10.88.0.2'],
+    namespaces: { network: 'pod', pid: 'container', ipc: 'pod' },
+    labels: {},
+    annotations: {},
+    runtimeHandler: 'native',
+    portMappings: [],
+    info: {},
+    ...rest,
   };
 }
 
@@ -130,8 +148,42 @@ export function podDouble(fields: Partial<PodSandboxStatus> & { readonly name: s
 export function containerDouble(fields: Partial<ContainerStatus> & { readonly name: string; readonly pod?: string }): ContainerStatus {
   const { name, pod = 'web', ...rest } = fields;
   return {
-    id: containerId(`${name}-id-0123456789`), podSandboxId: podSandboxId(`${pod}-pod-id-0123456789`), metadata: { name, attempt: 0 }, state: 'running', pid: 7,
-    createdAtNs: nowNs - 5_000_000_000n, startedAtNs: nowNs, finishedAtNs: 0n, exitCode: 0, reason: '', message: '', image: 'busybox', imageId: 'sha256:1', imageRef: '', userSpecifiedImage: 'busybox:1',
-    labels: {}, annotations: {}, mounts: [], logPath: `/logs/${name}`, tty: false, stdin: false, info: {}, ...rest,
+    id: containerId(`${name}-id-0123456789`),
+    podSandboxId: podSandboxId(`${pod}-pod-id-0123456789`),
+    metadata: { name, attempt: 0 },
+    state: 'running',
+    pid: 7,
+    createdAtNs: nowNs - 5_000_000_000n,
+    startedAtNs: nowNs,
+    finishedAtNs: 0n,
+    exitCode: 0,
+    reason: '',
+    message: '',
+    image: 'busybox',
+    imageId: 'sha256:1',
+    imageRef: '',
+    userSpecifiedImage: 'busybox:1',
+    labels: {},
+    annotations: {},
+    mounts: [],
+    logPath: `/logs/${name}`,
+    tty: false,
+    stdin: false,
+    info: {},
+    ...rest,
+  };
+}
+
+/** Streams that give these outputs and collect what they receive. */
+export function streamsOf(outputs: readonly (readonly [1 | 2, string])[], exitCode: number, received: string[] = []): ProcessStreams {
+  return {
+    output: (async function* output() {
+      for (const [stream, text] of outputs) yield { stream, data: Buffer.from(text) };
+    })(),
+    write: async (data) => void received.push(Buffer.from(data).toString()),
+    closeInput: async () => void received.push('<end>'),
+    resize: async ({ columns, rows }) => void received.push(`${columns}x${rows}`),
+    exited: Promise.resolve(exitCode),
+    close: () => undefined,
   };
 }

@@ -27,7 +27,9 @@ async function readPassword({ deps: { io } }: CliContext): Promise<string> {
     if (bytes > passwordBytesMax) throw new RuntimeError('invalidArgument', `read the password: larger than ${passwordBytesMax} bytes`);
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks).toString('utf8').replace(/\r?\n$/, '');
+  return Buffer.concat(chunks)
+    .toString('utf8')
+    .replace(/\r?\n$/, '');
 }
 
 interface PullFlags extends GlobalFlags {
@@ -36,50 +38,60 @@ interface PullFlags extends GlobalFlags {
 }
 
 function addPull(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('pull')).summary('fetch an image from a registry').description('Fetches an image, verifies and unpacks it.')
+  const command = addGlobalOptions(program.command('pull'))
+    .summary('fetch an image from a registry')
+    .description('Fetches an image, verifies and unpacks it.')
     .argument('<image>', 'name, such as docker.io/library/busybox:latest', flag(decodeName))
     .option('--username <name>', 'user at the registry')
     .option('--password-stdin', 'read the password from standard input')
     .addHelpText('after', '\nExamples:\n  $ berth pull busybox\n  $ berth pull --username me --password-stdin registry.example.com/app:1 < password');
-  command.action(context.action<PullFlags>(async ({ args: [name = ''], flags }) => {
-    const { io, clock } = context.deps;
-    if ((flags.username === undefined) !== (flags.passwordStdin === undefined)) usageError(command, '--username and --password-stdin belong together');
-    const auth: RegistryAuth | undefined = flags.username === undefined ? undefined : { username: flags.username, password: await readPassword(context) };
-    await context.withEngine(flags, async (engine) => {
-      const target = new Progress(io.stderr);
-      const abort = new AbortController();
-      const listeners = (['SIGINT', 'SIGTERM'] as const).map((signal) => io.onSignal(signal, () => abort.abort()));
-      const startMs = clock.monotonicMs();
-      try {
-        const image = await engine.pullImage(name, { ...(auth === undefined ? {} : { auth }), onProgress: (progress) => showPull(target, 'pull', name, progress) }, abort.signal);
-        await target.finish();
-        if (flags.output === 'json') await context.json(image);
-        else await context.print(`${describeImage(image)}  ${formatDuration(clock.monotonicMs() - startMs)}`);
-      } catch (error) {
-        if (abort.signal.aborted) {
-          context.interruptedStatus = 130;
-          throw new RuntimeError('cancelled', `pull ${name}: interrupted`, { cause: error });
+  command.action(
+    context.action<PullFlags>(async ({ args: [name = ''], flags }) => {
+      const { io, clock } = context.deps;
+      if ((flags.username === undefined) !== (flags.passwordStdin === undefined)) usageError(command, '--username and --password-stdin belong together');
+      const auth: RegistryAuth | undefined = flags.username === undefined ? undefined : { username: flags.username, password: await readPassword(context) };
+      await context.withEngine(flags, async (engine) => {
+        const target = new Progress(io.stderr);
+        const abort = new AbortController();
+        const listeners = (['SIGINT', 'SIGTERM'] as const).map((signal) => io.onSignal(signal, () => abort.abort()));
+        const startMs = clock.monotonicMs();
+        try {
+          const image = await engine.pullImage(name, { ...(auth === undefined ? {} : { auth }), onProgress: (progress) => showPull(target, 'pull', name, progress) }, abort.signal);
+          await target.finish();
+          if (flags.output === 'json') await context.json(image);
+          else await context.print(`${describeImage(image)}  ${formatDuration(clock.monotonicMs() - startMs)}`);
+        } catch (error) {
+          if (abort.signal.aborted) {
+            context.interruptedStatus = 130;
+            throw new RuntimeError('cancelled', `pull ${name}: interrupted`, { cause: error });
+          }
+          throw error;
+        } finally {
+          for (const stop of listeners) stop();
+          await target.finish();
         }
-        throw error;
-      } finally {
-        for (const stop of listeners) stop();
-        await target.finish();
-      }
-    });
-  }));
+      });
+    }),
+  );
 }
 
 function addRmi(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('rmi')).summary('remove images').description('Removes images from this host. An image that a container uses is refused.')
+  const command = addGlobalOptions(program.command('rmi'))
+    .summary('remove images')
+    .description('Removes images from this host. An image that a container uses is refused.')
     .argument('<image...>', 'names or ids')
     .addHelpText('after', '\nExamples:\n  $ berth rmi busybox\n  $ berth rmi $(berth images -q)');
-  command.action(context.action<GlobalFlags>(async ({ rest, flags }) => context.withEngine(flags, async (engine) => {
-    for (const name of rest) {
-      if ((await engine.imageStatus(name)) === undefined) throw new RuntimeError('notFound', `remove image ${JSON.stringify(name)}: no such image`);
-      await engine.removeImage(name);
-      await context.print(printable(name));
-    }
-  })));
+  command.action(
+    context.action<GlobalFlags>(async ({ rest, flags }) =>
+      context.withEngine(flags, async (engine) => {
+        for (const name of rest) {
+          if ((await engine.imageStatus(name)) === undefined) throw new RuntimeError('notFound', `remove image ${JSON.stringify(name)}: no such image`);
+          await engine.removeImage(name);
+          await context.print(printable(name));
+        }
+      }),
+    ),
+  );
 }
 
 interface FromHostFlags extends GlobalFlags {
@@ -96,38 +108,59 @@ function decodeEnvText(text: string): string {
 }
 
 function addFromHost(image: Command, context: CliContext): void {
-  const command = addGlobalOptions(image.command('from-host')).summary('make an image from programs of this host').description('Makes an image from executables of this host, their interpreter and libraries, and nothing else. It prints the files that it took.')
+  const command = addGlobalOptions(image.command('from-host'))
+    .summary('make an image from programs of this host')
+    .description('Makes an image from executables of this host, their interpreter and libraries, and nothing else. It prints the files that it took.')
     .argument('<name>', 'name of the image, such as localhost/hello-node:latest', flag(decodeName))
     .argument('<executable...>', 'absolute paths of programs')
     .option('--entrypoint <word>', 'entry point, one word each time (default: the first executable)', collect)
     .option('-e, --env <name=value>', 'environment variable of the image', (text: string, previous: readonly string[] | undefined) => collect(flag(decodeEnvText)(text), previous))
     .option('-w, --workdir <dir>', 'working directory of the image')
     .addHelpText('after', '\nExamples:\n  $ berth image from-host localhost/hello-node:latest /usr/bin/node\n  $ berth image from-host localhost/tools /bin/sh /bin/ls /bin/cat');
-  command.action(context.action<FromHostFlags>(async ({ args: [name = ''], rest, flags }) => {
-    const relative = rest.find((path) => !path.startsWith('/'));
-    if (relative !== undefined) usageError(command, `executable ${JSON.stringify(relative)} must be an absolute path`);
-    await context.withEngine(flags, async (engine) => {
-      const result = await engine.imageFromHost({
-        name, executables: rest,
-        ...(flags.entrypoint === undefined ? {} : { entrypoint: flags.entrypoint }), ...(flags.env === undefined ? {} : { env: flags.env }), ...(flags.workdir === undefined ? {} : { workingDir: flags.workdir }),
+  command.action(
+    context.action<FromHostFlags>(async ({ args: [name = ''], rest, flags }) => {
+      const relative = rest.find((path) => !path.startsWith('/'));
+      if (relative !== undefined) usageError(command, `executable ${JSON.stringify(relative)} must be an absolute path`);
+      await context.withEngine(flags, async (engine) => {
+        const result = await engine.imageFromHost({
+          name,
+          executables: rest,
+          ...(flags.entrypoint === undefined ? {} : { entrypoint: flags.entrypoint }),
+          ...(flags.env === undefined ? {} : { env: flags.env }),
+          ...(flags.workdir === undefined ? {} : { workingDir: flags.workdir }),
+        });
+        if (flags.output === 'json') return context.json(result);
+        await context.print(
+          [
+            ...formatTable(
+              ['FILE', 'SIZE'],
+              result.files.map(({ path, sizeBytes }) => [path, formatBytes(sizeBytes)]),
+            ),
+            describeImage(result.image),
+          ].join('\n'),
+        );
       });
-      if (flags.output === 'json') return context.json(result);
-      await context.print([...formatTable(['FILE', 'SIZE'], result.files.map(({ path, sizeBytes }) => [path, formatBytes(sizeBytes)])), describeImage(result.image)].join('\n'));
-    });
-  }));
+    }),
+  );
 }
 
 function addImport(image: Command, context: CliContext): void {
-  const command = addGlobalOptions(image.command('import')).summary('import an OCI image layout').description('Imports the images of an OCI layout: a directory or a tar file.')
+  const command = addGlobalOptions(image.command('import'))
+    .summary('import an OCI image layout')
+    .description('Imports the images of an OCI layout: a directory or a tar file.')
     .argument('<path>', 'directory or tar file')
     .option('--name <image>', 'name for the image, where the layout has one image', flag(decodeName))
     .addHelpText('after', '\nExamples:\n  $ berth image import ./layout --name localhost/app:1');
-  command.action(context.action<GlobalFlags & { readonly name?: string }>(async ({ args: [path = ''], flags }) => context.withEngine(flags, async (engine) => {
-    const { workingDirectory } = context.deps.io;
-    const images = await engine.importImages(path.startsWith('/') ? path : `${workingDirectory}/${path}`, flags.name === undefined ? {} : { name: flags.name });
-    if (flags.output === 'json') return context.json(images);
-    for (const imported of images) await context.print(describeImage(imported));
-  })));
+  command.action(
+    context.action<GlobalFlags & { readonly name?: string }>(async ({ args: [path = ''], flags }) =>
+      context.withEngine(flags, async (engine) => {
+        const { workingDirectory } = context.deps.io;
+        const images = await engine.importImages(path.startsWith('/') ? path : `${workingDirectory}/${path}`, flags.name === undefined ? {} : { name: flags.name });
+        if (flags.output === 'json') return context.json(images);
+        for (const imported of images) await context.print(describeImage(imported));
+      }),
+    ),
+  );
 }
 
 /** Adds the commands to the program. */

@@ -17,14 +17,20 @@ test('following goes on over rotation and ends after the last bytes', async () =
     // Each step waits for the one before to be read, so that no timing decides.
     const steps: (readonly [string, () => Promise<void>])[] = [
       ['one\n', async () => appendFile(path, 'two\n')],
-      ['one\ntwo\n', async () => {
-        await rename(path, `${path}.1`);
-        await writeFile(path, 'three\n');
-      }],
-      ['one\ntwo\nthree\n', async () => {
-        await appendFile(path, 'four\n');
-        ended.abort();
-      }],
+      [
+        'one\ntwo\n',
+        async () => {
+          await rename(path, `${path}.1`);
+          await writeFile(path, 'three\n');
+        },
+      ],
+      [
+        'one\ntwo\nthree\n',
+        async () => {
+          await appendFile(path, 'four\n');
+          ended.abort();
+        },
+      ],
     ];
     for await (const chunk of hostLogFiles.read(path, { follow: true, ended: ended.signal })) {
       text += Buffer.from(chunk).toString();
@@ -44,7 +50,10 @@ test('a link in place of the log, or what is no file, is refused', async () => {
     const read = async (path: string): Promise<void> => {
       for await (const chunk of hostLogFiles.read(path, { follow: false, ended: new AbortController().signal })) assert.fail(`read ${chunk.length} bytes`);
     };
-    await assert.rejects(read(join(directory, 'link')), (error) => error instanceof RuntimeError && error.errno === 'ELOOP' && error.message.startsWith(`read log ${directory}/link: ELOOP`));
+    await assert.rejects(
+      read(join(directory, 'link')),
+      (error) => error instanceof RuntimeError && error.errno === 'ELOOP' && error.message.startsWith(`read log ${directory}/link: ELOOP`),
+    );
     await assert.rejects(read(directory), { code: 'failedPrecondition', message: `read log ${directory}: is no regular file` });
   } finally {
     await rm(directory, { recursive: true });

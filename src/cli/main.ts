@@ -11,7 +11,11 @@ import { buildProgram } from './program.ts';
 
 /** commander's text as the rest of one line: `error: unknown command 'pss'\n(Did you mean ps?)`. */
 function usageMessage(message: string): string {
-  return message.replace(/^error: /, '').trim().replaceAll(/\s*\n\s*/g, ' ').replace(/\.$/, '');
+  return message
+    .replace(/^error: /, '')
+    .trim()
+    .replaceAll(/\s*\n\s*/g, ' ')
+    .replace(/\.$/, '');
 }
 
 /** The error with everything underneath, for --debug. */

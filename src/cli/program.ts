@@ -21,15 +21,26 @@ export function buildProgram(context: CliContext, output: ProgramOutput): Comman
     .version(`berth ${context.deps.version}`, '-V, --version', 'print the version')
     .enablePositionalOptions()
     .exitOverride()
-    .configureOutput({ writeOut: output.help, writeErr: output.help, outputError: () => undefined, getOutHelpWidth: () => output.columns, getErrHelpWidth: () => output.columns, getOutHasColors: () => false, getErrHasColors: () => false })
-    .addHelpText('after', `
+    .configureOutput({
+      writeOut: output.help,
+      writeErr: output.help,
+      outputError: () => undefined,
+      getOutHelpWidth: () => output.columns,
+      getErrHelpWidth: () => output.columns,
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
+    .addHelpText(
+      'after',
+      `
 Examples:
   $ berth run examples/hello.yaml        run a Pod manifest
   $ berth run --rm -it busybox sh        run an image
   $ berth ps -a                          list containers
   $ berth explain examples/hello.yaml    print what the kernel would be asked
 
-Every command has its own help: berth run --help`);
+Every command has its own help: berth run --help`,
+    );
   addGlobalOptions(program);
   addRunCommand(program, context);
   addQueryCommands(program, context);

@@ -14,65 +14,87 @@ export function describeState({ state, exitCode, reason }: Pick<ContainerStatus,
 }
 
 function addPs(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('ps')).summary('list containers').description('Lists running containers, or all of them.')
+  const command = addGlobalOptions(program.command('ps'))
+    .summary('list containers')
+    .description('Lists running containers, or all of them.')
     .option('-a, --all', 'also those that were created or have ended')
     .option('-q, --quiet', 'ids only')
     .addHelpText('after', '\nExamples:\n  $ berth ps -a\n  $ berth ps --output json');
-  command.action(context.action<GlobalFlags & { readonly all?: boolean; readonly quiet?: boolean }>(async ({ flags }) => context.withEngine(flags, async (engine) => {
-    const containers = await engine.listContainers(flags.all === true ? undefined : { state: 'running' });
-    const pods = new Map((await engine.listPodSandboxes()).map((pod) => [String(pod.id), pod.metadata.name]));
-    const nowNs = context.deps.clock.nowNs();
-    if (flags.quiet === true) return context.deps.io.stdout.write(containers.map(({ id }) => `${id}\n`).join(''));
-    await context.list(flags, containers, {
-      'CONTAINER ID': ({ id }) => shortId(id),
-      NAME: ({ metadata }) => metadata.name,
-      POD: ({ podSandboxId }) => pods.get(podSandboxId) ?? shortId(podSandboxId),
-      IMAGE: ({ userSpecifiedImage, image }) => userSpecifiedImage || image,
-      STATE: describeState,
-      ATTEMPT: ({ metadata }) => String(metadata.attempt),
-      AGE: ({ createdAtNs }) => formatAge(createdAtNs, nowNs),
-    });
-  })));
+  command.action(
+    context.action<GlobalFlags & { readonly all?: boolean; readonly quiet?: boolean }>(async ({ flags }) =>
+      context.withEngine(flags, async (engine) => {
+        const containers = await engine.listContainers(flags.all === true ? undefined : { state: 'running' });
+        const pods = new Map((await engine.listPodSandboxes()).map((pod) => [String(pod.id), pod.metadata.name]));
+        const nowNs = context.deps.clock.nowNs();
+        if (flags.quiet === true) return context.deps.io.stdout.write(containers.map(({ id }) => `${id}\n`).join(''));
+        await context.list(flags, containers, {
+          'CONTAINER ID': ({ id }) => shortId(id),
+          NAME: ({ metadata }) => metadata.name,
+          POD: ({ podSandboxId }) => pods.get(podSandboxId) ?? shortId(podSandboxId),
+          IMAGE: ({ userSpecifiedImage, image }) => userSpecifiedImage || image,
+          STATE: describeState,
+          ATTEMPT: ({ metadata }) => String(metadata.attempt),
+          AGE: ({ createdAtNs }) => formatAge(createdAtNs, nowNs),
+        });
+      }),
+    ),
+  );
 }
 
 function addPods(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('pods')).summary('list pods').description('Lists pods, whoever made them.')
+  const command = addGlobalOptions(program.command('pods'))
+    .summary('list pods')
+    .description('Lists pods, whoever made them.')
     .option('-q, --quiet', 'ids only')
     .addHelpText('after', '\nExamples:\n  $ berth pods\n  $ berth pods --output json');
-  command.action(context.action<GlobalFlags & { readonly quiet?: boolean }>(async ({ flags }) => context.withEngine(flags, async (engine) => {
-    const pods = await engine.listPodSandboxes();
-    const nowNs = context.deps.clock.nowNs();
-    if (flags.quiet === true) return context.deps.io.stdout.write(pods.map(({ id }) => `${id}\n`).join(''));
-    await context.list(flags, pods, {
-      'POD ID': ({ id }) => shortId(id),
-      NAME: ({ metadata }) => metadata.name,
-      NAMESPACE: ({ metadata }) => metadata.namespace,
-      STATE: ({ state }) => (state === 'ready' ? 'ready' : 'not ready'),
-      ADDRESS: ({ ips, namespaces }) => ips[0] ?? (namespaces.network === 'node' ? 'host' : '-'),
-      PORTS: ({ portMappings }) => portMappings.filter(({ hostPort }) => hostPort > 0).map(({ hostIp, hostPort, containerPort, protocol }) => `${hostIp === undefined ? '' : `${hostIp}:`}${hostPort}->${containerPort}/${protocol}`).join(' ') || '-',
-      AGE: ({ createdAtNs }) => formatAge(createdAtNs, nowNs),
-    });
-  })));
+  command.action(
+    context.action<GlobalFlags & { readonly quiet?: boolean }>(async ({ flags }) =>
+      context.withEngine(flags, async (engine) => {
+        const pods = await engine.listPodSandboxes();
+        const nowNs = context.deps.clock.nowNs();
+        if (flags.quiet === true) return context.deps.io.stdout.write(pods.map(({ id }) => `${id}\n`).join(''));
+        await context.list(flags, pods, {
+          'POD ID': ({ id }) => shortId(id),
+          NAME: ({ metadata }) => metadata.name,
+          NAMESPACE: ({ metadata }) => metadata.namespace,
+          STATE: ({ state }) => (state === 'ready' ? 'ready' : 'not ready'),
+          ADDRESS: ({ ips, namespaces }) => ips[0] ?? (namespaces.network === 'node' ? 'host' : '-'),
+          PORTS: ({ portMappings }) =>
+            portMappings
+              .filter(({ hostPort }) => hostPort > 0)
+              .map(({ hostIp, hostPort, containerPort, protocol }) => `${hostIp === undefined ? '' : `${hostIp}:`}${hostPort}->${containerPort}/${protocol}`)
+              .join(' ') || '-',
+          AGE: ({ createdAtNs }) => formatAge(createdAtNs, nowNs),
+        });
+      }),
+    ),
+  );
 }
 
 function addImages(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('images')).summary('list images').description('Lists the images of this host.')
+  const command = addGlobalOptions(program.command('images'))
+    .summary('list images')
+    .description('Lists the images of this host.')
     .option('-q, --quiet', 'ids only')
     .addHelpText('after', '\nExamples:\n  $ berth images\n  $ berth images --output json');
-  command.action(context.action<GlobalFlags & { readonly quiet?: boolean }>(async ({ flags }) => context.withEngine(flags, async (engine) => {
-    const images = await engine.listImages();
-    const nowNs = context.deps.clock.nowNs();
-    if (flags.output === 'json') return context.json(images);
-    if (flags.quiet === true) return context.deps.io.stdout.write(images.map(({ id }) => `${id}\n`).join(''));
-    // One row per name, as people look for names.
-    const rows = images.flatMap((image) => (image.names.length === 0 ? ['<none>'] : image.names).map((name) => ({ name, image })));
-    await context.list(flags, rows, {
-      NAME: ({ name }) => name,
-      'IMAGE ID': ({ image }) => shortId(image.id),
-      SIZE: ({ image }) => formatBytes(image.sizeBytes),
-      AGE: ({ image }) => formatAge(image.createdAtNs, nowNs),
-    });
-  })));
+  command.action(
+    context.action<GlobalFlags & { readonly quiet?: boolean }>(async ({ flags }) =>
+      context.withEngine(flags, async (engine) => {
+        const images = await engine.listImages();
+        const nowNs = context.deps.clock.nowNs();
+        if (flags.output === 'json') return context.json(images);
+        if (flags.quiet === true) return context.deps.io.stdout.write(images.map(({ id }) => `${id}\n`).join(''));
+        // One row per name, as people look for names.
+        const rows = images.flatMap((image) => (image.names.length === 0 ? ['<none>'] : image.names).map((name) => ({ name, image })));
+        await context.list(flags, rows, {
+          NAME: ({ name }) => name,
+          'IMAGE ID': ({ image }) => shortId(image.id),
+          SIZE: ({ image }) => formatBytes(image.sizeBytes),
+          AGE: ({ image }) => formatAge(image.createdAtNs, nowNs),
+        });
+      }),
+    ),
+  );
 }
 
 async function inspect(engine: Engine, reference: string): Promise<unknown> {
@@ -86,14 +108,20 @@ async function inspect(engine: Engine, reference: string): Promise<unknown> {
 }
 
 function addInspect(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('inspect')).summary('show everything about a pod, container or image').description('Prints a JSON array with an object for each name. A pod goes before a container of the same name; POD/CONTAINER names a container.')
+  const command = addGlobalOptions(program.command('inspect'))
+    .summary('show everything about a pod, container or image')
+    .description('Prints a JSON array with an object for each name. A pod goes before a container of the same name; POD/CONTAINER names a container.')
     .argument('<name...>', 'names or ids of pods, containers or images')
     .addHelpText('after', '\nExamples:\n  $ berth inspect hello\n  $ berth inspect hello/server localhost/hello-node:latest');
-  command.action(context.action<GlobalFlags>(async ({ rest, flags }) => context.withEngine(flags, async (engine) => {
-    const found: unknown[] = [];
-    for (const reference of rest) found.push(await inspect(engine, reference));
-    await context.json(found);
-  })));
+  command.action(
+    context.action<GlobalFlags>(async ({ rest, flags }) =>
+      context.withEngine(flags, async (engine) => {
+        const found: unknown[] = [];
+        for (const reference of rest) found.push(await inspect(engine, reference));
+        await context.json(found);
+      }),
+    ),
+  );
 }
 
 interface LogFlags extends GlobalFlags {
@@ -156,18 +184,23 @@ async function printLog(context: CliContext, engine: Engine, container: Containe
 }
 
 function addLogs(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('logs')).summary('print the output of a container').description('Prints the log of a container, its stdout to stdout and its stderr to stderr. Only the newest start of a container is shown.')
+  const command = addGlobalOptions(program.command('logs'))
+    .summary('print the output of a container')
+    .description('Prints the log of a container, its stdout to stdout and its stderr to stderr. Only the newest start of a container is shown.')
     .argument('<container>', 'name, id, POD/CONTAINER, or a pod with one container')
     .option('-f, --follow', 'go on until the container ends')
     .option('--tail <lines>', 'only the last lines, or all', flag(decodeTail))
     .option('--since <time>', 'only lines since 10m, 1h30m or 2024-01-31T12:00:00Z')
     .option('--timestamps', 'put the time before each line')
     .addHelpText('after', '\nExamples:\n  $ berth logs hello/server\n  $ berth logs -f --tail 20 web');
-  command.action(context.action<LogFlags>(async ({ args: [reference = ''], flags }) => {
-    const sinceMs = flags.since === undefined ? undefined : parseSince(flags.since, Number(context.deps.clock.nowNs() / 1_000_000n));
-    if (flags.since !== undefined && sinceMs === undefined) usageError(command, `--since ${JSON.stringify(flags.since)} must be a duration such as 10m or a time such as 2024-01-31T12:00:00Z`);
-    await context.withEngine(flags, async (engine) => printLog(context, engine, await getContainer(engine, reference), flags, sinceMs));
-  }));
+  command.action(
+    context.action<LogFlags>(async ({ args: [reference = ''], flags }) => {
+      const sinceMs = flags.since === undefined ? undefined : parseSince(flags.since, Number(context.deps.clock.nowNs() / 1_000_000n));
+      if (flags.since !== undefined && sinceMs === undefined)
+        usageError(command, `--since ${JSON.stringify(flags.since)} must be a duration such as 10m or a time such as 2024-01-31T12:00:00Z`);
+      await context.withEngine(flags, async (engine) => printLog(context, engine, await getContainer(engine, reference), flags, sinceMs));
+    }),
+  );
 }
 
 /** Adds the commands to the program. */

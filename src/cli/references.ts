@@ -23,7 +23,14 @@ function matchesOf<T extends Named>(reference: string, candidates: readonly T[])
 }
 
 function single<T extends Named>(noun: string, reference: string, matches: readonly T[]): T | undefined {
-  if (matches.length > 1) throw new RuntimeError('invalidArgument', `find ${noun} ${JSON.stringify(reference)}: ${matches.length} match: ${matches.slice(0, 5).map(({ id, metadata }) => `${metadata.name} (${shortId(id)})`).join(', ')}; use an id`);
+  if (matches.length > 1)
+    throw new RuntimeError(
+      'invalidArgument',
+      `find ${noun} ${JSON.stringify(reference)}: ${matches.length} match: ${matches
+        .slice(0, 5)
+        .map(({ id, metadata }) => `${metadata.name} (${shortId(id)})`)
+        .join(', ')}; use an id`,
+    );
   return matches[0];
 }
 
@@ -52,12 +59,21 @@ export async function getContainer(engine: Engine, reference: string): Promise<C
   const containers = await engine.listContainers({ podSandboxId: pod.id });
   const running = containers.filter(({ state }) => state === 'running');
   const only = running.length === 1 ? running : containers;
-  if (only.length !== 1 || only[0] === undefined) throw new RuntimeError('invalidArgument', containers.length === 0 ? `find container ${JSON.stringify(reference)}: the pod has no container` : `find container ${JSON.stringify(reference)}: the pod has ${containers.map(({ metadata }) => `${reference}/${metadata.name}`).join(', ')}; name one`);
+  if (only.length !== 1 || only[0] === undefined)
+    throw new RuntimeError(
+      'invalidArgument',
+      containers.length === 0
+        ? `find container ${JSON.stringify(reference)}: the pod has no container`
+        : `find container ${JSON.stringify(reference)}: the pod has ${containers.map(({ metadata }) => `${reference}/${metadata.name}`).join(', ')}; name one`,
+    );
   return only[0];
 }
 
 /** Either; a pod goes before a container of the same name. Throws notFound. */
-export async function getPodOrContainer(engine: Engine, reference: string): Promise<{ readonly kind: 'pod'; readonly pod: PodSandboxStatus } | { readonly kind: 'container'; readonly container: ContainerStatus }> {
+export async function getPodOrContainer(
+  engine: Engine,
+  reference: string,
+): Promise<{ readonly kind: 'pod'; readonly pod: PodSandboxStatus } | { readonly kind: 'container'; readonly container: ContainerStatus }> {
   const pod = await findPod(engine, reference);
   if (pod !== undefined) return { kind: 'pod', pod };
   const container = await findContainer(engine, reference);

@@ -6,7 +6,21 @@ import { type CliContext, type GlobalFlags, addGlobalOptions, flag, flags, usage
 import { printable } from './human.ts';
 import { parseManifestText } from './manifest-file.ts';
 import { Progress, colourOf } from './progress.ts';
-import { type ImageRunFlags, adjustImagePlan, buildImageManifest, decodeCapabilityFlag, decodeCpus, decodeMemory, decodePidsLimit, decodePodName, decodePublish, decodeUser, decodeVolume, envDecoder, nameFromImage } from './run-options.ts';
+import {
+  type ImageRunFlags,
+  adjustImagePlan,
+  buildImageManifest,
+  decodeCapabilityFlag,
+  decodeCpus,
+  decodeMemory,
+  decodePidsLimit,
+  decodePodName,
+  decodePublish,
+  decodeUser,
+  decodeVolume,
+  envDecoder,
+  nameFromImage,
+} from './run-options.ts';
 import { RunReport, exitStatusOf } from './run-report.ts';
 import { sweepLeftovers } from './leftovers.ts';
 import { LinePrefixer, connectStreams } from './terminal.ts';
@@ -17,7 +31,28 @@ interface RunFlags extends ImageRunFlags, GlobalFlags {
   readonly name?: string;
 }
 
-const imageOnly = ['env', 'volume', 'publish', 'hostname', 'network', 'user', 'workdir', 'entrypoint', 'memory', 'cpus', 'pidsLimit', 'readOnly', 'capAdd', 'capDrop', 'privileged', 'pull', 'restart', 'stopTimeout', 'tty', 'name'] as const;
+const imageOnly = [
+  'env',
+  'volume',
+  'publish',
+  'hostname',
+  'network',
+  'user',
+  'workdir',
+  'entrypoint',
+  'memory',
+  'cpus',
+  'pidsLimit',
+  'readOnly',
+  'capAdd',
+  'capDrop',
+  'privileged',
+  'pull',
+  'restart',
+  'stopTimeout',
+  'tty',
+  'name',
+] as const;
 
 /** A name that can only be a manifest: `-`, a path that starts with `/` or `.`, or one that ends as YAML or JSON files do. Images have no such names. */
 export function isManifestPath(text: string): boolean {
@@ -52,7 +87,10 @@ interface Source {
   readonly isManifest: boolean;
 }
 
-async function planSource(context: CliContext, call: { readonly target: string; readonly words: readonly string[]; readonly flags: RunFlags; readonly command: Command }): Promise<Source> {
+async function planSource(
+  context: CliContext,
+  call: { readonly target: string; readonly words: readonly string[]; readonly flags: RunFlags; readonly command: Command },
+): Promise<Source> {
   const { target, words, flags: given, command } = call;
   const { clock, io } = context.deps;
   const facts = { ...(await context.deps.readHostFacts(context.location(given))), uid: encodeId(clock.randomBytes(16)) };
@@ -137,10 +175,12 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
     const runner = new PodRunner({ engine, volumes, clock });
     try {
       const result = await runner.run(source.plan, {
-        detach, remove,
+        detach,
+        remove,
         onEvent: new RunReport(target, { colour: colourOf(sink, io.env), quiet }).show,
         ...(detach || json ? {} : { attach: attachTo(context, source, target, input) }),
-        stopSignal: signals.stop, killSignal: signals.kill,
+        stopSignal: signals.stop,
+        killSignal: signals.kill,
       });
       await target.finish();
       if (json) await context.json(result);
@@ -157,8 +197,12 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
 
 /** Adds `run` to the program. */
 export function addRunCommand(program: Command, context: CliContext): void {
-  const command = program.command('run').summary('run a Pod manifest, or an image and a command')
-    .description('Runs a pod: from a Kubernetes Pod manifest (a file that ends in .yaml, .yml or .json, a path that starts with . or /, or - for standard input), or from an image and a command. In the foreground it shows the output and ends with the pod.')
+  const command = program
+    .command('run')
+    .summary('run a Pod manifest, or an image and a command')
+    .description(
+      'Runs a pod: from a Kubernetes Pod manifest (a file that ends in .yaml, .yml or .json, a path that starts with . or /, or - for standard input), or from an image and a command. In the foreground it shows the output and ends with the pod.',
+    )
     .argument('<manifest|image>', 'manifest file, -, or image')
     .argument('[command...]', 'command and arguments, for an image')
     .passThroughOptions()
@@ -169,12 +213,12 @@ export function addRunCommand(program: Command, context: CliContext): void {
     .option('-t, --tty', 'give the container a terminal')
     .option('--name <name>', 'name of the pod and container', flag(decodePodName))
     .option('--hostname <name>', 'host name', flag(decodePodName))
-    .option('-e, --env <name=value>', 'environment variable; NAME alone takes this process\'s value', flags(envDecoder(context.deps.io.env)))
+    .option('-e, --env <name=value>', "environment variable; NAME alone takes this process's value", flags(envDecoder(context.deps.io.env)))
     .option('-v, --volume <host:container[:mode]>', 'host path in the container; modes ro, rw, rslave, rshared', flags(decodeVolume))
     .option('-p, --publish <[ip:][host:]port[/protocol]>', 'port of the host that leads to a port of the container', flags(decodePublish))
     .option('-u, --user <uid[:gid]|name>', 'user', flag(decodeUser))
     .option('-w, --workdir <dir>', 'working directory')
-    .option('--entrypoint <program>', 'program instead of the image\'s entry point')
+    .option('--entrypoint <program>', "program instead of the image's entry point")
     .option('--memory <quantity>', 'memory limit, such as 64Mi', flag(decodeMemory))
     .option('--cpus <quantity>', 'CPU limit, such as 0.5 or 500m', flag(decodeCpus))
     .option('--pids-limit <number>', 'most processes', flag(decodePidsLimit))
@@ -184,9 +228,11 @@ export function addRunCommand(program: Command, context: CliContext): void {
     .option('--privileged', 'no confinement: all capabilities and devices')
     .option('--stop-timeout <seconds>', 'grace period of the stop signal (default: 10)', flag(decodeSeconds));
   command.addOption(command.createOption('--network <mode>', 'host or pod (default: pod)').choices(['host', 'pod']));
-  command.addOption(command.createOption('--pull <policy>', 'always, missing or never (default: missing)').choices(['always', 'missing', 'never']));
+  command.addOption(command.createOption('--pull <policy>', 'always, missing or never (default: missing; never below localhost/)').choices(['always', 'missing', 'never']));
   command.addOption(command.createOption('--restart <policy>', 'no, on-failure or always, while in the foreground (default: no)').choices(['no', 'on-failure', 'always']));
-  addGlobalOptions(command).addHelpText('after', `
+  addGlobalOptions(command).addHelpText(
+    'after',
+    `
 Exit status: of an image its container's exit code; of a manifest 0 if every container ended with 0, else the first other one.
 The first SIGINT or SIGTERM stops the pod in order, the second at once.
 
@@ -194,8 +240,13 @@ Examples:
   $ berth run examples/hello.yaml
   $ berth run --rm -it busybox sh
   $ berth run -d --name web -p 8080:80 nginx
-  $ cat pod.yaml | berth run -`);
-  command.action(context.action<RunFlags>(async ({ args: [target = ''], rest, flags: given }) => runPlan(context, await planSource(context, { target, words: rest, flags: given, command }), given, command)));
+  $ cat pod.yaml | berth run -`,
+  );
+  command.action(
+    context.action<RunFlags>(async ({ args: [target = ''], rest, flags: given }) =>
+      runPlan(context, await planSource(context, { target, words: rest, flags: given, command }), given, command),
+    ),
+  );
 }
 
 /** A number of seconds up to a day. */

@@ -3,7 +3,7 @@
  * In: parsed options. Out: typed values, or invalidArgument. Pure.
  */
 import { RuntimeError } from '#core';
-import { decodeCapability, decodeCpuMilli, decodeEnvName, decodeId, decodeImage, decodeIpAddress, decodeMemoryBytes } from '#podrun';
+import { decodeCapability, decodeCpuMilli, decodeEnvName, decodeId, decodeImage, decodeIpAddress, decodeMemoryBytes, defaultPullPolicy } from '#podrun';
 import type { ContainerPlan, EnvManifest, ImagePullPolicy, PodManifest, PodPlan, PortManifest, VolumeManifest, VolumeMountManifest } from '#podrun';
 
 const bad = (message: string): RuntimeError => new RuntimeError('invalidArgument', message);
@@ -34,7 +34,8 @@ export interface BindFlag {
 export function decodeVolume(text: string): BindFlag {
   const [hostPath = '', containerPath = '', modes, ...more] = text.split(':');
   if (hostPath === '' || containerPath === '' || more.length > 0) throw bad('must be HOST_PATH:CONTAINER_PATH[:ro|rw|rslave|rshared]');
-  if (!containerPath.startsWith('/') || containerPath === '/' || containerPath.split('/').includes('..')) throw bad(`container path ${JSON.stringify(containerPath)} must be absolute, without "..", and not the root`);
+  if (!containerPath.startsWith('/') || containerPath === '/' || containerPath.split('/').includes('..'))
+    throw bad(`container path ${JSON.stringify(containerPath)} must be absolute, without "..", and not the root`);
   let readOnly = false;
   let propagation: BindFlag['propagation'] = 'private';
   for (const mode of modes?.split(',') ?? []) {
@@ -75,7 +76,8 @@ export function decodeUser(text: string): { readonly uid?: number; readonly gid?
 /** A Kubernetes quantity; the lower-case `m` of other tools means thousandths there, so tiny values are refused with a hint. */
 export function decodeMemory(text: string): bigint {
   const bytes = decodeMemoryBytes(text, 'size');
-  if (bytes < 512n * 1024n) throw bad(`${text} is ${bytes} bytes, too little to run anything${/^[\d.]+[kmg]$/.test(text) ? `; did you mean ${text.slice(0, -1)}${text.slice(-1).toUpperCase()}i?` : ''}`);
+  if (bytes < 512n * 1024n)
+    throw bad(`${text} is ${bytes} bytes, too little to run anything${/^[\d.]+[kmg]$/.test(text) ? `; did you mean ${text.slice(0, -1)}${text.slice(-1).toUpperCase()}i?` : ''}`);
   return bytes;
 }
 
@@ -132,40 +134,66 @@ const restartPolicies = { no: 'Never', 'on-failure': 'OnFailure', always: 'Alway
 const shield = (word: string): string => word.replaceAll('$', '$$$$');
 
 /** A manifest with one container that has the pod's name. */
-export function buildImageManifest({ image, words, name, workingDirectory }: { readonly image: string; readonly words: readonly string[]; readonly name: string; readonly workingDirectory: string }, options: ImageRunFlags): PodManifest {
+export function buildImageManifest(
+  { image, words, name, workingDirectory }: { readonly image: string; readonly words: readonly string[]; readonly name: string; readonly workingDirectory: string },
+  options: ImageRunFlags,
+): PodManifest {
   const binds = options.volume ?? [];
   const privileged = options.privileged === true;
   if (!privileged && binds.some((bind) => bind.propagation === 'bidirectional')) throw bad('--volume with rshared needs --privileged');
   const doubled = binds.find((bind, index) => binds.findIndex((other) => other.containerPath === bind.containerPath) < index);
   if (doubled !== undefined) throw bad(`--volume: ${doubled.containerPath} is mounted twice`);
   if (options.network === 'host' && (options.publish ?? []).length > 0) throw bad('--publish has no meaning with --network host: the container listens on the host itself');
-  const volumes = binds.map((bind, index): VolumeManifest => ({ kind: 'hostPath', name: `volume-${index + 1}`, path: bind.hostPath.startsWith('/') ? bind.hostPath : `${workingDirectory}/${bind.hostPath}`, type: '' }));
+  const volumes = binds.map((bind, index): VolumeManifest => ({
+    kind: 'hostPath',
+    name: `volume-${index + 1}`,
+    path: bind.hostPath.startsWith('/') ? bind.hostPath : `${workingDirectory}/${bind.hostPath}`,
+    type: '',
+  }));
   return {
-    name, namespace: 'default', labels: {}, annotations: {}, hostname: options.hostname ?? '', volumes, initContainers: [],
-    containers: [{
-      name,
-      image: decodeImage(image, 'image'),
-      imagePullPolicy: pullPolicies[options.pull ?? 'missing'],
-      sidecar: false,
-      command: options.entrypoint === undefined ? [] : [shield(options.entrypoint)],
-      args: words.map(shield),
-      workingDir: options.workdir ?? '',
-      env: (options.env ?? []).filter((entry) => entry !== undefined),
-      resources: { ...(options.cpus === undefined ? {} : { cpuLimitMilli: options.cpus }), ...(options.memory === undefined ? {} : { memoryLimitBytes: options.memory }) },
-      security: {
-        privileged, capabilitiesAdd: options.capAdd ?? [], capabilitiesDrop: options.capDrop ?? [], readOnlyRootFilesystem: options.readOnly === true,
-        ...(options.user?.uid === undefined ? {} : { runAsUser: options.user.uid }), ...(options.user?.gid === undefined ? {} : { runAsGroup: options.user.gid }),
+    name,
+    namespace: 'default',
+    labels: {},
+    annotations: {},
+    hostname: options.hostname ?? '',
+    volumes,
+    initContainers: [],
+    containers: [
+      {
+        name,
+        image: decodeImage(image, 'image'),
+        // Below localhost/ there is no registry to ask, so the answer of one would only confuse.
+        imagePullPolicy: options.pull !== undefined ? pullPolicies[options.pull] : defaultPullPolicy(image) === 'Never' ? 'Never' : 'IfNotPresent',
+        sidecar: false,
+        command: options.entrypoint === undefined ? [] : [shield(options.entrypoint)],
+        args: words.map(shield),
+        workingDir: options.workdir ?? '',
+        env: (options.env ?? []).filter((entry) => entry !== undefined),
+        resources: { ...(options.cpus === undefined ? {} : { cpuLimitMilli: options.cpus }), ...(options.memory === undefined ? {} : { memoryLimitBytes: options.memory }) },
+        security: {
+          privileged,
+          capabilitiesAdd: options.capAdd ?? [],
+          capabilitiesDrop: options.capDrop ?? [],
+          readOnlyRootFilesystem: options.readOnly === true,
+          ...(options.user?.uid === undefined ? {} : { runAsUser: options.user.uid }),
+          ...(options.user?.gid === undefined ? {} : { runAsGroup: options.user.gid }),
+        },
+        volumeMounts: binds.map((bind, index) => ({ name: `volume-${index + 1}`, mountPath: bind.containerPath, readOnly: bind.readOnly, propagation: bind.propagation })),
+        ports: options.publish ?? [],
+        stdin: options.interactive === true,
+        stdinOnce: options.interactive === true,
+        tty: options.tty === true,
       },
-      volumeMounts: binds.map((bind, index) => ({ name: `volume-${index + 1}`, mountPath: bind.containerPath, readOnly: bind.readOnly, propagation: bind.propagation })),
-      ports: options.publish ?? [],
-      stdin: options.interactive === true,
-      stdinOnce: options.interactive === true,
-      tty: options.tty === true,
-    }],
+    ],
     restartPolicy: restartPolicies[options.restart ?? 'no'],
     terminationGracePeriodSeconds: options.stopTimeout ?? 10,
     security: { supplementalGroups: [], supplementalGroupsPolicy: 'merge', sysctls: {} },
-    hostNetwork: options.network === 'host', hostPid: false, hostIpc: false, shareProcessNamespace: false, dnsPolicy: 'host', hostAliases: [],
+    hostNetwork: options.network === 'host',
+    hostPid: false,
+    hostIpc: false,
+    shareProcessNamespace: false,
+    dnsPolicy: 'host',
+    hostAliases: [],
   };
 }
 
@@ -186,7 +214,16 @@ export function adjustImagePlan(plan: PodPlan, options: ImageRunFlags): PodPlan 
 
 /** A pod's name made from the image's, such as `busybox-3f9a`. */
 export function nameFromImage(image: string, randomBytes: Uint8Array): string {
-  const base = image.replace(/@.*$/, '').replace(/:[^/:]*$/, '').split('/').at(-1) ?? '';
-  const clean = base.toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '').slice(0, 40);
+  const base =
+    image
+      .replace(/@.*$/, '')
+      .replace(/:[^/:]*$/, '')
+      .split('/')
+      .at(-1) ?? '';
+  const clean = base
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9-]+/g, '-')
+    .replaceAll(/^-+|-+$/g, '')
+    .slice(0, 40);
   return `${clean === '' ? 'pod' : clean}-${Buffer.from(randomBytes).toString('hex')}`;
 }

@@ -56,10 +56,16 @@ export class RunReport {
         return;
       case 'containerEnded': {
         const restart = event.restartInMs === undefined ? '' : event.restartInMs === 0 ? 'restarting' : `restarting in ${formatDuration(event.restartInMs)}`;
-        this.#line('exit', event.name, [this.#colour(event.exitCode === 0 ? green : red, `code ${event.exitCode}`), printable(event.reason), `after ${formatDuration(event.ranMs)}`, restart]);
+        this.#line('exit', event.name, [
+          this.#colour(event.exitCode === 0 ? green : red, `code ${event.exitCode}`),
+          printable(event.reason),
+          `after ${formatDuration(event.ranMs)}`,
+          restart,
+        ]);
         return;
       }
-      default: assertNever(event);
+      default:
+        assertNever(event);
     }
   };
 

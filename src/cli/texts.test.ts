@@ -21,7 +21,16 @@ test('sizes, times and ages have few digits', () => {
 });
 
 test('table cells cannot move the cursor, and lines have no trailing spaces', () => {
-  assert.deepEqual(formatTable(['A', 'B'], [['x\u001b[2J', ''], ['long cell', 'y']]), ['A          B', 'x\\x1b[2J', 'long cell  y']);
+  assert.deepEqual(
+    formatTable(
+      ['A', 'B'],
+      [
+        ['x\u001b[2J', ''],
+        ['long cell', 'y'],
+      ],
+    ),
+    ['A          B', 'x\\x1b[2J', 'long cell  y'],
+  );
   assert.equal(printable('a\nb\u009bc'), 'a\\x0ab\\x9bc');
 });
 
@@ -40,12 +49,7 @@ test('on a terminal live lines are redrawn below the lines that stay', async () 
   progress.line('done b');
   progress.update('a', 'x'.repeat(200));
   await progress.finish();
-  assert.equal(sink.text, [
-    '\u001b[?25lworking\n',
-    '\u001b[1A\r\u001b[Jdone b\nworking\n',
-    `\u001b[1A\r\u001b[J${'x'.repeat(79)}\n`,
-    '\u001b[1A\r\u001b[J\u001b[?25h',
-  ].join(''));
+  assert.equal(sink.text, ['\u001b[?25lworking\n', '\u001b[1A\r\u001b[Jdone b\nworking\n', `\u001b[1A\r\u001b[J${'x'.repeat(79)}\n`, '\u001b[1A\r\u001b[J\u001b[?25h'].join(''));
 });
 
 test('elsewhere only the lines that stay are written', async () => {
@@ -79,14 +83,23 @@ test('colours are for terminals that want them', () => {
 test('log records are found across chunks, and what is no record is passed over', () => {
   const parser = new LogParser();
   const entries = [...parser.push(Buffer.from('garbage\n2024-01-31T12:00:00Z std')), ...parser.push(Buffer.from('out F a b\n2024-01-31T12:00:00Z stderr P \n'))];
-  assert.deepEqual(entries.map(({ stream, partial, content }) => [stream, partial, content.toString()]), [['stdout', false, 'a b'], ['stderr', true, '']]);
+  assert.deepEqual(
+    entries.map(({ stream, partial, content }) => [stream, partial, content.toString()]),
+    [
+      ['stdout', false, 'a b'],
+      ['stderr', true, ''],
+    ],
+  );
 });
 
 test('a tail counts the parts of one line as one', () => {
   const parser = new LogParser();
   const tail = new LogTail(2);
   for (const entry of parser.push(Buffer.from(['stdout F 1', 'stdout P 2', 'stderr F e', 'stdout F 3'].map((text) => `2024-01-31T12:00:00Z ${text}\n`).join('')))) tail.push(entry);
-  assert.deepEqual(tail.take().map(({ content }) => content.toString()), ['2', '3', 'e']);
+  assert.deepEqual(
+    tail.take().map(({ content }) => content.toString()),
+    ['2', '3', 'e'],
+  );
 });
 
 test('--since takes durations and times', () => {
@@ -108,7 +121,11 @@ test('prefixed lines of two streams do not mix, long lines are broken', () => {
 });
 
 test('YAML is read as Kubernetes reads it', () => {
-  assert.deepEqual(parseManifestText('a: 0644\nb: yes\nc: 12:30\nd: 2024-01-02\ne: "0644"\n---\n---\nf: 1', 'x'), [{ a: 0o644, b: true, c: '12:30', d: '2024-01-02', e: '0644' }, null, { f: 1 }]);
+  assert.deepEqual(parseManifestText('a: 0644\nb: yes\nc: 12:30\nd: 2024-01-02\ne: "0644"\n---\n---\nf: 1', 'x'), [
+    { a: 0o644, b: true, c: '12:30', d: '2024-01-02', e: '0644' },
+    null,
+    { f: 1 },
+  ]);
   const bomb = `a: &a [x,x,x,x,x,x,x,x,x,x]\n${['b', 'c', 'd', 'e'].map((key, index) => `${key}: &${key} [${Array(10).fill(`*${'abcd'[index]}`).join(',')}]`).join('\n')}`;
   assert.throws(() => parseManifestText(bomb, 'x'), { code: 'invalidArgument', message: 'read x: Excessive alias count indicates a resource exhaustion attack' });
 });
@@ -124,7 +141,13 @@ test('published ports and users', () => {
 
 test('the exit status is that of the containers, not of sidecars', () => {
   const outcome = (role: ContainerOutcome['role'], exitCode: number): ContainerOutcome => ({ name: 'x', role, id: containerId('x'), exitCode, reason: '', restarts: 0 });
-  const result = (containers: readonly ContainerOutcome[], fields: Partial<RunResult> = {}): RunResult => ({ podSandboxId: podSandboxId('p'), containers, interrupted: false, initFailed: false, ...fields });
+  const result = (containers: readonly ContainerOutcome[], fields: Partial<RunResult> = {}): RunResult => ({
+    podSandboxId: podSandboxId('p'),
+    containers,
+    interrupted: false,
+    initFailed: false,
+    ...fields,
+  });
   assert.equal(exitStatusOf(result([outcome('sidecar', 143), outcome('main', 0), outcome('main', 3)])), 3);
   assert.equal(exitStatusOf(result([outcome('sidecar', 143), outcome('main', 0)])), 0);
   assert.equal(exitStatusOf(result([outcome('init', 7)], { initFailed: true })), 7);

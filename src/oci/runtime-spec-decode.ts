@@ -5,12 +5,42 @@
  */
 import { invalidArgument } from '#core';
 import {
-  type Decoder, type Fields, arrayOf, compact, decodeAbsolutePath, decodeBoolean, decodeInt64, decodeNonEmptyString, decodeString, decodeUint32, decodeUint64,
-  fieldsOf, integerBetween, mapOf, oneOf, pathOf,
+  type Decoder,
+  type Fields,
+  arrayOf,
+  compact,
+  decodeAbsolutePath,
+  decodeBoolean,
+  decodeInt64,
+  decodeNonEmptyString,
+  decodeString,
+  decodeUint32,
+  decodeUint64,
+  fieldsOf,
+  integerBetween,
+  mapOf,
+  oneOf,
+  pathOf,
 } from './decode.ts';
 import {
-  type RuntimeSpec, type SeccompArg, type SeccompRule, type SpecCapabilities, type SpecDevice, type SpecDeviceRule, type SpecLinux, type SpecMount, type SpecProcess,
-  type SpecResources, type SpecSeccomp, namespaceTypes, propagations, rlimitTypes, seccompActions, seccompArchitectures, seccompFlags, seccompOperators,
+  type RuntimeSpec,
+  type SeccompArg,
+  type SeccompRule,
+  type SpecCapabilities,
+  type SpecDevice,
+  type SpecDeviceRule,
+  type SpecLinux,
+  type SpecMount,
+  type SpecProcess,
+  type SpecResources,
+  type SpecSeccomp,
+  namespaceTypes,
+  propagations,
+  rlimitTypes,
+  seccompActions,
+  seccompArchitectures,
+  seccompFlags,
+  seccompOperators,
 } from './runtime-spec.ts';
 
 /** Names of the given properties that are present; a decoder keeps them so that `runtime` can refuse them with their path. */
@@ -99,8 +129,13 @@ const decodeDevice: Decoder<SpecDevice> = (value, path) => {
   const number: Decoder<number> = integerBetween(0, 0xffff_ffff);
   const numberOf = (name: string): number => (type === 'p' ? fields.withDefault(name, number, 0) : fields.required(name, number));
   return compact({
-    type, path: fields.required('path', decodeAbsolutePath), major: numberOf('major'), minor: numberOf('minor'),
-    fileMode: fields.optional('fileMode', integerBetween(0, 0o177777)), uid: fields.optional('uid', decodeUint32), gid: fields.optional('gid', decodeUint32),
+    type,
+    path: fields.required('path', decodeAbsolutePath),
+    major: numberOf('major'),
+    minor: numberOf('minor'),
+    fileMode: fields.optional('fileMode', integerBetween(0, 0o177777)),
+    uid: fields.optional('uid', decodeUint32),
+    gid: fields.optional('gid', decodeUint32),
   });
 };
 
@@ -114,7 +149,8 @@ const decodeDeviceRule: Decoder<SpecDeviceRule> = (value, path) => {
     allow: fields.required('allow', decodeBoolean),
     // An empty type is how Go writes the absent one.
     type: fields.withDefault('type', (word, wordPath) => (word === '' ? 'a' : oneOf('device type', ['a', 'c', 'b'])(word, wordPath)), 'a'),
-    major: number('major'), minor: number('minor'),
+    major: number('major'),
+    minor: number('minor'),
     access: fields.optional('access', (word, wordPath) => {
       const text = decodeString(word, wordPath);
       if (!/^[rwm]{0,3}$/.test(text)) throw invalidArgument(wordPath, `must be letters of "rwm", not ${JSON.stringify(text.slice(0, 20))}`);
@@ -131,9 +167,15 @@ export const decodeResources: Decoder<SpecResources> = (value, path) => {
     memory: fields.optional('memory', (memory, memoryPath) => {
       const of = fieldsOf(memory, memoryPath);
       return compact({
-        limit: of.optional('limit', decodeInt64), reservation: of.optional('reservation', decodeInt64), swap: of.optional('swap', decodeInt64), kernel: of.optional('kernel', decodeInt64),
-        kernelTCP: of.optional('kernelTCP', decodeInt64), swappiness: of.optional('swappiness', decodeUint64), disableOOMKiller: of.optional('disableOOMKiller', decodeBoolean),
-        useHierarchy: of.optional('useHierarchy', decodeBoolean), checkBeforeUpdate: of.optional('checkBeforeUpdate', decodeBoolean),
+        limit: of.optional('limit', decodeInt64),
+        reservation: of.optional('reservation', decodeInt64),
+        swap: of.optional('swap', decodeInt64),
+        kernel: of.optional('kernel', decodeInt64),
+        kernelTCP: of.optional('kernelTCP', decodeInt64),
+        swappiness: of.optional('swappiness', decodeUint64),
+        disableOOMKiller: of.optional('disableOOMKiller', decodeBoolean),
+        useHierarchy: of.optional('useHierarchy', decodeBoolean),
+        checkBeforeUpdate: of.optional('checkBeforeUpdate', decodeBoolean),
       });
     }),
     cpu: fields.optional('cpu', (cpu, cpuPath) => {
@@ -144,16 +186,26 @@ export const decodeResources: Decoder<SpecResources> = (value, path) => {
         return cpus;
       };
       return compact({
-        shares: of.optional('shares', decodeUint64), quota: of.optional('quota', decodeInt64), burst: of.optional('burst', decodeUint64), period: of.optional('period', decodeUint64),
-        realtimeRuntime: of.optional('realtimeRuntime', decodeInt64), realtimePeriod: of.optional('realtimePeriod', decodeUint64), cpus: of.optional('cpus', list), mems: of.optional('mems', list),
+        shares: of.optional('shares', decodeUint64),
+        quota: of.optional('quota', decodeInt64),
+        burst: of.optional('burst', decodeUint64),
+        period: of.optional('period', decodeUint64),
+        realtimeRuntime: of.optional('realtimeRuntime', decodeInt64),
+        realtimePeriod: of.optional('realtimePeriod', decodeUint64),
+        cpus: of.optional('cpus', list),
+        mems: of.optional('mems', list),
         idle: of.optional('idle', decodeInt64),
       });
     }),
     pids: fields.optional('pids', (pids, pidsPath) => ({ limit: fieldsOf(pids, pidsPath).withDefault('limit', decodeInt64, -1n) })),
-    hugepageLimits: fields.withDefault('hugepageLimits', arrayOf((item, itemPath) => {
-      const of = fieldsOf(item, itemPath);
-      return { pageSize: of.required('pageSize', decodeNonEmptyString), limit: of.required('limit', decodeUint64) };
-    }, 64), []),
+    hugepageLimits: fields.withDefault(
+      'hugepageLimits',
+      arrayOf((item, itemPath) => {
+        const of = fieldsOf(item, itemPath);
+        return { pageSize: of.required('pageSize', decodeNonEmptyString), limit: of.required('limit', decodeUint64) };
+      }, 64),
+      [],
+    ),
     unified: fields.withDefault('unified', mapOf(decodeString), {}),
     unsupported: presentOf(fields, ['blockIO', 'network', 'rdma']).filter((name) => Object.keys(fields.optional(name, fieldsOf)?.names ?? []).length > 0),
   });
@@ -162,7 +214,9 @@ export const decodeResources: Decoder<SpecResources> = (value, path) => {
 const decodeSeccompArg: Decoder<SeccompArg> = (value, path) => {
   const fields = fieldsOf(value, path);
   return {
-    index: fields.required('index', integerBetween(0, 5)), value: fields.required('value', decodeUint64), valueTwo: fields.withDefault('valueTwo', decodeUint64, 0n),
+    index: fields.required('index', integerBetween(0, 5)),
+    value: fields.required('value', decodeUint64),
+    valueTwo: fields.withDefault('valueTwo', decodeUint64, 0n),
     op: fields.required('op', oneOf('operator', seccompOperators)),
   };
 };
@@ -171,7 +225,12 @@ const decodeSeccompRule: Decoder<SeccompRule> = (value, path) => {
   const fields = fieldsOf(value, path);
   const names = fields.required('names', arrayOf(decodeNonEmptyString, 4096));
   if (names.length === 0) throw invalidArgument(pathOf(path, 'names'), 'must have at least one item');
-  return compact({ names, action: fields.required('action', oneOf('action', seccompActions)), errnoRet: fields.optional('errnoRet', integerBetween(0, 4095)), args: fields.withDefault('args', arrayOf(decodeSeccompArg, 64), []) });
+  return compact({
+    names,
+    action: fields.required('action', oneOf('action', seccompActions)),
+    errnoRet: fields.optional('errnoRet', integerBetween(0, 4095)),
+    args: fields.withDefault('args', arrayOf(decodeSeccompArg, 64), []),
+  });
 };
 
 /** A seccomp profile in the form of the runtime specification. */
@@ -201,7 +260,12 @@ const decodeNamespaces: Decoder<SpecLinux['namespaces']> = (value, path) => {
 const decodeLinux: Decoder<SpecLinux> = (value, path) => {
   const fields = fieldsOf(value, path);
   const paths = arrayOf(decodeAbsolutePath, 1024);
-  const lengthOf = (name: string): number => fields.withDefault(name, arrayOf((item) => item), []).length;
+  const lengthOf = (name: string): number =>
+    fields.withDefault(
+      name,
+      arrayOf((item) => item),
+      [],
+    ).length;
   return compact({
     namespaces: fields.withDefault('namespaces', decodeNamespaces, []),
     hasIdMappings: lengthOf('uidMappings') + lengthOf('gidMappings') > 0,
@@ -215,7 +279,9 @@ const decodeLinux: Decoder<SpecLinux> = (value, path) => {
     maskedPaths: fields.withDefault('maskedPaths', paths, []),
     readonlyPaths: fields.withDefault('readonlyPaths', paths, []),
     mountLabel: fields.optional('mountLabel', decodeString),
-    personality: fields.optional('personality', (persona, personaPath) => ({ domain: fieldsOf(persona, personaPath).required('domain', oneOf('personality', ['LINUX', 'LINUX32'])) })),
+    personality: fields.optional('personality', (persona, personaPath) => ({
+      domain: fieldsOf(persona, personaPath).required('domain', oneOf('personality', ['LINUX', 'LINUX32'])),
+    })),
     unsupported: presentOf(fields, ['intelRdt', 'netDevices', 'memoryPolicy']),
   });
 };
@@ -240,7 +306,19 @@ export function decodeRuntimeSpec(json: unknown): RuntimeSpec {
       return { path: of.required('path', decodeNonEmptyString), readonly: of.withDefault('readonly', decodeBoolean, false) };
     }),
     mounts: fields.withDefault('mounts', arrayOf(decodeMount, 1024), []),
-    hooks: fields.withDefault('hooks', (hooks, path) => hookKinds.filter((kind) => fieldsOf(hooks, path).withDefault(kind, arrayOf((hook) => hook, 1024), []).length > 0), []),
+    hooks: fields.withDefault(
+      'hooks',
+      (hooks, path) =>
+        hookKinds.filter(
+          (kind) =>
+            fieldsOf(hooks, path).withDefault(
+              kind,
+              arrayOf((hook) => hook, 1024),
+              [],
+            ).length > 0,
+        ),
+      [],
+    ),
     annotations: fields.withDefault('annotations', mapOf(decodeString), {}),
     linux: fields.withDefault('linux', decodeLinux, decodeLinux({}, 'linux')),
   });

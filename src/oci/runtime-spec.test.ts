@@ -20,7 +20,10 @@ const refusals: readonly (readonly [document: object, message: string])[] = [
   [{ ...minimal, ociVersion: '2.0.0' }, 'ociVersion: must be a version 1.x.y, not "2.0.0"'],
   [{ ociVersion: '1.3.0' }, 'root: required'],
   [{ ...minimal, root: {} }, 'root.path: required'],
-  [{ ...minimal, linux: { namespaces: [{ type: 'pid' }, { type: 'ipc' }, { type: 'foo' }] } }, 'linux.namespaces[2].type: unknown namespace "foo" (pid, network, mount, ipc, uts, user, cgroup, time)'],
+  [
+    { ...minimal, linux: { namespaces: [{ type: 'pid' }, { type: 'ipc' }, { type: 'foo' }] } },
+    'linux.namespaces[2].type: unknown namespace "foo" (pid, network, mount, ipc, uts, user, cgroup, time)',
+  ],
   [{ ...minimal, linux: { namespaces: [{ type: 'pid' }, { type: 'pid' }] } }, 'linux.namespaces[1].type: namespace "pid" is given twice'],
   [{ ...minimal, process: { ...process, args: [] } }, 'process.args: must have at least one item'],
   [{ ...minimal, process: { ...process, cwd: 'tmp' } }, 'process.cwd: must be an absolute path, not "tmp"'],
@@ -40,8 +43,17 @@ const refusals: readonly (readonly [document: object, message: string])[] = [
   [{ ...minimal, linux: { resources: { cpu: { cpus: '0;1' } } } }, 'linux.resources.cpu.cpus: must be a list such as "0-3,7", not "0;1"'],
   [{ ...minimal, linux: { resources: { memory: { limit: 'much' } } } }, 'linux.resources.memory.limit: must be a number, not string'],
   [{ ...minimal, linux: { resources: { devices: [{ allow: true, access: 'rwx' }] } } }, 'linux.resources.devices[0].access: must be letters of "rwm", not "rwx"'],
-  [{ ...minimal, linux: { rootfsPropagation: 'both' } }, 'linux.rootfsPropagation: unknown propagation "both" (private, rprivate, slave, rslave, shared, rshared, unbindable, runbindable)'],
-  [{ ...minimal, linux: { seccomp: { defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['read'], action: 'SCMP_ACT_ALLOW', args: [{ index: 6, value: 0, op: 'SCMP_CMP_EQ' }] }] } } }, 'linux.seccomp.syscalls[0].args[0].index: 6 is outside 0 to 5'],
+  [
+    { ...minimal, linux: { rootfsPropagation: 'both' } },
+    'linux.rootfsPropagation: unknown propagation "both" (private, rprivate, slave, rslave, shared, rshared, unbindable, runbindable)',
+  ],
+  [
+    {
+      ...minimal,
+      linux: { seccomp: { defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['read'], action: 'SCMP_ACT_ALLOW', args: [{ index: 6, value: 0, op: 'SCMP_CMP_EQ' }] }] } },
+    },
+    'linux.seccomp.syscalls[0].args[0].index: 6 is outside 0 to 5',
+  ],
   [{ ...minimal, linux: { maskedPaths: ['proc/kcore'] } }, 'linux.maskedPaths[0]: must be an absolute path, not "proc/kcore"'],
 ];
 
@@ -52,13 +64,23 @@ for (const [document, message] of refusals) {
 }
 
 test('reads 64-bit limits as bigint and nulls as absent', () => {
-  const spec = decodeRuntimeSpec({ ...minimal, process: { ...process, rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1, hard: 18446744073709551615n }] }, mounts: null, linux: { resources: { memory: { limit: -1, swap: null } } } });
+  const spec = decodeRuntimeSpec({
+    ...minimal,
+    process: { ...process, rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1, hard: 18446744073709551615n }] },
+    mounts: null,
+    linux: { resources: { memory: { limit: -1, swap: null } } },
+  });
   assert.equal(spec.process?.rlimits[0]?.hard, 18446744073709551615n);
   assert.deepEqual(spec.linux.resources?.memory, { limit: -1n });
   assert.deepEqual(spec.mounts, []);
 });
 
 test('keeps what nobody implements by name only, so that it can be refused', () => {
-  const spec = decodeRuntimeSpec({ ...minimal, hooks: { prestart: [{ path: '/x' }], poststop: [] }, process: { ...process, ioPriority: { class: 'IOPRIO_CLASS_IDLE' } }, linux: { intelRdt: {}, timeOffsets: { boottime: {} } } });
+  const spec = decodeRuntimeSpec({
+    ...minimal,
+    hooks: { prestart: [{ path: '/x' }], poststop: [] },
+    process: { ...process, ioPriority: { class: 'IOPRIO_CLASS_IDLE' } },
+    linux: { intelRdt: {}, timeOffsets: { boottime: {} } },
+  });
   assert.deepEqual([spec.hooks, spec.process?.unsupported, spec.linux.unsupported, spec.linux.hasTimeOffsets], [['prestart'], ['ioPriority'], ['intelRdt'], true]);
 });

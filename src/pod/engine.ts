@@ -99,7 +99,7 @@ export class PodEngine implements Engine {
         this.#recordEnd(container.id, endOf(process));
       } else {
         this.#expectEnd(container.id);
-        if (process.state === 'running' && container.state === 'created') this.#store.moveContainer(container.id, { state: 'running', startedAtNs: process.startedAtNs });
+        if (process.state === 'running' && container.state === 'created') this.#store.moveContainer(container.id, { state: 'running', startedAtNs: process.startedAtNs, pid: process.pid });
       }
     }
   }
@@ -306,8 +306,9 @@ export class PodEngine implements Engine {
     const container = this.#store.getContainer(id);
     if (container.state !== 'created') throw new RuntimeError('failedPrecondition', `start container ${id}: container is ${container.state}, not created`);
     const { clock } = this.#deps;
+    let pid = container.pid;
     try {
-      await this.#sandbox(container.podId).startContainer(id);
+      ({ pid } = await this.#sandbox(container.podId).startContainer(id));
     } catch (error) {
       const failure = wrapError(`start container ${container.config.metadata.name}`, error);
       this.#recordEnd(id, { exitCode: 128, reason: 'StartError', message: failure.message, endedAtNs: clock.nowNs() });
@@ -316,7 +317,7 @@ export class PodEngine implements Engine {
     const startedAtNs = clock.nowNs();
     const now = this.#store.findContainer(id);
     // A short-lived process may have ended, and been recorded, before the reply came.
-    if (now?.state === 'created') this.#store.moveContainer(id, { state: 'running', startedAtNs });
+    if (now?.state === 'created') this.#store.moveContainer(id, { state: 'running', startedAtNs, pid });
     else if (now !== undefined) this.#store.putContainer({ ...now, startedAtNs: now.startedAtNs === 0n ? startedAtNs : now.startedAtNs });
     this.#publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: id, atNs: startedAtNs });
   }

@@ -163,7 +163,8 @@ export interface Sandbox {
   deposit(networkUndo: OpaquePlan): Promise<void>;
   /** Runs up to the start barrier. */
   createContainer(request: ContainerRequest): Promise<{ readonly pid: number; readonly identity: Identity }>;
-  startContainer(id: ContainerId): Promise<void>;
+  /** Gives the pid, which may differ from that at creation. */
+  startContainer(id: ContainerId): Promise<{ readonly pid: number }>;
   /** No error when the process has ended. */
   signal(processId: string, signalNumber: number): Promise<void>;
   /** Kills the process and everything in its cgroup. */

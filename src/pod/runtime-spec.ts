@@ -33,7 +33,8 @@ export async function buildRuntimeSpec(input: SpecInput): Promise<RuntimeSpec> {
   const seccomp = await planSeccomp(security.privileged ? undefined : (security.seccomp ?? pod.security.seccomp), capabilities.bounding, defaults);
   return {
     ociVersion: '1.3.0',
-    hostname: input.hostname,
+    // With the host's network the host's name counts as well.
+    ...(container.security.namespaces.network === 'pod' ? { hostname: input.hostname } : {}),
     process: {
       terminal: container.tty,
       // The numbers come from the files inside the root, which only the setup can read; see `containerUser`.

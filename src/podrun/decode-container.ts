@@ -1,12 +1,36 @@
 /** Decoder of one container. In: an unknown JSON value. Out: a ContainerManifest, or invalidArgument with the path. Pure. */
 import { RuntimeError, errorMessage, invalidArgument } from '#core';
 import { type Decoder, arrayOf, decodeBoolean, decodeNonEmptyString, decodeString, fieldsOf, oneOf, parseReference, pathOf } from '#oci';
-import { decodeContainerPort, decodeContainerSecurity, decodeDnsLabel, decodeEnv, decodeResources, decodeVolumeMount, defaultContainerSecurity, listItemsMax } from './decode-parts.ts';
+import {
+  decodeContainerPort,
+  decodeContainerSecurity,
+  decodeDnsLabel,
+  decodeEnv,
+  decodeResources,
+  decodeVolumeMount,
+  defaultContainerSecurity,
+  listItemsMax,
+} from './decode-parts.ts';
 import type { ContainerManifest, ImagePullPolicy } from './manifest-types.ts';
 import { refuseOtherFields } from './schema.ts';
 
 const argumentsMax = 10_000;
-const supported = ['name', 'image', 'imagePullPolicy', 'command', 'args', 'workingDir', 'env', 'resources', 'securityContext', 'volumeMounts', 'ports', 'stdin', 'stdinOnce', 'tty'];
+const supported = [
+  'name',
+  'image',
+  'imagePullPolicy',
+  'command',
+  'args',
+  'workingDir',
+  'env',
+  'resources',
+  'securityContext',
+  'volumeMounts',
+  'ports',
+  'stdin',
+  'stdinOnce',
+  'tty',
+];
 
 /** An image's name as people write it, or its id. */
 export const decodeImage: Decoder<string> = (value, path) => {
@@ -54,9 +78,11 @@ export function containerDecoder({ init }: { readonly init: boolean }): Decoder<
     const security = fields.withDefault('securityContext', decodeContainerSecurity, defaultContainerSecurity);
     for (const [index, mount] of mounts.entries()) {
       const mountPath = `${pathOf(path, 'volumeMounts')}[${index}]`;
-      if (mounts.findIndex((other) => other.mountPath === mount.mountPath) < index) throw invalidArgument(pathOf(mountPath, 'mountPath'), `${JSON.stringify(mount.mountPath)} is mounted twice`);
+      if (mounts.findIndex((other) => other.mountPath === mount.mountPath) < index)
+        throw invalidArgument(pathOf(mountPath, 'mountPath'), `${JSON.stringify(mount.mountPath)} is mounted twice`);
       // A mount that spreads to the host changes the host. Source: Kubernetes, "Mount propagation".
-      if (mount.propagation === 'bidirectional' && !security.privileged) throw invalidArgument(pathOf(mountPath, 'mountPropagation'), 'Bidirectional needs securityContext.privileged: true');
+      if (mount.propagation === 'bidirectional' && !security.privileged)
+        throw invalidArgument(pathOf(mountPath, 'mountPropagation'), 'Bidirectional needs securityContext.privileged: true');
     }
     return {
       name,

@@ -4,7 +4,16 @@
  */
 import { invalidArgument } from '#core';
 import { type Decoder, arrayOf, compact, decodeAbsolutePath, decodeBoolean, decodeNonEmptyString, decodeString, fieldsOf, integerBetween, oneOf, pathOf } from '#oci';
-import type { ContainerSecurityManifest, EnvManifest, FieldReference, PodSecurityManifest, PortManifest, ResourcesManifest, SeccompManifest, VolumeMountManifest } from './manifest-types.ts';
+import type {
+  ContainerSecurityManifest,
+  EnvManifest,
+  FieldReference,
+  PodSecurityManifest,
+  PortManifest,
+  ResourcesManifest,
+  SeccompManifest,
+  VolumeMountManifest,
+} from './manifest-types.ts';
 import { decodeCpuMilli, decodeMemoryBytes } from './quantity.ts';
 import { nearest, refuseOtherFields } from './schema.ts';
 
@@ -14,7 +23,8 @@ export const listItemsMax = 1000;
 /** Lower-case letters, digits and `-`, at most 63, as RFC 1123 has labels. */
 export const decodeDnsLabel: Decoder<string> = (value, path) => {
   const text = decodeNonEmptyString(value, path);
-  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(text)) throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} must be at most 63 lower-case letters, digits or "-", and start and end with a letter or digit`);
+  if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(text))
+    throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} must be at most 63 lower-case letters, digits or "-", and start and end with a letter or digit`);
   return text;
 };
 
@@ -22,7 +32,9 @@ export const decodeDnsLabel: Decoder<string> = (value, path) => {
 export const decodeDnsName: Decoder<string> = (value, path) => {
   const text = decodeNonEmptyString(value, path);
   if (text.length > 253) throw invalidArgument(path, `${text.length} characters, at most 253`);
-  for (const label of text.split('.')) if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(label)) throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} must consist of lower-case letters, digits, "-" and "."`);
+  for (const label of text.split('.'))
+    if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(label))
+      throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} must consist of lower-case letters, digits, "-" and "."`);
   return text;
 };
 
@@ -48,7 +60,8 @@ export const decodeSeccomp: Decoder<SeccompManifest> = (value, path) => {
 /** A path below something: not absolute, without empty parts, `.` and `..`. */
 export const decodeRelativePath: Decoder<string> = (value, path) => {
   const text = decodeNonEmptyString(value, path);
-  if (text.startsWith('/') || text.split('/').some((part) => part === '' || part === '.' || part === '..')) throw invalidArgument(path, `${JSON.stringify(text.slice(0, 200))} must be a relative path without ".."`);
+  if (text.startsWith('/') || text.split('/').some((part) => part === '' || part === '.' || part === '..'))
+    throw invalidArgument(path, `${JSON.stringify(text.slice(0, 200))} must be a relative path without ".."`);
   return text;
 };
 
@@ -57,7 +70,8 @@ const decodeSysctl = (value: unknown, path: string): readonly [string, string] =
   refuseOtherFields(fields, 'Sysctl', ['name', 'value']);
   const name = fields.required('name', decodeNonEmptyString);
   // Separators become path parts and lines, so the alphabet is closed. Source: Kubernetes sysctl name rule; CVE-2022-0811.
-  if (!/^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*$/.test(name) || name.length > 253) throw invalidArgument(pathOf(path, 'name'), `${JSON.stringify(name.slice(0, 80))} is no sysctl name`);
+  if (!/^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9]([-_a-z0-9]*[a-z0-9])?)*$/.test(name) || name.length > 253)
+    throw invalidArgument(pathOf(path, 'name'), `${JSON.stringify(name.slice(0, 80))} is no sysctl name`);
   const text = fields.required('value', decodeString);
   if (!/^[\x20-\x7e\t]*$/.test(text)) throw invalidArgument(pathOf(path, 'value'), 'must be one line of printable characters');
   return [name.replaceAll('/', '.'), text];
@@ -84,7 +98,10 @@ export const decodePodSecurity: Decoder<PodSecurityManifest> = (value, path) => 
 };
 
 /** Capabilities of linux/capability.h up to Linux 6.x, without their prefix. */
-const capabilityNames = 'ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM'.split(' ');
+const capabilityNames =
+  'ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM'.split(
+    ' ',
+  );
 
 /** A capability's name without `CAP_`, in upper case, or `ALL`. */
 export const decodeCapability: Decoder<string> = (value, path) => {
@@ -104,13 +121,23 @@ const decodeCapabilities: Decoder<{ readonly add: readonly string[]; readonly dr
 /** `securityContext` of a container; pairs that contradict each other are refused, as the API server does. */
 export const decodeContainerSecurity: Decoder<ContainerSecurityManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
-  refuseOtherFields(fields, 'SecurityContext', ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'privileged', 'capabilities', 'readOnlyRootFilesystem', 'allowPrivilegeEscalation', 'seccompProfile']);
+  refuseOtherFields(fields, 'SecurityContext', [
+    'runAsUser',
+    'runAsGroup',
+    'runAsNonRoot',
+    'privileged',
+    'capabilities',
+    'readOnlyRootFilesystem',
+    'allowPrivilegeEscalation',
+    'seccompProfile',
+  ]);
   const capabilities = fields.withDefault('capabilities', decodeCapabilities, { add: [], drop: [] });
   const privileged = fields.withDefault('privileged', decodeBoolean, false);
   const allowPrivilegeEscalation = fields.optional('allowPrivilegeEscalation', decodeBoolean);
   // no_new_privs would silently take away what these two ask for; the API server refuses the pair too.
   if (allowPrivilegeEscalation === false && privileged) throw invalidArgument(pathOf(path, 'allowPrivilegeEscalation'), 'cannot be false with privileged: true');
-  if (allowPrivilegeEscalation === false && capabilities.add.includes('SYS_ADMIN')) throw invalidArgument(pathOf(path, 'allowPrivilegeEscalation'), 'cannot be false with the capability SYS_ADMIN added');
+  if (allowPrivilegeEscalation === false && capabilities.add.includes('SYS_ADMIN'))
+    throw invalidArgument(pathOf(path, 'allowPrivilegeEscalation'), 'cannot be false with the capability SYS_ADMIN added');
   return compact({
     runAsUser: fields.optional('runAsUser', decodeId),
     runAsGroup: fields.optional('runAsGroup', decodeId),
@@ -143,7 +170,10 @@ const decodeFieldPath: Decoder<FieldReference> = (value, path) => {
   if (simple !== undefined) return simple;
   const subscript = /^metadata\.(labels|annotations)\['([^']{1,253})'\]$/.exec(text);
   if (subscript !== null) return { kind: subscript[1] === 'labels' ? 'label' : 'annotation', key: subscript[2] ?? '' };
-  throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} is not supported (${Object.keys(simpleFieldPaths).join(', ')}, metadata.labels['KEY'], metadata.annotations['KEY'])`);
+  throw invalidArgument(
+    path,
+    `${JSON.stringify(text.slice(0, 80))} is not supported (${Object.keys(simpleFieldPaths).join(', ')}, metadata.labels['KEY'], metadata.annotations['KEY'])`,
+  );
 };
 
 const decodeFieldReference: Decoder<FieldReference> = (value, path) => {
@@ -181,7 +211,8 @@ export const decodeIpAddress: Decoder<string> = (value, path) => {
   const text = decodeNonEmptyString(value, path);
   const isV4 = /^\d{1,3}(\.\d{1,3}){3}$/.test(text) && text.split('.').every((part) => Number(part) <= 255 && String(Number(part)) === part);
   // The address is parsed by the URL rules, which know IPv6 in full and need no I/O.
-  if (!isV4 && !(text.includes(':') && /^[0-9a-f:.]+$/i.test(text) && URL.canParse(`http://[${text}]/`))) throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} is no IP address`);
+  if (!isV4 && !(text.includes(':') && /^[0-9a-f:.]+$/i.test(text) && URL.canParse(`http://[${text}]/`)))
+    throw invalidArgument(path, `${JSON.stringify(text.slice(0, 80))} is no IP address`);
   return text;
 };
 

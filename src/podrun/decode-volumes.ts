@@ -37,10 +37,14 @@ export const decodeConfigMap: Decoder<ConfigMapManifest> = (value, path) => {
   // SAFETY: an object without prototype, as mapOf gives it; only decoded files are put in.
   const files = Object.create(null) as Record<string, Uint8Array>;
   let bytes = 0;
-  for (const [key, decoder] of [['data', decodeUtf8], ['binaryData', decodeBase64]] as const) {
+  for (const [key, decoder] of [
+    ['data', decodeUtf8],
+    ['binaryData', decodeBase64],
+  ] as const) {
     for (const [file, content] of Object.entries(fields.withDefault(key, mapOf(decoder), {}))) {
       const filePath = pathOf(pathOf(path, key), file);
-      if (!/^[-._a-zA-Z0-9]{1,253}$/.test(file) || file === '.' || file.startsWith('..')) throw invalidArgument(filePath, 'a key may have letters, digits, "-", "_" and ".", and must not start with ".."');
+      if (!/^[-._a-zA-Z0-9]{1,253}$/.test(file) || file === '.' || file.startsWith('..'))
+        throw invalidArgument(filePath, 'a key may have letters, digits, "-", "_" and ".", and must not start with ".."');
       if (Object.hasOwn(files, file)) throw invalidArgument(filePath, 'is in data too');
       bytes += content.length;
       if (bytes > configMapBytesMax) throw invalidArgument(filePath, `the files together are larger than ${configMapBytesMax} bytes`);
@@ -72,16 +76,21 @@ function decodeHostPath(name: string): Decoder<VolumeManifest> {
 const decodeFileMode = integerBetween(0, 0o777);
 
 function decodeItems(fields: Fields, configMap: ConfigMapManifest, options: { readonly defaultMode: number; readonly optional: boolean }): readonly ConfigMapFile[] | undefined {
-  return fields.optional('items', arrayOf((value, path): ConfigMapFile | undefined => {
-    const item = fieldsOf(value, path);
-    refuseOtherFields(item, 'KeyToPath', ['key', 'path', 'mode']);
-    const key = item.required('key', decodeNonEmptyString);
-    const file = { path: item.required('path', decodeRelativePath), mode: item.withDefault('mode', decodeFileMode, options.defaultMode) };
-    const content = Object.hasOwn(configMap.files, key) ? configMap.files[key] : undefined;
-    if (content !== undefined) return { ...file, content };
-    if (options.optional) return undefined;
-    throw invalidArgument(pathOf(path, 'key'), `the ConfigMap ${JSON.stringify(configMap.name)} has no key ${JSON.stringify(key.slice(0, 80))}`);
-  }, listItemsMax))?.filter((file) => file !== undefined);
+  return fields
+    .optional(
+      'items',
+      arrayOf((value, path): ConfigMapFile | undefined => {
+        const item = fieldsOf(value, path);
+        refuseOtherFields(item, 'KeyToPath', ['key', 'path', 'mode']);
+        const key = item.required('key', decodeNonEmptyString);
+        const file = { path: item.required('path', decodeRelativePath), mode: item.withDefault('mode', decodeFileMode, options.defaultMode) };
+        const content = Object.hasOwn(configMap.files, key) ? configMap.files[key] : undefined;
+        if (content !== undefined) return { ...file, content };
+        if (options.optional) return undefined;
+        throw invalidArgument(pathOf(path, 'key'), `the ConfigMap ${JSON.stringify(configMap.name)} has no key ${JSON.stringify(key.slice(0, 80))}`);
+      }, listItemsMax),
+    )
+    ?.filter((file) => file !== undefined);
 }
 
 /** Two files of one volume must not be the same path, nor one the directory of another. */

@@ -61,7 +61,19 @@ function abortOf(signal: AbortSignal | undefined): Promise<never> {
 const image: ImageSummary = { id: `sha256:${'1'.repeat(64)}`, names: [], digests: [], sizeBytes: 1, createdAtNs: 0n, pinned: false };
 
 /** Names of methods that can be told to fail. */
-export type FaultPoint = 'imageStatus' | 'pullImage' | 'volumes' | 'runPodSandbox' | 'podSandboxStatus' | 'createContainer' | 'attach' | 'startContainer' | 'waitContainer' | 'removeContainer' | 'removePodSandbox' | 'stopContainer';
+export type FaultPoint =
+  | 'imageStatus'
+  | 'pullImage'
+  | 'volumes'
+  | 'runPodSandbox'
+  | 'podSandboxStatus'
+  | 'createContainer'
+  | 'attach'
+  | 'startContainer'
+  | 'waitContainer'
+  | 'removeContainer'
+  | 'removePodSandbox'
+  | 'stopContainer';
 
 /** The engine as far as a runner uses it. */
 export class EngineDouble {
@@ -202,9 +214,28 @@ export class EngineDouble {
     await Promise.race([instance.end.promise, abortOf(signal)]);
     const ranNs = BigInt(instance.script.ranMs ?? 0) * 1_000_000n;
     return {
-      id: instance.id, podSandboxId: podSandboxId('pod'), metadata: instance.config.metadata, state: 'exited', pid: 0, createdAtNs: 0n, startedAtNs: 0n, finishedAtNs: ranNs,
-      exitCode: instance.exitCode, reason: instance.exitCode === 0 ? 'Completed' : 'Error', message: '', image: '', imageId: '', imageRef: '', userSpecifiedImage: '',
-      labels: {}, annotations: {}, mounts: [], logPath: '', tty: false, stdin: false, info: {},
+      id: instance.id,
+      podSandboxId: podSandboxId('pod'),
+      metadata: instance.config.metadata,
+      state: 'exited',
+      pid: 0,
+      createdAtNs: 0n,
+      startedAtNs: 0n,
+      finishedAtNs: ranNs,
+      exitCode: instance.exitCode,
+      reason: instance.exitCode === 0 ? 'Completed' : 'Error',
+      message: '',
+      image: '',
+      imageId: '',
+      imageRef: '',
+      userSpecifiedImage: '',
+      labels: {},
+      annotations: {},
+      mounts: [],
+      logPath: '',
+      tty: false,
+      stdin: false,
+      info: {},
     };
   }
 
@@ -219,7 +250,16 @@ export class EngineDouble {
 function statusOf(id: PodSandboxId, config: PodSandboxConfig | undefined): PodSandboxStatus {
   if (config === undefined) throw new RuntimeError('notFound', `pod sandbox ${id} does not exist`);
   return {
-    id, metadata: config.metadata, state: 'ready', createdAtNs: 0n, ips: ['10.88.0.2'], namespaces: config.security.namespaces, labels: config.labels,
-    annotations: config.annotations, runtimeHandler: 'native', portMappings: config.portMappings, info: {},
+    id,
+    metadata: config.metadata,
+    state: 'ready',
+    createdAtNs: 0n,
+    ips: ['10.88.0.2'],
+    namespaces: config.security.namespaces,
+    labels: config.labels,
+    annotations: config.annotations,
+    runtimeHandler: 'native',
+    portMappings: config.portMappings,
+    info: {},
   };
 }

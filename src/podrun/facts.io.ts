@@ -5,7 +5,13 @@ import { parseResolvConf } from './resolv.ts';
 import type { HostFacts } from './plan-types.ts';
 
 /** Directories of podrun below those of an engine. */
-export function podrunDirectories({ rootDirectory, runDirectory }: { readonly rootDirectory: string; readonly runDirectory: string }): Pick<HostFacts, 'podsDirectory' | 'memoryPodsDirectory' | 'seccompDirectory'> {
+export function podrunDirectories({
+  rootDirectory,
+  runDirectory,
+}: {
+  readonly rootDirectory: string;
+  readonly runDirectory: string;
+}): Pick<HostFacts, 'podsDirectory' | 'memoryPodsDirectory' | 'seccompDirectory'> {
   return { podsDirectory: `${rootDirectory}/podrun`, memoryPodsDirectory: `${runDirectory}/podrun`, seccompDirectory: `${rootDirectory}/seccomp` };
 }
 

@@ -9,14 +9,11 @@ export interface ConfigMapManifest {
 }
 
 /** What `valueFrom.fieldRef` names. */
-export type FieldReference =
-  | { readonly kind: 'name' | 'namespace' | 'uid' | 'podIp' | 'podIps' }
-  | { readonly kind: 'label' | 'annotation'; readonly key: string };
+export type FieldReference = { readonly kind: 'name' | 'namespace' | 'uid' | 'podIp' | 'podIps' } | { readonly kind: 'label' | 'annotation'; readonly key: string };
 
 /** One environment variable. */
 export type EnvManifest =
-  | { readonly kind: 'literal'; readonly name: string; readonly value: string }
-  | { readonly kind: 'field'; readonly name: string; readonly field: FieldReference };
+  { readonly kind: 'literal'; readonly name: string; readonly value: string } | { readonly kind: 'field'; readonly name: string; readonly field: FieldReference };
 
 /** Requests and limits. CPU in thousandths of a core, memory in bytes; absent: not set. */
 export interface ResourcesManifest {

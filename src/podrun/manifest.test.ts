@@ -42,14 +42,46 @@ test('a minimal pod gets the defaults of Kubernetes', () => {
 });
 
 test('the default pull policy follows the tag, and images made on this host are never pulled', () => {
-  const policies = ['busybox', 'busybox:latest', 'busybox:1', `busybox@sha256:${'a'.repeat(64)}`, 'localhost/app:latest', 'localhost:5000/app', 'a'.repeat(64)]
-    .map((image) => decode({ containers: [{ name: 'app', image }] }).containers[0]?.imagePullPolicy);
+  const policies = ['busybox', 'busybox:latest', 'busybox:1', `busybox@sha256:${'a'.repeat(64)}`, 'localhost/app:latest', 'localhost:5000/app', 'a'.repeat(64)].map(
+    (image) => decode({ containers: [{ name: 'app', image }] }).containers[0]?.imagePullPolicy,
+  );
   assert.deepEqual(policies, ['Always', 'Always', 'IfNotPresent', 'IfNotPresent', 'Never', 'Always', 'Never']);
 });
 
 const supportedFields = {
-  PodSpec: ['containers', 'initContainers', 'volumes', 'restartPolicy', 'terminationGracePeriodSeconds', 'securityContext', 'hostNetwork', 'hostPID', 'hostIPC', 'shareProcessNamespace', 'dnsPolicy', 'dnsConfig', 'hostAliases', 'hostname'],
-  Container: ['name', 'image', 'imagePullPolicy', 'command', 'args', 'workingDir', 'env', 'resources', 'securityContext', 'volumeMounts', 'ports', 'stdin', 'stdinOnce', 'tty', 'restartPolicy'],
+  PodSpec: [
+    'containers',
+    'initContainers',
+    'volumes',
+    'restartPolicy',
+    'terminationGracePeriodSeconds',
+    'securityContext',
+    'hostNetwork',
+    'hostPID',
+    'hostIPC',
+    'shareProcessNamespace',
+    'dnsPolicy',
+    'dnsConfig',
+    'hostAliases',
+    'hostname',
+  ],
+  Container: [
+    'name',
+    'image',
+    'imagePullPolicy',
+    'command',
+    'args',
+    'workingDir',
+    'env',
+    'resources',
+    'securityContext',
+    'volumeMounts',
+    'ports',
+    'stdin',
+    'stdinOnce',
+    'tty',
+    'restartPolicy',
+  ],
   PodSecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'sysctls'],
   SecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'privileged', 'capabilities', 'readOnlyRootFilesystem', 'allowPrivilegeEscalation', 'seccompProfile'],
   Volume: ['name', 'emptyDir', 'hostPath', 'configMap'],
@@ -88,7 +120,7 @@ test('unknown fields are refused with the nearest known name', () => {
   assert.equal(containerRefusal({ comand: ['x'] }), 'spec.containers[0].comand: unknown field, did you mean command?');
   assert.equal(specRefusal({ hostNetwrok: true }), 'spec.hostNetwrok: unknown field, did you mean hostNetwork?');
   assert.equal(specRefusal({ zzzzzz: 1 }), 'spec.zzzzzz: unknown field');
-  assert.equal(refusal([{ ...pod({}), '__proto_': 1 }]), '__proto_: unknown field');
+  assert.equal(refusal([{ ...pod({}), __proto_: 1 }]), '__proto_: unknown field');
   assert.equal(editDistance('abdc', 'abcd'), 1);
 });
 
@@ -104,7 +136,10 @@ const containerCases: readonly (readonly [Json, string])[] = [
   [{ env: [{ name: 'A=B' }] }, 'spec.containers[0].env[0].name: "A=B" must be printable ASCII without "="'],
   [{ env: [{ name: 'A', value: 1 }] }, 'spec.containers[0].env[0].value: must be a string, not number'],
   [{ env: [{ name: 'A', valueFrom: { secretKeyRef: {} } }] }, 'spec.containers[0].env[0].valueFrom.secretKeyRef: not supported'],
-  [{ env: [{ name: 'A', valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } } }] }, 'spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: "spec.nodeName" is not supported (metadata.name, metadata.namespace, metadata.uid, status.podIP, status.podIPs, metadata.labels[\'KEY\'], metadata.annotations[\'KEY\'])'],
+  [
+    { env: [{ name: 'A', valueFrom: { fieldRef: { fieldPath: 'spec.nodeName' } } }] },
+    "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: \"spec.nodeName\" is not supported (metadata.name, metadata.namespace, metadata.uid, status.podIP, status.podIPs, metadata.labels['KEY'], metadata.annotations['KEY'])",
+  ],
   [{ env: [{ name: 'A', value: 'x', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } }] }, 'spec.containers[0].env[0].valueFrom: cannot be set beside value'],
   [{ resources: { limits: { cpu: 'x' } } }, 'spec.containers[0].resources.limits.cpu: "x" is no quantity, such as 500m or 64Mi'],
   [{ resources: { limits: { memory: '-1' } } }, 'spec.containers[0].resources.limits.memory: -1 must not be negative'],
@@ -116,18 +151,51 @@ const containerCases: readonly (readonly [Json, string])[] = [
   [{ securityContext: { runAsUser: '0' } }, 'spec.containers[0].securityContext.runAsUser: must be a number, not string'],
   [{ securityContext: { runAsUser: 0, runAsNonRoot: true } }, 'spec.containers[0].securityContext.runAsUser: is 0 although runAsNonRoot is set'],
   [{ securityContext: { capabilities: { add: ['NET_ADMN'] } } }, 'spec.containers[0].securityContext.capabilities.add[0]: unknown capability "NET_ADMN", did you mean NET_ADMIN?'],
-  [{ securityContext: { privileged: true, allowPrivilegeEscalation: false } }, 'spec.containers[0].securityContext.allowPrivilegeEscalation: cannot be false with privileged: true'],
+  [
+    { securityContext: { privileged: true, allowPrivilegeEscalation: false } },
+    'spec.containers[0].securityContext.allowPrivilegeEscalation: cannot be false with privileged: true',
+  ],
   [{ securityContext: { seccompProfile: { type: 'Localhost' } } }, 'spec.containers[0].securityContext.seccompProfile.localhostProfile: required with type Localhost'],
-  [{ securityContext: { seccompProfile: { type: 'Localhost', localhostProfile: '../x' } } }, 'spec.containers[0].securityContext.seccompProfile.localhostProfile: "../x" must be a relative path without ".."'],
+  [
+    { securityContext: { seccompProfile: { type: 'Localhost', localhostProfile: '../x' } } },
+    'spec.containers[0].securityContext.seccompProfile.localhostProfile: "../x" must be a relative path without ".."',
+  ],
   [{ volumeMounts: [{ name: 'v', mountPath: '/v' }] }, 'spec.containers[0].volumeMounts[0].name: no volume "v" in spec.volumes'],
   [{ volumeMounts: [{ name: 'v', mountPath: 'v' }] }, 'spec.containers[0].volumeMounts[0].mountPath: must be an absolute path, not "v"'],
   [{ volumeMounts: [{ name: 'v', mountPath: '/' }] }, 'spec.containers[0].volumeMounts[0].mountPath: must not be the root'],
-  [{ volumeMounts: [{ name: 'v', mountPath: '/a' }, { name: 'w', mountPath: '/a/' }] }, 'spec.containers[0].volumeMounts[1].mountPath: "/a" is mounted twice'],
-  [{ volumeMounts: [{ name: 'v', mountPath: '/a', mountPropagation: 'Bidirectional' }] }, 'spec.containers[0].volumeMounts[0].mountPropagation: Bidirectional needs securityContext.privileged: true'],
+  [
+    {
+      volumeMounts: [
+        { name: 'v', mountPath: '/a' },
+        { name: 'w', mountPath: '/a/' },
+      ],
+    },
+    'spec.containers[0].volumeMounts[1].mountPath: "/a" is mounted twice',
+  ],
+  [
+    { volumeMounts: [{ name: 'v', mountPath: '/a', mountPropagation: 'Bidirectional' }] },
+    'spec.containers[0].volumeMounts[0].mountPropagation: Bidirectional needs securityContext.privileged: true',
+  ],
   [{ ports: [{ containerPort: 0 }] }, 'spec.containers[0].ports[0].containerPort: 0 is outside 1 to 65535'],
   [{ ports: [{ containerPort: 80, hostIP: '1.2.3' }] }, 'spec.containers[0].ports[0].hostIP: "1.2.3" is no IP address'],
-  [{ ports: [{ containerPort: 80, hostPort: 80 }, { containerPort: 81, hostPort: 80, hostIP: '127.0.0.1' }] }, 'spec.containers[0].ports[1].hostPort: 80/tcp is taken by spec.containers[0].ports[0].hostPort already'],
-  [{ ports: [{ containerPort: 80, hostPort: 80, hostIP: '127.0.0.1' }, { containerPort: 81, hostPort: 80 }] }, 'spec.containers[0].ports[1].hostPort: 80/tcp is taken by spec.containers[0].ports[0].hostPort already'],
+  [
+    {
+      ports: [
+        { containerPort: 80, hostPort: 80 },
+        { containerPort: 81, hostPort: 80, hostIP: '127.0.0.1' },
+      ],
+    },
+    'spec.containers[0].ports[1].hostPort: 80/tcp is taken by spec.containers[0].ports[0].hostPort already',
+  ],
+  [
+    {
+      ports: [
+        { containerPort: 80, hostPort: 80, hostIP: '127.0.0.1' },
+        { containerPort: 81, hostPort: 80 },
+      ],
+    },
+    'spec.containers[0].ports[1].hostPort: 80/tcp is taken by spec.containers[0].ports[0].hostPort already',
+  ],
 ];
 
 for (const [fields, message] of containerCases) test(`container ${JSON.stringify(fields)} is refused`, () => assert.equal(containerRefusal(fields), message));
@@ -141,12 +209,34 @@ const specCases: readonly (readonly [Json, string])[] = [
   [{ terminationGracePeriodSeconds: -1 }, 'spec.terminationGracePeriodSeconds: -1 is outside 0 to 31536000'],
   [{ hostNetwork: 'yes' }, 'spec.hostNetwork: must be true or false, not string'],
   [{ hostPID: true, shareProcessNamespace: true }, 'spec.shareProcessNamespace: cannot be set with hostPID'],
-  [{ hostNetwork: true, containers: [{ ...app, ports: [{ containerPort: 80, hostPort: 81 }] }] }, 'spec.containers[0].ports[0].hostPort: must be the containerPort 80 with hostNetwork'],
-  [{ hostNetwork: true, securityContext: { sysctls: [{ name: 'net.core.somaxconn', value: '1' }] } }, 'spec.securityContext.sysctls["net.core.somaxconn"]: would change the host, as hostNetwork is set'],
-  [{ hostIPC: true, securityContext: { sysctls: [{ name: 'kernel.shmmax', value: '1' }] } }, 'spec.securityContext.sysctls["kernel.shmmax"]: would change the host, as hostIPC is set'],
+  [
+    { hostNetwork: true, containers: [{ ...app, ports: [{ containerPort: 80, hostPort: 81 }] }] },
+    'spec.containers[0].ports[0].hostPort: must be the containerPort 80 with hostNetwork',
+  ],
+  [
+    { hostNetwork: true, securityContext: { sysctls: [{ name: 'net.core.somaxconn', value: '1' }] } },
+    'spec.securityContext.sysctls["net.core.somaxconn"]: would change the host, as hostNetwork is set',
+  ],
+  [
+    { hostIPC: true, securityContext: { sysctls: [{ name: 'kernel.shmmax', value: '1' }] } },
+    'spec.securityContext.sysctls["kernel.shmmax"]: would change the host, as hostIPC is set',
+  ],
   [{ securityContext: { sysctls: [{ name: 'kernel.shm+x', value: '1' }] } }, 'spec.securityContext.sysctls[0].name: "kernel.shm+x" is no sysctl name'],
-  [{ securityContext: { sysctls: [{ name: 'kernel.sem', value: '1\nkernel.core_pattern=|/x' }] } }, 'spec.securityContext.sysctls[0].value: must be one line of printable characters'],
-  [{ securityContext: { sysctls: [{ name: 'kernel.sem', value: '1' }, { name: 'kernel/sem', value: '2' }] } }, 'spec.securityContext.sysctls[1].name: "kernel.sem" is set twice'],
+  [
+    { securityContext: { sysctls: [{ name: 'kernel.sem', value: '1\nkernel.core_pattern=|/x' }] } },
+    'spec.securityContext.sysctls[0].value: must be one line of printable characters',
+  ],
+  [
+    {
+      securityContext: {
+        sysctls: [
+          { name: 'kernel.sem', value: '1' },
+          { name: 'kernel/sem', value: '2' },
+        ],
+      },
+    },
+    'spec.securityContext.sysctls[1].name: "kernel.sem" is set twice',
+  ],
   [{ securityContext: { fsGroup: 1 } }, 'spec.securityContext.fsGroup: not supported: volumes keep their own group; use supplementalGroups or runAsGroup'],
   [{ dnsPolicy: 'None' }, 'spec.dnsConfig.nameservers: at least one is required with dnsPolicy: None'],
   [{ dnsConfig: { nameservers: ['1.1.1.1', '1.1.1.1', '1.1.1.1', '1.1.1.1'] } }, 'spec.dnsConfig.nameservers: 4 items, at most 3'],
@@ -158,9 +248,15 @@ const specCases: readonly (readonly [Json, string])[] = [
   [{ volumes: [{ name: 'v', emptyDir: { sizeLimit: '1Gi' } }] }, 'spec.volumes[0].emptyDir.sizeLimit: not supported: nothing here would enforce it'],
   [{ volumes: [{ name: 'v', emptyDir: { medium: 'HugePages' } }] }, 'spec.volumes[0].emptyDir.medium: unknown medium "HugePages" (, Memory)'],
   [{ volumes: [{ name: 'v', hostPath: { path: '/a/../b' } }] }, 'spec.volumes[0].hostPath.path: must not contain "..", found "/a/../b"'],
-  [{ volumes: [{ name: 'v', hostPath: { path: '/a', type: 'Dir' } }] }, 'spec.volumes[0].hostPath.type: unknown host path type "Dir" (, DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice)'],
+  [
+    { volumes: [{ name: 'v', hostPath: { path: '/a', type: 'Dir' } }] },
+    'spec.volumes[0].hostPath.type: unknown host path type "Dir" (, DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice)',
+  ],
   [{ volumes: [{ name: 'v', configMap: { name: 'm' } }] }, 'spec.volumes[0].configMap.name: no ConfigMap "m" in this file'],
-  [{ volumes: [{ name: 'v', emptyDir: {} }], containers: [{ ...app, volumeMounts: [{ name: 'v', mountPath: '/v', subPath: 'x' }] }] }, 'spec.containers[0].volumeMounts[0].subPath: not supported: only files of configMap volumes can be mounted alone'],
+  [
+    { volumes: [{ name: 'v', emptyDir: {} }], containers: [{ ...app, volumeMounts: [{ name: 'v', mountPath: '/v', subPath: 'x' }] }] },
+    'spec.containers[0].volumeMounts[0].subPath: not supported: only files of configMap volumes can be mounted alone',
+  ],
 ];
 
 for (const [spec, message] of specCases) test(`spec ${JSON.stringify(spec)} is refused`, () => assert.equal(specRefusal(spec), message));
@@ -181,9 +277,24 @@ const volume = (source: Json): Json => ({ volumes: [{ name: 'v', configMap: { na
 test('a configMap volume has the files of its ConfigMap with their modes', () => {
   const document = configMap({ data: { 'a.txt': 'A' }, binaryData: { b: 'AAE=' } });
   const all = decode(volume({}), document).volumes[0];
-  assert.deepEqual(all?.kind === 'configMap' ? all.files.map(({ path, mode, content }) => [path, mode, [...content]]) : undefined, [['a.txt', 0o644, [65]], ['b', 0o644, [0, 1]]]);
-  const items = decode(volume({ defaultMode: 0o600, items: [{ key: 'a.txt', path: 'x/y' }, { key: 'b', path: 'z', mode: 0o400 }] }), document).volumes[0];
-  assert.deepEqual(items?.kind === 'configMap' ? items.files.map(({ path, mode }) => [path, mode]) : undefined, [['x/y', 0o600], ['z', 0o400]]);
+  assert.deepEqual(all?.kind === 'configMap' ? all.files.map(({ path, mode, content }) => [path, mode, [...content]]) : undefined, [
+    ['a.txt', 0o644, [65]],
+    ['b', 0o644, [0, 1]],
+  ]);
+  const items = decode(
+    volume({
+      defaultMode: 0o600,
+      items: [
+        { key: 'a.txt', path: 'x/y' },
+        { key: 'b', path: 'z', mode: 0o400 },
+      ],
+    }),
+    document,
+  ).volumes[0];
+  assert.deepEqual(items?.kind === 'configMap' ? items.files.map(({ path, mode }) => [path, mode]) : undefined, [
+    ['x/y', 0o600],
+    ['z', 0o400],
+  ]);
 });
 
 test('bad ConfigMaps and items are refused with their path', () => {
@@ -192,9 +303,28 @@ test('bad ConfigMaps and items are refused with their path', () => {
   assert.equal(refusal([pod({}), configMap({ binaryData: { a: '*' } })]), 'ConfigMap.binaryData.a: is not base64');
   assert.equal(refusal([pod({}), configMap({ data: { a: 'x'.repeat(1024 * 1024 + 1) } })]), 'ConfigMap.data.a: the files together are larger than 1048576 bytes');
   assert.equal(refusal([pod({}), configMap({}), configMap({})]), 'ConfigMap.metadata.name: "m" is there twice');
-  assert.equal(refusal([pod(volume({ items: [{ key: 'a', path: '../x' }] })), configMap({ data: { a: 'A' } })]), 'spec.volumes[0].configMap.items[0].path: "../x" must be a relative path without ".."');
-  assert.equal(refusal([pod(volume({ items: [{ key: 'b', path: 'x' }] })), configMap({ data: { a: 'A' } })]), 'spec.volumes[0].configMap.items[0].key: the ConfigMap "m" has no key "b"');
-  assert.equal(refusal([pod(volume({ items: [{ key: 'a', path: 'x' }, { key: 'a', path: 'x/y' }] })), configMap({ data: { a: 'A' } })]), 'spec.volumes[0].configMap.items: "x" and "x/y" cannot both be files');
+  assert.equal(
+    refusal([pod(volume({ items: [{ key: 'a', path: '../x' }] })), configMap({ data: { a: 'A' } })]),
+    'spec.volumes[0].configMap.items[0].path: "../x" must be a relative path without ".."',
+  );
+  assert.equal(
+    refusal([pod(volume({ items: [{ key: 'b', path: 'x' }] })), configMap({ data: { a: 'A' } })]),
+    'spec.volumes[0].configMap.items[0].key: the ConfigMap "m" has no key "b"',
+  );
+  assert.equal(
+    refusal([
+      pod(
+        volume({
+          items: [
+            { key: 'a', path: 'x' },
+            { key: 'a', path: 'x/y' },
+          ],
+        }),
+      ),
+      configMap({ data: { a: 'A' } }),
+    ]),
+    'spec.volumes[0].configMap.items: "x" and "x/y" cannot both be files',
+  );
 });
 
 test('an optional ConfigMap or key may be missing', () => {
@@ -204,5 +334,8 @@ test('an optional ConfigMap or key may be missing', () => {
 
 test('the keys of labels are data, also __proto__', () => {
   const labels = JSON.parse('{"__proto__": "x", "a": "b"}') as unknown;
-  assert.deepEqual(Object.entries(decodeManifest([pod({}, { labels })]).labels), [['__proto__', 'x'], ['a', 'b']]);
+  assert.deepEqual(Object.entries(decodeManifest([pod({}, { labels })]).labels), [
+    ['__proto__', 'x'],
+    ['a', 'b'],
+  ]);
 });

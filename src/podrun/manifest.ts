@@ -14,8 +14,20 @@ import { refuseOtherFields } from './schema.ts';
 
 const documentsMax = 100;
 const supportedSpec = [
-  'containers', 'initContainers', 'volumes', 'restartPolicy', 'terminationGracePeriodSeconds', 'securityContext', 'hostNetwork', 'hostPID', 'hostIPC',
-  'shareProcessNamespace', 'dnsPolicy', 'dnsConfig', 'hostAliases', 'hostname',
+  'containers',
+  'initContainers',
+  'volumes',
+  'restartPolicy',
+  'terminationGracePeriodSeconds',
+  'securityContext',
+  'hostNetwork',
+  'hostPID',
+  'hostIPC',
+  'shareProcessNamespace',
+  'dnsPolicy',
+  'dnsConfig',
+  'hostAliases',
+  'hostname',
 ];
 
 const decodeUid: Decoder<string> = (value, path) => {
@@ -91,7 +103,8 @@ function checkVolumeMounts({ path, container }: PlacedContainer, volumes: PodMan
     if (mount.subPath === undefined) continue;
     // In a writable volume a container could swap the path for a link while it is mounted (CVE-2021-30465).
     if (volume.kind !== 'configMap') throw invalidArgument(`${mountPath}.subPath`, `not supported: only files of configMap volumes can be mounted alone`);
-    if (!volume.files.some((file) => file.path === mount.subPath)) throw invalidArgument(`${mountPath}.subPath`, `the volume ${JSON.stringify(volume.name)} has no file ${JSON.stringify(mount.subPath.slice(0, 80))}`);
+    if (!volume.files.some((file) => file.path === mount.subPath))
+      throw invalidArgument(`${mountPath}.subPath`, `the volume ${JSON.stringify(volume.name)} has no file ${JSON.stringify(mount.subPath.slice(0, 80))}`);
   }
 }
 
@@ -133,7 +146,8 @@ function checkHostNamespaces(spec: PodManifest): void {
   for (const name of Object.keys(spec.security.sysctls)) {
     const path = `spec.securityContext.sysctls[${JSON.stringify(name)}]`;
     if (spec.hostNetwork && name.startsWith('net.')) throw invalidArgument(path, 'would change the host, as hostNetwork is set');
-    if (spec.hostIpc && (name.startsWith('kernel.shm') || name.startsWith('kernel.msg') || name === 'kernel.sem' || name.startsWith('fs.mqueue.'))) throw invalidArgument(path, 'would change the host, as hostIPC is set');
+    if (spec.hostIpc && (name.startsWith('kernel.shm') || name.startsWith('kernel.msg') || name === 'kernel.sem' || name.startsWith('fs.mqueue.')))
+      throw invalidArgument(path, 'would change the host, as hostIPC is set');
   }
 }
 
@@ -174,8 +188,14 @@ function decodePod(value: unknown, configMaps: ReadonlyMap<string, ConfigMapMani
   });
   const place = (key: 'initContainers' | 'containers'): PlacedContainer[] => manifest[key].map((container, index) => ({ path: `spec.${key}[${index}]`, container }));
   const placed = [...place('initContainers'), ...place('containers')];
-  refuseDoubledNames(placed.map(({ path, container }) => ({ path, name: container.name })), 'container');
-  refuseDoubledNames(manifest.volumes.map(({ name }, index) => ({ path: `spec.volumes[${index}]`, name })), 'volume');
+  refuseDoubledNames(
+    placed.map(({ path, container }) => ({ path, name: container.name })),
+    'container',
+  );
+  refuseDoubledNames(
+    manifest.volumes.map(({ name }, index) => ({ path: `spec.volumes[${index}]`, name })),
+    'volume',
+  );
   for (const entry of placed) checkVolumeMounts(entry, manifest.volumes);
   checkPorts(placed, manifest.hostNetwork);
   checkUsers(placed, manifest.security);

@@ -22,13 +22,20 @@ export interface ContainerFacts {
 function fieldValue(field: FieldReference, pod: PodPlan, podIps: readonly string[]): string {
   const { manifest } = pod;
   switch (field.kind) {
-    case 'name': return manifest.name;
-    case 'namespace': return manifest.namespace;
-    case 'uid': return pod.uid;
-    case 'podIp': return podIps[0] ?? '';
-    case 'podIps': return podIps.join(',');
-    case 'label': return Object.hasOwn(manifest.labels, field.key) ? (manifest.labels[field.key] ?? '') : '';
-    case 'annotation': return Object.hasOwn(manifest.annotations, field.key) ? (manifest.annotations[field.key] ?? '') : '';
+    case 'name':
+      return manifest.name;
+    case 'namespace':
+      return manifest.namespace;
+    case 'uid':
+      return pod.uid;
+    case 'podIp':
+      return podIps[0] ?? '';
+    case 'podIps':
+      return podIps.join(',');
+    case 'label':
+      return Object.hasOwn(manifest.labels, field.key) ? (manifest.labels[field.key] ?? '') : '';
+    case 'annotation':
+      return Object.hasOwn(manifest.annotations, field.key) ? (manifest.annotations[field.key] ?? '') : '';
   }
 }
 
@@ -43,7 +50,8 @@ function buildEnv(env: readonly EnvManifest[], pod: PodPlan, podIps: readonly st
 function checkNonRoot(container: ContainerPlan, user: number | undefined, image: ContainerFacts['image']): void {
   if (!container.mustNotBeRoot || (user ?? 0) !== 0) return;
   const fail = (cause: string): RuntimeError => new RuntimeError('failedPrecondition', `create container ${container.name}: runAsNonRoot is set, but ${cause}`);
-  if (container.runAsUsername !== undefined || (user === undefined && image.uid === undefined && (image.username ?? '') !== '')) throw fail(`the user ${JSON.stringify(container.runAsUsername ?? image.username)} is not numeric, so it cannot be verified`);
+  if (container.runAsUsername !== undefined || (user === undefined && image.uid === undefined && (image.username ?? '') !== ''))
+    throw fail(`the user ${JSON.stringify(container.runAsUsername ?? image.username)} is not numeric, so it cannot be verified`);
   if (user === 0 || (image.uid ?? 0) === 0) throw fail(`${user === 0 ? 'it' : `the image ${container.manifest.image}`} runs as root`);
 }
 

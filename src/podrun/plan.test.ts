@@ -13,8 +13,12 @@ import { parseResolvConf } from './resolv.ts';
 type Json = Readonly<Record<string, unknown>>;
 
 const facts = {
-  uid: 'u1', memoryBytes: 8n << 30n, dns: { servers: ['10.0.0.1'], searches: ['lan'], options: ['ndots:1', 'rotate'] },
-  podsDirectory: '/var/lib/berth/podrun', memoryPodsDirectory: '/run/berth/podrun', seccompDirectory: '/var/lib/berth/seccomp',
+  uid: 'u1',
+  memoryBytes: 8n << 30n,
+  dns: { servers: ['10.0.0.1'], searches: ['lan'], options: ['ndots:1', 'rotate'] },
+  podsDirectory: '/var/lib/berth/podrun',
+  memoryPodsDirectory: '/run/berth/podrun',
+  seccompDirectory: '/var/lib/berth/seccomp',
 };
 
 function planOf(spec: Json, metadata: Json = {}, ...others: readonly unknown[]): PodPlan {
@@ -34,37 +38,81 @@ test('the sandbox of a plain pod', () => {
     metadata: { name: 'web', uid: 'u1', namespace: 'default', attempt: 0 },
     hostname: 'web',
     logDirectory: '/var/lib/berth/podrun/u1/logs',
-    portMappings: [], hostAliases: [],
+    portMappings: [],
+    hostAliases: [],
     labels: { a: 'b', 'berth.run/uid': 'u1' },
     annotations: { c: 'd' },
-    cgroupParent: '', sysctls: {},
+    cgroupParent: '',
+    sysctls: {},
     security: {
       namespaces: { network: 'pod', pid: 'container', ipc: 'pod' },
-      readonlyRootfs: false, supplementalGroups: [], privileged: false, seccomp: { kind: 'runtimeDefault' },
+      readonlyRootfs: false,
+      supplementalGroups: [],
+      privileged: false,
+      seccomp: { kind: 'runtimeDefault' },
     },
   });
 });
 
 test('a container with everything', () => {
-  const config = configOf({
-    command: ['sh', '-c', 'echo $(GREETING) $$(GREETING) $(UNKNOWN)'], args: ['$(IP)'], workingDir: '/srv', stdin: true, tty: true,
-    env: [
-      { name: 'NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } }, { name: 'GREETING', value: 'hello $(NAME)' }, { name: 'IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
-      { name: 'TIER', valueFrom: { fieldRef: { apiVersion: 'v1', fieldPath: 'metadata.labels[\'tier\']' } } }, { name: 'NAME', value: 'later' },
-    ],
-    resources: { requests: { cpu: '250m', memory: '1Gi' }, limits: { cpu: '1.5', memory: '2Gi' } },
-    securityContext: { runAsUser: 1000, runAsGroup: 1001, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { add: ['cap_net_admin'], drop: ['ALL'] } },
-  }, { securityContext: { supplementalGroups: [5], seccompProfile: { type: 'Localhost', localhostProfile: 'p.json' } } }, { labels: { tier: 'front' } });
+  const config = configOf(
+    {
+      command: ['sh', '-c', 'echo $(GREETING) $$(GREETING) $(UNKNOWN)'],
+      args: ['$(IP)'],
+      workingDir: '/srv',
+      stdin: true,
+      tty: true,
+      env: [
+        { name: 'NAME', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } },
+        { name: 'GREETING', value: 'hello $(NAME)' },
+        { name: 'IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } },
+        { name: 'TIER', valueFrom: { fieldRef: { apiVersion: 'v1', fieldPath: "metadata.labels['tier']" } } },
+        { name: 'NAME', value: 'later' },
+      ],
+      resources: { requests: { cpu: '250m', memory: '1Gi' }, limits: { cpu: '1.5', memory: '2Gi' } },
+      securityContext: {
+        runAsUser: 1000,
+        runAsGroup: 1001,
+        allowPrivilegeEscalation: false,
+        readOnlyRootFilesystem: true,
+        capabilities: { add: ['cap_net_admin'], drop: ['ALL'] },
+      },
+    },
+    { securityContext: { supplementalGroups: [5], seccompProfile: { type: 'Localhost', localhostProfile: 'p.json' } } },
+    { labels: { tier: 'front' } },
+  );
   assert.deepEqual(config, {
     metadata: { name: 'app', attempt: 2 },
-    image: 'busybox:1', userSpecifiedImage: 'busybox:1',
-    command: ['sh', '-c', 'echo hello web $(GREETING) $(UNKNOWN)'], args: ['10.88.0.2'], workingDir: '/srv',
-    env: [{ key: 'NAME', value: 'later' }, { key: 'GREETING', value: 'hello web' }, { key: 'IP', value: '10.88.0.2' }, { key: 'TIER', value: 'front' }],
-    mounts: [], devices: [], labels: { 'berth.run/uid': 'u1' }, annotations: {}, logPath: 'app/2.log', stdin: true, stdinOnce: false, tty: true,
+    image: 'busybox:1',
+    userSpecifiedImage: 'busybox:1',
+    command: ['sh', '-c', 'echo hello web $(GREETING) $(UNKNOWN)'],
+    args: ['10.88.0.2'],
+    workingDir: '/srv',
+    env: [
+      { key: 'NAME', value: 'later' },
+      { key: 'GREETING', value: 'hello web' },
+      { key: 'IP', value: '10.88.0.2' },
+      { key: 'TIER', value: 'front' },
+    ],
+    mounts: [],
+    devices: [],
+    labels: { 'berth.run/uid': 'u1' },
+    annotations: {},
+    logPath: 'app/2.log',
+    stdin: true,
+    stdinOnce: false,
+    tty: true,
     resources: { cpuShares: 256n, cpuPeriod: 100_000n, cpuQuota: 150_000n, memoryLimitBytes: 2n << 30n, oomScoreAdj: 875 },
     security: {
-      capabilities: { add: ['NET_ADMIN'], drop: ['ALL'], addAmbient: [] }, privileged: false, namespaces: { network: 'pod', pid: 'container', ipc: 'pod' },
-      runAsUser: 1000, runAsGroup: 1001, readonlyRootfs: true, supplementalGroups: [5], supplementalGroupsPolicy: 'merge', noNewPrivileges: true,
+      capabilities: { add: ['NET_ADMIN'], drop: ['ALL'], addAmbient: [] },
+      privileged: false,
+      namespaces: { network: 'pod', pid: 'container', ipc: 'pod' },
+      runAsUser: 1000,
+      runAsGroup: 1001,
+      readonlyRootfs: true,
+      supplementalGroups: [5],
+      supplementalGroupsPolicy: 'merge',
+      noNewPrivileges: true,
       seccomp: { kind: 'localhost', path: '/var/lib/berth/seccomp/p.json' },
     },
   });
@@ -72,12 +120,27 @@ test('a container with everything', () => {
 
 test('host namespaces, ports, aliases and DNS reach the sandbox', () => {
   const { podConfig } = planOf({
-    shareProcessNamespace: true, hostIPC: true, hostname: 'other', dnsConfig: { nameservers: ['1.1.1.1'], searches: ['lan', 'corp'], options: [{ name: 'ndots', value: '5' }] },
+    shareProcessNamespace: true,
+    hostIPC: true,
+    hostname: 'other',
+    dnsConfig: { nameservers: ['1.1.1.1'], searches: ['lan', 'corp'], options: [{ name: 'ndots', value: '5' }] },
     hostAliases: [{ ip: '127.0.0.1', hostnames: ['a', 'b'] }],
-    containers: [{ name: 'app', image: 'a', ports: [{ containerPort: 80, hostPort: 8080, hostIP: '127.0.0.1' }, { containerPort: 53, protocol: 'UDP', name: 'dns' }] }],
+    containers: [
+      {
+        name: 'app',
+        image: 'a',
+        ports: [
+          { containerPort: 80, hostPort: 8080, hostIP: '127.0.0.1' },
+          { containerPort: 53, protocol: 'UDP', name: 'dns' },
+        ],
+      },
+    ],
   });
   assert.deepEqual(podConfig.security.namespaces, { network: 'pod', pid: 'pod', ipc: 'node' });
-  assert.deepEqual(podConfig.portMappings, [{ containerPort: 80, hostPort: 8080, hostIp: '127.0.0.1', protocol: 'tcp' }, { containerPort: 53, hostPort: 0, protocol: 'udp' }]);
+  assert.deepEqual(podConfig.portMappings, [
+    { containerPort: 80, hostPort: 8080, hostIp: '127.0.0.1', protocol: 'tcp' },
+    { containerPort: 53, hostPort: 0, protocol: 'udp' },
+  ]);
   assert.deepEqual(podConfig.dns, { servers: ['10.0.0.1', '1.1.1.1'], searches: ['lan', 'corp'], options: ['rotate', 'ndots:5'] });
   assert.equal(podConfig.hostname, 'other');
   assert.deepEqual(podConfig.hostAliases, [{ ip: '127.0.0.1', hostnames: ['a', 'b'] }]);
@@ -99,17 +162,36 @@ test('a long pod name is cut for the host name', () => {
 });
 
 test('volumes become host paths and mounts', () => {
-  const plan = planOf({
-    volumes: [{ name: 'data' }, { name: 'fast', emptyDir: { medium: 'Memory' } }, { name: 'host', hostPath: { path: '/srv', type: 'Directory' } }, { name: 'conf', configMap: { name: 'm' } }],
-    containers: [{
-      name: 'app', image: 'a', securityContext: { privileged: true },
-      volumeMounts: [
-        { name: 'data', mountPath: '/data' }, { name: 'fast', mountPath: '/fast', readOnly: true }, { name: 'host', mountPath: '/host', mountPropagation: 'Bidirectional' },
-        { name: 'conf', mountPath: '/conf' }, { name: 'conf', mountPath: '/etc/a', subPath: 'a' },
+  const plan = planOf(
+    {
+      volumes: [
+        { name: 'data' },
+        { name: 'fast', emptyDir: { medium: 'Memory' } },
+        { name: 'host', hostPath: { path: '/srv', type: 'Directory' } },
+        { name: 'conf', configMap: { name: 'm' } },
       ],
-    }],
-  }, {}, { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'm' }, data: { a: 'A' } });
-  assert.deepEqual(plan.volumes.map(({ kind, path }) => `${kind} ${path}`), ['emptyDir /var/lib/berth/podrun/u1/volumes/data', 'emptyDir /run/berth/podrun/u1/volumes/fast', 'hostPath /srv', 'configMap /var/lib/berth/podrun/u1/volumes/conf']);
+      containers: [
+        {
+          name: 'app',
+          image: 'a',
+          securityContext: { privileged: true },
+          volumeMounts: [
+            { name: 'data', mountPath: '/data' },
+            { name: 'fast', mountPath: '/fast', readOnly: true },
+            { name: 'host', mountPath: '/host', mountPropagation: 'Bidirectional' },
+            { name: 'conf', mountPath: '/conf' },
+            { name: 'conf', mountPath: '/etc/a', subPath: 'a' },
+          ],
+        },
+      ],
+    },
+    {},
+    { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'm' }, data: { a: 'A' } },
+  );
+  assert.deepEqual(
+    plan.volumes.map(({ kind, path }) => `${kind} ${path}`),
+    ['emptyDir /var/lib/berth/podrun/u1/volumes/data', 'emptyDir /run/berth/podrun/u1/volumes/fast', 'hostPath /srv', 'configMap /var/lib/berth/podrun/u1/volumes/conf'],
+  );
   assert.deepEqual(plan.containers[0]?.mounts, [
     { containerPath: '/data', hostPath: '/var/lib/berth/podrun/u1/volumes/data', readonly: false, propagation: 'private' },
     { containerPath: '/fast', hostPath: '/run/berth/podrun/u1/volumes/fast', readonly: true, propagation: 'private' },
@@ -120,11 +202,20 @@ test('volumes become host paths and mounts', () => {
 });
 
 test('each image is fetched once, with the strictest policy', () => {
-  const plan = planOf({ initContainers: [{ name: 'i', image: 'a:1' }], containers: [{ name: 'x', image: 'a:1', imagePullPolicy: 'Always' }, { name: 'y', image: 'b:1', imagePullPolicy: 'Never' }] });
-  assert.deepEqual(plan.images, [{ name: 'a:1', pullPolicy: 'Always' }, { name: 'b:1', pullPolicy: 'Never' }]);
+  const plan = planOf({
+    initContainers: [{ name: 'i', image: 'a:1' }],
+    containers: [
+      { name: 'x', image: 'a:1', imagePullPolicy: 'Always' },
+      { name: 'y', image: 'b:1', imagePullPolicy: 'Never' },
+    ],
+  });
+  assert.deepEqual(plan.images, [
+    { name: 'a:1', pullPolicy: 'Always' },
+    { name: 'b:1', pullPolicy: 'Never' },
+  ]);
 });
 
-test('a group without a user brings the image\'s user along', () => {
+test("a group without a user brings the image's user along", () => {
   assert.deepEqual(pick(configOf({}, { securityContext: { runAsGroup: 7 } }, {}, { uid: 33 })), { runAsUser: 33, runAsGroup: 7 });
   assert.deepEqual(pick(configOf({}, { securityContext: { runAsGroup: 7 } }, {}, { username: 'www-data' })), { runAsUsername: 'www-data', runAsGroup: 7 });
   assert.deepEqual(pick(configOf({}, {}, {}, { uid: 33 })), {});
@@ -136,8 +227,14 @@ function pick({ security }: ContainerConfig): Json {
 
 test('runAsNonRoot accepts a numeric user of the image and refuses root and names', () => {
   assert.deepEqual(pick(configOf({ securityContext: { runAsNonRoot: true } }, {}, {}, { uid: 33 })), {});
-  assert.throws(() => configOf({ securityContext: { runAsNonRoot: true } }, {}, {}, { username: 'www-data' }), { code: 'failedPrecondition', message: 'create container app: runAsNonRoot is set, but the user "www-data" is not numeric, so it cannot be verified' });
-  assert.throws(() => configOf({}, { securityContext: { runAsNonRoot: true } }), { code: 'failedPrecondition', message: 'create container app: runAsNonRoot is set, but the image busybox:1 runs as root' });
+  assert.throws(() => configOf({ securityContext: { runAsNonRoot: true } }, {}, {}, { username: 'www-data' }), {
+    code: 'failedPrecondition',
+    message: 'create container app: runAsNonRoot is set, but the user "www-data" is not numeric, so it cannot be verified',
+  });
+  assert.throws(() => configOf({}, { securityContext: { runAsNonRoot: true } }), {
+    code: 'failedPrecondition',
+    message: 'create container app: runAsNonRoot is set, but the image busybox:1 runs as root',
+  });
 });
 
 test('a privileged container runs without seccomp filter', () => {
@@ -145,7 +242,23 @@ test('a privileged container runs without seccomp filter', () => {
 });
 
 test('quantities are exact and round up', () => {
-  const cases: readonly (readonly [string, bigint | undefined])[] = [['500m', 500n], ['1', 1000n], ['0.1', 100n], ['1.0005', 1001n], ['1e3', 1_000_000n], ['2E', 2n * 10n ** 21n], ['1u', 1n], ['.5', 500n], ['5.', 5000n], ['-1', -1000n], ['', undefined], ['.', undefined], ['1mi', undefined], ['1 Mi', undefined], ['0x10', undefined]];
+  const cases: readonly (readonly [string, bigint | undefined])[] = [
+    ['500m', 500n],
+    ['1', 1000n],
+    ['0.1', 100n],
+    ['1.0005', 1001n],
+    ['1e3', 1_000_000n],
+    ['2E', 2n * 10n ** 21n],
+    ['1u', 1n],
+    ['.5', 500n],
+    ['5.', 5000n],
+    ['-1', -1000n],
+    ['', undefined],
+    ['.', undefined],
+    ['1mi', undefined],
+    ['1 Mi', undefined],
+    ['0x10', undefined],
+  ];
   for (const [text, milli] of cases) assert.equal(parseQuantity(text, 1000n), milli, text);
   assert.equal(parseQuantity('64Mi', 1n), 64n << 20n);
   assert.equal(parseQuantity('1.5Gi', 1n), 3n << 29n);
@@ -169,10 +282,17 @@ test('the OOM score follows the quality of service', () => {
 });
 
 test('variables are replaced once and unknown ones stay', () => {
-  const variables = new Map([['A', '$(B)'], ['B', 'b']]);
+  const variables = new Map([
+    ['A', '$(B)'],
+    ['B', 'b'],
+  ]);
   assert.equal(expandVariables('$(A) $(B) $(C) $$(B) $$$(B) $A $(', variables), '$(B) b $(C) $(B) $b $A $(');
 });
 
 test('resolv.conf is read as resolv.conf(5) says', () => {
-  assert.deepEqual(parseResolvConf('# c\nnameserver 1.1.1.1 ; x\nsearch a\nsearch b c\noptions ndots:2 rotate\nnameserver ::1\n'), { servers: ['1.1.1.1', '::1'], searches: ['b', 'c'], options: ['ndots:2', 'rotate'] });
+  assert.deepEqual(parseResolvConf('# c\nnameserver 1.1.1.1 ; x\nsearch a\nsearch b c\noptions ndots:2 rotate\nnameserver ::1\n'), {
+    servers: ['1.1.1.1', '::1'],
+    searches: ['b', 'c'],
+    options: ['ndots:2', 'rotate'],
+  });
 });

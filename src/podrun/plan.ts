@@ -14,18 +14,24 @@ const hostnameLengthMax = 63;
 /** Host path of a volume. */
 function volumePathOf(volume: VolumeManifest, facts: PlanFacts): string {
   switch (volume.kind) {
-    case 'hostPath': return volume.path;
-    case 'configMap': return `${facts.podsDirectory}/${facts.uid}/volumes/${volume.name}`;
-    case 'emptyDir': return `${volume.medium === 'memory' ? facts.memoryPodsDirectory : facts.podsDirectory}/${facts.uid}/volumes/${volume.name}`;
+    case 'hostPath':
+      return volume.path;
+    case 'configMap':
+      return `${facts.podsDirectory}/${facts.uid}/volumes/${volume.name}`;
+    case 'emptyDir':
+      return `${volume.medium === 'memory' ? facts.memoryPodsDirectory : facts.podsDirectory}/${facts.uid}/volumes/${volume.name}`;
   }
 }
 
 function planVolume(volume: VolumeManifest, facts: PlanFacts): VolumePlan {
   const path = volumePathOf(volume, facts);
   switch (volume.kind) {
-    case 'hostPath': return { kind: 'hostPath', name: volume.name, path, type: volume.type };
-    case 'configMap': return { kind: 'configMap', name: volume.name, path, files: volume.files };
-    case 'emptyDir': return { kind: 'emptyDir', name: volume.name, path, medium: volume.medium };
+    case 'hostPath':
+      return { kind: 'hostPath', name: volume.name, path, type: volume.type };
+    case 'configMap':
+      return { kind: 'configMap', name: volume.name, path, files: volume.files };
+    case 'emptyDir':
+      return { kind: 'emptyDir', name: volume.name, path, medium: volume.medium };
   }
 }
 

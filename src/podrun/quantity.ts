@@ -28,7 +28,8 @@ export function parseQuantity(text: string, scale: bigint): bigint | undefined {
 
 function quantity(scale: bigint): Decoder<bigint> {
   return (value, path) => {
-    if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'bigint') throw invalidArgument(path, `must be a quantity such as 500m or 64Mi, not ${kindOf(value)}`);
+    if (typeof value !== 'string' && typeof value !== 'number' && typeof value !== 'bigint')
+      throw invalidArgument(path, `must be a quantity such as 500m or 64Mi, not ${kindOf(value)}`);
     const parsed = parseQuantity(String(value), scale);
     if (parsed === undefined) throw invalidArgument(path, `${JSON.stringify(String(value).slice(0, 80))} is no quantity, such as 500m or 64Mi`);
     if (parsed < 0n) throw invalidArgument(path, `${String(value)} must not be negative`);

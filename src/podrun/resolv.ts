@@ -7,7 +7,10 @@ export function parseResolvConf(text: string): DnsConfig {
   let searches: readonly string[] = [];
   const options: string[] = [];
   for (const line of text.split('\n')) {
-    const [keyword, ...words] = line.replace(/[#;].*$/, '').trim().split(/\s+/);
+    const [keyword, ...words] = line
+      .replace(/[#;].*$/, '')
+      .trim()
+      .split(/\s+/);
     if (keyword === 'nameserver' && words[0] !== undefined) servers.push(words[0]);
     else if (keyword === 'search' || keyword === 'domain') searches = words;
     else if (keyword === 'options') options.push(...words);

@@ -13,10 +13,13 @@ const resetAfterMs = 600_000;
 /** True where a container of this role starts again after this exit code. */
 export function shouldRestart(role: ContainerRole, policy: RestartPolicy, exitCode: number): boolean {
   switch (role) {
-    case 'sidecar': return true;
+    case 'sidecar':
+      return true;
     // An init container that succeeded is done under every policy.
-    case 'init': return exitCode !== 0 && policy !== 'Never';
-    case 'main': return policy === 'Always' || (policy === 'OnFailure' && exitCode !== 0);
+    case 'init':
+      return exitCode !== 0 && policy !== 'Never';
+    case 'main':
+      return policy === 'Always' || (policy === 'OnFailure' && exitCode !== 0);
   }
 }
 

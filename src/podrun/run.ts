@@ -9,7 +9,7 @@
  * ```
  * After `#stopping` nothing is started any more; after `#over` nothing is waited for.
  */
-import { type Clock, type ContainerId, type PodSandboxId, RuntimeError, assert, wrapError } from '#core';
+import { type Clock, type ContainerId, type PodSandboxId, RuntimeError, assert } from '#core';
 import type { ContainerStatus, Engine, ImageSummary, ProcessStreams } from '#pod';
 import { buildContainerConfig } from './plan-container.ts';
 import type { ContainerPlan, PodPlan } from './plan-types.ts';
@@ -88,7 +88,12 @@ export class PodRun {
 
   /** Keeps the promise for `dispose`; its failure is seen by whoever awaits the returned promise. */
   #supervised<T>(work: Promise<T>): Promise<T> {
-    const settled: Promise<unknown> = work.then(() => undefined, () => undefined).finally(() => this.#background.delete(settled));
+    const settled: Promise<unknown> = work
+      .then(
+        () => undefined,
+        () => undefined,
+      )
+      .finally(() => this.#background.delete(settled));
     this.#background.add(settled);
     return work;
   }
@@ -137,18 +142,22 @@ export class PodRun {
     const { plan, podSandboxId, podIps, images, options } = this.#facts;
     const image = images.get(container.manifest.image);
     assert(image !== undefined, `image ${container.manifest.image} was not fetched`);
-    const instance = await runStage({ clock: this.#clock, onEvent: options.onEvent }, { stage: 'container', name: container.name, detailOf: () => (attempt === 0 ? '' : `restart ${attempt}`) }, async () => {
-      const id = await this.#engine.createContainer(podSandboxId, buildContainerConfig(plan, container, { attempt, podIps, image }));
-      const streams = options.attach === undefined ? undefined : await this.#engine.attach(id, { stdin: container.manifest.stdin });
-      const output = streams === undefined ? Promise.resolve() : this.#supervised(this.#consume(container, streams));
-      try {
-        await this.#engine.startContainer(id);
-      } catch (error) {
-        streams?.close();
-        throw wrapError(`start container ${container.name}`, error);
-      }
-      return { id, attempt, output };
-    });
+    const instance = await runStage(
+      { clock: this.#clock, onEvent: options.onEvent },
+      { stage: 'container', name: container.name, detailOf: () => (attempt === 0 ? '' : `restart ${attempt}`) },
+      async () => {
+        const id = await this.#engine.createContainer(podSandboxId, buildContainerConfig(plan, container, { attempt, podIps, image }));
+        const streams = options.attach === undefined ? undefined : await this.#engine.attach(id, { stdin: container.manifest.stdin });
+        const output = streams === undefined ? Promise.resolve() : this.#supervised(this.#consume(container, streams));
+        try {
+          await this.#engine.startContainer(id);
+        } catch (error) {
+          streams?.close();
+          throw error;
+        }
+        return { id, attempt, output };
+      },
+    );
     this.#running.set(container, instance.id);
     // The signal may have come between create and start, when there was nothing to stop yet.
     if (this.#stopping.signal.aborted) void this.#supervised(this.#stop(container, instance.id));
@@ -175,7 +184,14 @@ export class PodRun {
       const status = await this.#engine.waitContainer(instance.id, this.#over.signal);
       this.#running.delete(container);
       await instance.output;
-      const outcome: ContainerOutcome = { name: container.name, role: container.role, id: instance.id, exitCode: status.exitCode, reason: status.reason, restarts: instance.attempt };
+      const outcome: ContainerOutcome = {
+        name: container.name,
+        role: container.role,
+        id: instance.id,
+        exitCode: status.exitCode,
+        reason: status.reason,
+        restarts: instance.attempt,
+      };
       this.#outcomes.set(container, outcome);
       const delayMs = this.#reportEnd(container, status, backoff);
       if (delayMs === undefined || !(await this.#pause(delayMs))) return outcome;
@@ -190,7 +206,12 @@ export class PodRun {
     const restarts = !this.#stopping.signal.aborted && shouldRestart(container.role, this.#facts.plan.manifest.restartPolicy, status.exitCode);
     const delayMs = restarts ? backoff.next(ranMs) : undefined;
     this.#facts.options.onEvent({
-      kind: 'containerEnded', name: container.name, role: container.role, exitCode: status.exitCode, reason: status.reason, ranMs,
+      kind: 'containerEnded',
+      name: container.name,
+      role: container.role,
+      exitCode: status.exitCode,
+      reason: status.reason,
+      ranMs,
       ...(delayMs === undefined ? {} : { restartInMs: delayMs }),
     });
     return delayMs;
@@ -218,7 +239,9 @@ export class PodRun {
 
   async #stop(container: ContainerPlan, id: ContainerId): Promise<void> {
     const timeoutMs = this.#killed ? 0 : this.#facts.plan.manifest.terminationGracePeriodSeconds * 1000;
-    await runStage({ clock: this.#clock, onEvent: this.#facts.options.onEvent }, { stage: 'stop', name: container.name }, async () => this.#engine.stopContainer(id, { timeoutMs }));
+    await runStage({ clock: this.#clock, onEvent: this.#facts.options.onEvent }, { stage: 'stop', name: container.name }, async () =>
+      this.#engine.stopContainer(id, { timeoutMs }),
+    );
   }
 
   async #stopSidecars(): Promise<void> {

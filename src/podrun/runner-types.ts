@@ -23,7 +23,15 @@ export type RunEvent =
   /** `durationMs` is absent where the time is part of the stage before. */
   | { readonly kind: 'stageDone'; readonly stage: RunStage; readonly name: string; readonly detail: string; readonly durationMs?: number }
   | { readonly kind: 'stageFailed'; readonly stage: RunStage; readonly name: string; readonly durationMs: number }
-  | { readonly kind: 'containerEnded'; readonly name: string; readonly role: ContainerRole; readonly exitCode: number; readonly reason: string; readonly ranMs: number; readonly restartInMs?: number };
+  | {
+      readonly kind: 'containerEnded';
+      readonly name: string;
+      readonly role: ContainerRole;
+      readonly exitCode: number;
+      readonly reason: string;
+      readonly ranMs: number;
+      readonly restartInMs?: number;
+    };
 
 /** How a pod is run. */
 export interface RunOptions {

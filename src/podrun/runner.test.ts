@@ -24,7 +24,12 @@ interface Run {
   readonly result: Promise<RunResult>;
 }
 
-function start(spec: object, scripts: Readonly<Record<string, readonly StartScript[]>>, options: Partial<RunOptions> = {}, prepare: (double: EngineDouble, clock: ClockDouble) => void = () => undefined): Run {
+function start(
+  spec: object,
+  scripts: Readonly<Record<string, readonly StartScript[]>>,
+  options: Partial<RunOptions> = {},
+  prepare: (double: EngineDouble, clock: ClockDouble) => void = () => undefined,
+): Run {
   const double = new EngineDouble(scripts);
   const clock = new ClockDouble();
   const events: RunEvent[] = [];
@@ -37,11 +42,18 @@ function start(spec: object, scripts: Readonly<Record<string, readonly StartScri
 const codesOf = (result: RunResult): readonly string[] => result.containers.map(({ name, exitCode, restarts }) => `${name} ${exitCode} ${restarts}`);
 
 test('init containers run in order before containers, sidecars go on until the containers have ended', async () => {
-  const spec = { restartPolicy: 'Never', initContainers: [container('first'), { ...container('proxy'), restartPolicy: 'Always' }, container('second')], containers: [container('app')] };
+  const spec = {
+    restartPolicy: 'Never',
+    initContainers: [container('first'), { ...container('proxy'), restartPolicy: 'Always' }, container('second')],
+    containers: [container('app')],
+  };
   const run = start(spec, { proxy: [{}] });
   const result = await run.result;
   assert.deepEqual(codesOf(result), ['first 0 0', 'proxy 143 0', 'second 0 0', 'app 0 0']);
-  assert.deepEqual(run.double.calls.filter((call) => /^(start|stop) /.test(call)), ['start first-0', 'start proxy-0', 'start second-0', 'start app-0', 'stop proxy-0 30000']);
+  assert.deepEqual(
+    run.double.calls.filter((call) => /^(start|stop) /.test(call)),
+    ['start first-0', 'start proxy-0', 'start second-0', 'start app-0', 'stop proxy-0 30000'],
+  );
   assert.deepEqual(run.double.remains, []);
 });
 
@@ -62,7 +74,10 @@ test('containers are restarted at once, then after 10, 20, 40 … at most 300 se
 });
 
 test('ten minutes without a crash reset the back-off', async () => {
-  const run = start({ restartPolicy: 'OnFailure', containers: [container('app')] }, { app: [{ exitCode: 1 }, { exitCode: 1 }, { exitCode: 1, ranMs: 600_000 }, { exitCode: 1 }, { exitCode: 0 }] });
+  const run = start(
+    { restartPolicy: 'OnFailure', containers: [container('app')] },
+    { app: [{ exitCode: 1 }, { exitCode: 1 }, { exitCode: 1, ranMs: 600_000 }, { exitCode: 1 }, { exitCode: 0 }] },
+  );
   await run.result;
   assert.deepEqual(run.clock.sleeps, [10_000, 10_000]);
 });
@@ -70,7 +85,10 @@ test('ten minutes without a crash reset the back-off', async () => {
 test('a restarted container gets the next attempt and its own log file, and the old one is removed first', async () => {
   const run = start({ restartPolicy: 'OnFailure', containers: [container('app')] }, { app: [{ exitCode: 3 }, { exitCode: 0 }] });
   await run.result;
-  assert.deepEqual(run.double.configs.map(({ logPath, metadata }) => `${logPath} ${metadata.attempt}`), ['app/0.log 0', 'app/1.log 1']);
+  assert.deepEqual(
+    run.double.configs.map(({ logPath, metadata }) => `${logPath} ${metadata.attempt}`),
+    ['app/0.log 0', 'app/1.log 1'],
+  );
   assert.ok(run.double.calls.indexOf('remove app-0') < run.double.calls.indexOf('create app-1'));
 });
 
@@ -111,7 +129,10 @@ test('a signal that comes while a container starts stops that container too', as
   const run = start({ containers: [container('app'), container('never')] }, { app: [{ onStart: () => stop.abort() }] }, { stopSignal: stop.signal });
   const result = await run.result;
   assert.deepEqual(codesOf(result), ['app 143 0']);
-  assert.equal(run.double.calls.some((call) => call.includes('never')), false);
+  assert.equal(
+    run.double.calls.some((call) => call.includes('never')),
+    false,
+  );
 });
 
 test('a signal before the sandbox ends the run as cancelled and leaves nothing', async () => {
@@ -121,11 +142,29 @@ test('a signal before the sandbox ends the run as cancelled and leaves nothing',
   assert.equal(run.double.calls.includes('runPodSandbox foreground'), false);
 });
 
-for (const point of ['pullImage', 'volumes', 'runPodSandbox', 'podSandboxStatus', 'createContainer', 'attach', 'startContainer', 'waitContainer'] as const satisfies readonly FaultPoint[]) {
+for (const point of [
+  'pullImage',
+  'volumes',
+  'runPodSandbox',
+  'podSandboxStatus',
+  'createContainer',
+  'attach',
+  'startContainer',
+  'waitContainer',
+] as const satisfies readonly FaultPoint[]) {
   test(`nothing is left where ${point} fails`, async () => {
-    const run = start({ restartPolicy: 'Never', initContainers: [{ ...container('proxy'), restartPolicy: 'Always' }], containers: [container('app')] }, { proxy: [{}] }, { attach: async (_container, streams) => { for await (const _chunk of streams.output) void _chunk; } }, (double) => {
-      double.faults.set(point, new RuntimeError('unavailable', `${point}: broken`));
-    });
+    const run = start(
+      { restartPolicy: 'Never', initContainers: [{ ...container('proxy'), restartPolicy: 'Always' }], containers: [container('app')] },
+      { proxy: [{}] },
+      {
+        attach: async (_container, streams) => {
+          for await (const _chunk of streams.output) void _chunk;
+        },
+      },
+      (double) => {
+        double.faults.set(point, new RuntimeError('unavailable', `${point}: broken`));
+      },
+    );
     await assert.rejects(run.result, (error) => error instanceof RuntimeError && error.code === 'unavailable' && error.message.includes(`${point}: broken`));
     assert.deepEqual(run.double.remains, []);
   });
@@ -138,7 +177,7 @@ test('a clean-up that fails is reported beside the first failure', async () => {
   });
   await assert.rejects(run.result, (error) => {
     assert.ok(error instanceof RuntimeError);
-    assert.equal(error.message, 'start container app: execute /nothing: ENOENT');
+    assert.equal(error.message, 'execute /nothing: ENOENT');
     assert.equal(error.code, 'notFound');
     assert.deepEqual(error.cleanupFailures.map(String), ['RuntimeError: remove pod default/web: stuck']);
     return true;
@@ -146,9 +185,14 @@ test('a clean-up that fails is reported beside the first failure', async () => {
 });
 
 test('a sidecar whose restart fails ends the run', async () => {
-  const run = start({ restartPolicy: 'Never', initContainers: [{ ...container('proxy'), restartPolicy: 'Always' }], containers: [container('app')] }, { proxy: [{ exitCode: 1 }], app: [{}] }, {}, (double) => {
-    double.faults.set('removeContainer', new RuntimeError('internal', 'stuck'));
-  });
+  const run = start(
+    { restartPolicy: 'Never', initContainers: [{ ...container('proxy'), restartPolicy: 'Always' }], containers: [container('app')] },
+    { proxy: [{ exitCode: 1 }], app: [{}] },
+    {},
+    (double) => {
+      double.faults.set('removeContainer', new RuntimeError('internal', 'stuck'));
+    },
+  );
   await assert.rejects(run.result, { code: 'internal', message: 'stuck' });
   assert.deepEqual(run.double.remains, []);
 });
@@ -200,12 +244,16 @@ test('runAsNonRoot refuses an image that runs as root, and leaves nothing', asyn
 
 test('output is handed over before the end is reported', async () => {
   const order: string[] = [];
-  const run = start({ restartPolicy: 'Never', containers: [container('app')] }, { app: [{ exitCode: 0, output: 'hello' }] }, {
-    onEvent: (event) => event.kind === 'containerEnded' && order.push('ended'),
-    attach: async (_container, streams) => {
-      for await (const { data } of streams.output) order.push(Buffer.from(data).toString());
+  const run = start(
+    { restartPolicy: 'Never', containers: [container('app')] },
+    { app: [{ exitCode: 0, output: 'hello' }] },
+    {
+      onEvent: (event) => event.kind === 'containerEnded' && order.push('ended'),
+      attach: async (_container, streams) => {
+        for await (const { data } of streams.output) order.push(Buffer.from(data).toString());
+      },
     },
-  });
+  );
   await run.result;
   assert.deepEqual(order, ['hello', 'ended']);
 });

@@ -50,7 +50,9 @@ export class PodRunner {
         rollback.defer(`remove the volumes of pod ${name}`, async () => volumes.remove(uid));
         throwIfStopped();
         // The engine finishes a create whose caller has gone, so it gets no signal: an abandoned sandbox would have no owner.
-        const podSandboxId = await runStage(report, { stage: 'sandbox', name }, async () => engine.runPodSandbox(plan.podConfig, { foreground: options.remove && !options.detach }));
+        const podSandboxId = await runStage(report, { stage: 'sandbox', name }, async () =>
+          engine.runPodSandbox(plan.podConfig, { foreground: options.remove && !options.detach }),
+        );
         rollback.defer(`remove pod ${name}`, async (signal) => engine.removePodSandbox(podSandboxId, signal));
         const { ips } = await engine.podSandboxStatus(podSandboxId);
         options.onEvent({ kind: 'stageDone', stage: 'network', name: ips[0] ?? 'host', detail: ips.slice(1).join(' ') });

@@ -68,7 +68,10 @@ async function removeTree(path: Buffer, moveTo: (from: Buffer) => Promise<Buffer
 async function removePodDirectory(base: string, podUid: string): Promise<void> {
   const directory = directoryOf(base, podUid);
   const mountinfo = await readFile('/proc/self/mountinfo', 'utf8');
-  const mounted = mountinfo.split('\n').map((line) => line.split(' ')[4] ?? '').find((point) => point === directory || point.startsWith(`${directory}/`));
+  const mounted = mountinfo
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .find((point) => point === directory || point.startsWith(`${directory}/`));
   if (mounted !== undefined) throw new RuntimeError('failedPrecondition', `remove ${directory}: ${mounted} is still mounted; unmount it first`);
   let moved = 0;
   await removeTree(Buffer.from(directory), async (from) => {
@@ -107,7 +110,8 @@ async function prepareHostPath({ name, path, type }: Extract<VolumePlan, { kind:
 
 async function prepareEmptyDir({ name, path, medium }: Extract<VolumePlan, { kind: 'emptyDir' }>, directories: Directories): Promise<void> {
   await mkdir(path, { recursive: true, mode: 0o700 });
-  if (medium === 'memory' && (await statfs(path)).type !== tmpfsMagic) throw new RuntimeError('failedPrecondition', `prepare volume ${name}: medium Memory: ${directories.memoryPodsDirectory} is not on a tmpfs`);
+  if (medium === 'memory' && (await statfs(path)).type !== tmpfsMagic)
+    throw new RuntimeError('failedPrecondition', `prepare volume ${name}: medium Memory: ${directories.memoryPodsDirectory} is not on a tmpfs`);
   // Any user of any container may write, as in Kubernetes; the umask must not narrow it.
   await chmod(path, 0o777);
 }
@@ -128,9 +132,12 @@ async function prepareConfigMap({ path, files }: Extract<VolumePlan, { kind: 'co
 
 async function prepare(volume: VolumePlan, directories: Directories): Promise<void> {
   switch (volume.kind) {
-    case 'hostPath': return prepareHostPath(volume);
-    case 'emptyDir': return prepareEmptyDir(volume, directories);
-    case 'configMap': return prepareConfigMap(volume);
+    case 'hostPath':
+      return prepareHostPath(volume);
+    case 'emptyDir':
+      return prepareEmptyDir(volume, directories);
+    case 'configMap':
+      return prepareConfigMap(volume);
   }
 }
 
@@ -158,7 +165,9 @@ export function createVolumes(directories: Directories): VolumePort {
       try {
         await mkdir(directory, { mode: 0o700 });
       } catch (error) {
-        throw errnoName(error) === 'EEXIST' ? new RuntimeError('alreadyExists', `make ${directory}: the pod uid ${podUid} is in use`, { cause: error }) : wrapError(`prepare volumes of pod ${podUid}`, error);
+        throw errnoName(error) === 'EEXIST'
+          ? new RuntimeError('alreadyExists', `make ${directory}: the pod uid ${podUid} is in use`, { cause: error })
+          : wrapError(`prepare volumes of pod ${podUid}`, error);
       }
       try {
         await writeFile(`${directory}/${ownerFile}`, await readOwner('self'), { flag: 'wx', mode: 0o600 });

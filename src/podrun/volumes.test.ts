@@ -35,7 +35,17 @@ test('an emptyDir is writable for everyone below a directory that only its owner
 test('a configMap volume has its files with their modes, also below directories', async () => {
   await withDirectories(async ({ pods, volumes }) => {
     const path = `${pods}/u1/volumes/conf`;
-    await volumes.create('u1', [{ kind: 'configMap', name: 'conf', path, files: [{ path: 'a/b/c', mode: 0o640, content: Buffer.from('C') }, { path: 'd', mode: 0o444, content: Buffer.from('D') }] }]);
+    await volumes.create('u1', [
+      {
+        kind: 'configMap',
+        name: 'conf',
+        path,
+        files: [
+          { path: 'a/b/c', mode: 0o640, content: Buffer.from('C') },
+          { path: 'd', mode: 0o444, content: Buffer.from('D') },
+        ],
+      },
+    ]);
     assert.equal(await readFile(`${path}/a/b/c`, 'utf8'), 'C');
     assert.equal(await modeOf(`${path}/a/b/c`), 0o640);
     assert.equal(await modeOf(`${path}/a`), 0o755);
@@ -53,13 +63,19 @@ test('host paths are checked against their type', async () => {
       await assert.rejects(volumes.create('u1', [hostPath(file, type)]), { code: 'failedPrecondition', message });
     }
     await assert.rejects(volumes.create('u1', [hostPath(join(root, 'absent'), '')]), { code: 'notFound', message: /^prepare volume v: ENOENT: no such file or directory, stat/ });
-    await volumes.create('u1', [hostPath(file, 'File'), hostPath(file, 'FileOrCreate'), hostPath(join(root, 'new-file'), 'FileOrCreate'), hostPath(join(root, 'new/dir'), 'DirectoryOrCreate'), hostPath('/dev/null', 'CharDevice')]);
+    await volumes.create('u1', [
+      hostPath(file, 'File'),
+      hostPath(file, 'FileOrCreate'),
+      hostPath(join(root, 'new-file'), 'FileOrCreate'),
+      hostPath(join(root, 'new/dir'), 'DirectoryOrCreate'),
+      hostPath('/dev/null', 'CharDevice'),
+    ]);
     assert.ok((await stat(join(root, 'new-file'))).isFile());
     assert.ok((await stat(join(root, 'new/dir'))).isDirectory());
   });
 });
 
-test('a create that fails leaves no directory, and one for a uid in use leaves the other pod\'s', async () => {
+test("a create that fails leaves no directory, and one for a uid in use leaves the other pod's", async () => {
   await withDirectories(async ({ root, pods, volumes }) => {
     await assert.rejects(volumes.create('u1', [emptyDir(pods), { kind: 'hostPath', name: 'v', path: join(root, 'absent'), type: 'Directory' }]), { code: 'notFound' });
     assert.deepEqual(await readdir(pods), []);

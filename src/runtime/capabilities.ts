@@ -5,10 +5,46 @@ import { type HostFacts } from '#system';
 
 /** Names in the order of their kernel numbers, from 0. */
 export const capabilityNames = [
-  'CAP_CHOWN', 'CAP_DAC_OVERRIDE', 'CAP_DAC_READ_SEARCH', 'CAP_FOWNER', 'CAP_FSETID', 'CAP_KILL', 'CAP_SETGID', 'CAP_SETUID', 'CAP_SETPCAP', 'CAP_LINUX_IMMUTABLE',
-  'CAP_NET_BIND_SERVICE', 'CAP_NET_BROADCAST', 'CAP_NET_ADMIN', 'CAP_NET_RAW', 'CAP_IPC_LOCK', 'CAP_IPC_OWNER', 'CAP_SYS_MODULE', 'CAP_SYS_RAWIO', 'CAP_SYS_CHROOT', 'CAP_SYS_PTRACE',
-  'CAP_SYS_PACCT', 'CAP_SYS_ADMIN', 'CAP_SYS_BOOT', 'CAP_SYS_NICE', 'CAP_SYS_RESOURCE', 'CAP_SYS_TIME', 'CAP_SYS_TTY_CONFIG', 'CAP_MKNOD', 'CAP_LEASE', 'CAP_AUDIT_WRITE',
-  'CAP_AUDIT_CONTROL', 'CAP_SETFCAP', 'CAP_MAC_OVERRIDE', 'CAP_MAC_ADMIN', 'CAP_SYSLOG', 'CAP_WAKE_ALARM', 'CAP_BLOCK_SUSPEND', 'CAP_AUDIT_READ', 'CAP_PERFMON', 'CAP_BPF',
+  'CAP_CHOWN',
+  'CAP_DAC_OVERRIDE',
+  'CAP_DAC_READ_SEARCH',
+  'CAP_FOWNER',
+  'CAP_FSETID',
+  'CAP_KILL',
+  'CAP_SETGID',
+  'CAP_SETUID',
+  'CAP_SETPCAP',
+  'CAP_LINUX_IMMUTABLE',
+  'CAP_NET_BIND_SERVICE',
+  'CAP_NET_BROADCAST',
+  'CAP_NET_ADMIN',
+  'CAP_NET_RAW',
+  'CAP_IPC_LOCK',
+  'CAP_IPC_OWNER',
+  'CAP_SYS_MODULE',
+  'CAP_SYS_RAWIO',
+  'CAP_SYS_CHROOT',
+  'CAP_SYS_PTRACE',
+  'CAP_SYS_PACCT',
+  'CAP_SYS_ADMIN',
+  'CAP_SYS_BOOT',
+  'CAP_SYS_NICE',
+  'CAP_SYS_RESOURCE',
+  'CAP_SYS_TIME',
+  'CAP_SYS_TTY_CONFIG',
+  'CAP_MKNOD',
+  'CAP_LEASE',
+  'CAP_AUDIT_WRITE',
+  'CAP_AUDIT_CONTROL',
+  'CAP_SETFCAP',
+  'CAP_MAC_OVERRIDE',
+  'CAP_MAC_ADMIN',
+  'CAP_SYSLOG',
+  'CAP_WAKE_ALARM',
+  'CAP_BLOCK_SUSPEND',
+  'CAP_AUDIT_READ',
+  'CAP_PERFMON',
+  'CAP_BPF',
   'CAP_CHECKPOINT_RESTORE',
 ] as const;
 
@@ -33,16 +69,18 @@ export function capabilityBit(name: string): bigint | undefined {
  */
 export function maskCapabilities(capabilities: SpecCapabilities | undefined, host: HostFacts, path: string): CapabilityMasks {
   const available = host.capabilities.own & ((1n << BigInt(host.capabilities.last + 1)) - 1n);
-  const mask = (set: keyof SpecCapabilities): bigint => (capabilities?.[set] ?? []).reduce((sum, name, index) => {
-    const bit = capabilityBit(name);
-    if (bit === undefined) throw invalidArgument(`${path}.${set}[${index}]`, `unknown capability ${JSON.stringify(name.slice(0, 80))}`);
-    return sum | (bit & available);
-  }, 0n);
+  const mask = (set: keyof SpecCapabilities): bigint =>
+    (capabilities?.[set] ?? []).reduce((sum, name, index) => {
+      const bit = capabilityBit(name);
+      if (bit === undefined) throw invalidArgument(`${path}.${set}[${index}]`, `unknown capability ${JSON.stringify(name.slice(0, 80))}`);
+      return sum | (bit & available);
+    }, 0n);
   const [bounding, permitted, inheritable] = [mask('bounding'), mask('permitted'), mask('inheritable')];
   // The kernel wants effective inside permitted, and ambient inside permitted and inheritable; a document that asks otherwise is refused.
   const [effective, ambient] = [mask('effective'), mask('ambient')];
   if ((effective & ~permitted) !== 0n) throw invalidArgument(`${path}.effective`, `must be within permitted, ${nameCapabilities(effective & ~permitted)} is not`);
-  if ((ambient & ~(permitted & inheritable)) !== 0n) throw invalidArgument(`${path}.ambient`, `must be within permitted and inheritable, ${nameCapabilities(ambient & ~(permitted & inheritable))} is not`);
+  if ((ambient & ~(permitted & inheritable)) !== 0n)
+    throw invalidArgument(`${path}.ambient`, `must be within permitted and inheritable, ${nameCapabilities(ambient & ~(permitted & inheritable))} is not`);
   return { bounding, effective, permitted, inheritable, ambient };
 }
 

@@ -63,8 +63,19 @@ export interface CgroupDriver {
 
 /** Devices that every container may use. Source: runtime-spec config-linux.md "Default Devices", and mknod as runc and crun allow it. */
 export const defaultDeviceRules: readonly SpecDeviceRule[] = [
-  { allow: true, type: 'c', access: 'm' }, { allow: true, type: 'b', access: 'm' },
-  ...([[1, 3], [1, 5], [1, 7], [1, 8], [1, 9], [5, 0], [5, 2]] as const).map(([major, minor]): SpecDeviceRule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
+  { allow: true, type: 'c', access: 'm' },
+  { allow: true, type: 'b', access: 'm' },
+  ...(
+    [
+      [1, 3],
+      [1, 5],
+      [1, 7],
+      [1, 8],
+      [1, 9],
+      [5, 0],
+      [5, 2],
+    ] as const
+  ).map(([major, minor]): SpecDeviceRule => ({ allow: true, type: 'c', major, minor, access: 'rwm' })),
   { allow: true, type: 'c', major: 136, access: 'rwm' },
 ];
 
@@ -76,7 +87,8 @@ export function deviceRulesOf(resources: SpecResources | undefined): readonly Sp
 /** The placement's path as components. Throws invalidArgument unless it is absolute, without `.` and `..`, below the root. */
 export function cgroupComponents({ path }: CgroupPlacement): readonly string[] {
   const parts = path.split('/').filter((part) => part !== '');
-  if (!path.startsWith('/') || parts.length === 0 || parts.includes('..') || parts.includes('.')) throw invalidArgument('linux.cgroupsPath', `must be an absolute path without "..", not ${JSON.stringify(path.slice(0, 200))}`);
+  if (!path.startsWith('/') || parts.length === 0 || parts.includes('..') || parts.includes('.'))
+    throw invalidArgument('linux.cgroupsPath', `must be an absolute path without "..", not ${JSON.stringify(path.slice(0, 200))}`);
   return parts;
 }
 

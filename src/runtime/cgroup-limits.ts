@@ -47,11 +47,13 @@ function checkMemory(memory: NonNullable<SpecResources['memory']>, facts: Cgroup
   if (swap > 0n && swap < limit) throw invalidArgument(`${path}.memory.swap`, `${swap} is below memory.limit ${limit}; it is memory plus swap`);
   if (swap > 0n && !facts.swapLimit) throw hostLacks(`${path}.memory.swap`, 'this host does not account swap');
   if ((memory.swappiness ?? 0n) > 100n) throw invalidArgument(`${path}.memory.swappiness`, `${memory.swappiness} is outside 0 to 100`);
-  if (memory.reservation !== undefined && memory.reservation > 0n && limit > 0n && memory.reservation > limit) throw invalidArgument(`${path}.memory.reservation`, `${memory.reservation} is above memory.limit ${limit}`);
+  if (memory.reservation !== undefined && memory.reservation > 0n && limit > 0n && memory.reservation > limit)
+    throw invalidArgument(`${path}.memory.reservation`, `${memory.reservation} is above memory.limit ${limit}`);
 }
 
 function checkCpu(cpu: NonNullable<SpecResources['cpu']>, path: string): void {
-  if (cpu.period !== undefined && cpu.period !== 0n && (cpu.period < 1000n || cpu.period > 1_000_000n)) throw invalidArgument(`${path}.cpu.period`, `${cpu.period} is outside 1000 to 1000000 microseconds`);
+  if (cpu.period !== undefined && cpu.period !== 0n && (cpu.period < 1000n || cpu.period > 1_000_000n))
+    throw invalidArgument(`${path}.cpu.period`, `${cpu.period} is outside 1000 to 1000000 microseconds`);
   if (cpu.quota !== undefined && cpu.quota > 0n && cpu.quota < 1000n) throw invalidArgument(`${path}.cpu.quota`, `${cpu.quota} is below 1000 microseconds`);
   if (cpu.idle !== undefined && cpu.idle !== 0n && cpu.idle !== 1n) throw invalidArgument(`${path}.cpu.idle`, `must be 0 or 1, not ${cpu.idle}`);
 }
@@ -93,7 +95,8 @@ export function v1Values(resources: SpecResources, facts: CgroupFacts, path: str
 function addPidsAndPages(resources: SpecResources, facts: CgroupFacts, path: string, { add }: Builder, suffix: string): void {
   if (resources.pids !== undefined) add('pids', 'pids.max', resources.pids.limit <= 0n ? 'max' : resources.pids.limit, 'pids.limit');
   for (const [index, { pageSize, limit }] of resources.hugepageLimits.entries()) {
-    if (!/^[1-9][0-9]*[KMG]B$/.test(pageSize)) throw invalidArgument(`${path}.hugepageLimits[${index}].pageSize`, `must be a size such as "2MB", not ${JSON.stringify(pageSize.slice(0, 40))}`);
+    if (!/^[1-9][0-9]*[KMG]B$/.test(pageSize))
+      throw invalidArgument(`${path}.hugepageLimits[${index}].pageSize`, `must be a size such as "2MB", not ${JSON.stringify(pageSize.slice(0, 40))}`);
     if (!facts.hugepageSizes.includes(pageSize)) throw hostLacks(`${path}.hugepageLimits[${index}].pageSize`, `this host controls no huge pages of ${pageSize}`);
     add('hugetlb', `hugetlb.${pageSize}.${suffix}`, limit, `hugepageLimits[${index}]`);
   }
@@ -110,7 +113,12 @@ export function v2Values(resources: SpecResources, facts: CgroupFacts, path: str
     const [quota, period] = [nonZero(cpu.quota), nonZero(cpu.period)];
     // An idle group takes no weight: the kernel refuses the write.
     add('cpu', 'cpu.weight', shares === undefined || cpu.idle === 1n ? undefined : weightOfShares(shares), 'cpu.shares');
-    add('cpu', 'cpu.max', quota === undefined && period === undefined ? undefined : `${bytes(quota ?? -1n)} ${period ?? 100_000n}`, quota === undefined ? 'cpu.period' : 'cpu.quota');
+    add(
+      'cpu',
+      'cpu.max',
+      quota === undefined && period === undefined ? undefined : `${bytes(quota ?? -1n)} ${period ?? 100_000n}`,
+      quota === undefined ? 'cpu.period' : 'cpu.quota',
+    );
     add('cpu', 'cpu.max.burst', nonZero(cpu.burst), 'cpu.burst');
     add('cpu', 'cpu.idle', nonZero(cpu.idle), 'cpu.idle');
     add('cpuset', 'cpuset.cpus', nonEmpty(cpu.cpus), 'cpu.cpus');

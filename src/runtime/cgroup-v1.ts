@@ -26,7 +26,12 @@ function makeCpuset(mountpoint: string, components: readonly string[], facts: Cg
   return components.flatMap((_component, index): readonly Step[] => {
     const directory = `${mountpoint}/${components.slice(0, index + 1).join('/')}`;
     const make: Step = { kind: 'makeDirectory', dir: noSlot, path: directory, mode: 0o755, parents: 0, origin, ignore: [errno.exists] };
-    if (index === 0) return [{ ...make, skipOnIgnored: 2 }, writeControl(`${directory}/cpuset.cpus`, facts.cpusetCpus, origin), writeControl(`${directory}/cpuset.mems`, facts.cpusetMems, origin)];
+    if (index === 0)
+      return [
+        { ...make, skipOnIgnored: 2 },
+        writeControl(`${directory}/cpuset.cpus`, facts.cpusetCpus, origin),
+        writeControl(`${directory}/cpuset.mems`, facts.cpusetMems, origin),
+      ];
     return [writeControl(`${mountpoint}/${components.slice(0, index).join('/')}/cgroup.clone_children`, '1', origin), make];
   });
 }
@@ -60,9 +65,11 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
       }
       if (limitDevices && !available.has('devices')) throw hostLacks(`${path}.devices`, 'this host has no devices controller');
       const group = relative(placement);
-      const directories = used(placement, resources, path).flatMap((mount) => (mount === mountOf('cpuset')
-        ? makeCpuset(mount, cgroupComponents(placement), facts, origin)
-        : [{ kind: 'makeDirectory', dir: noSlot, path: `${mount}/${group}`, mode: 0o755, parents: 1, origin } as const]));
+      const directories = used(placement, resources, path).flatMap((mount) =>
+        mount === mountOf('cpuset')
+          ? makeCpuset(mount, cgroupComponents(placement), facts, origin)
+          : [{ kind: 'makeDirectory', dir: noSlot, path: `${mount}/${group}`, mode: 0o755, parents: 1, origin } as const],
+      );
       const rules = limitDevices ? deviceRulesOf(resources) : [];
       return [
         ...directories,
@@ -73,18 +80,28 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
     },
     attach: (placement, { resources, optional }) => {
       const group = relative(placement);
-      const child = (optional ? mounts : used(placement, resources)).map((mount): Step => ({ ...writeControl(`${mount}/${group}/tasks`, '0', '/linux/cgroupsPath'), ...(optional ? { ignore: missingGroup } : {}) }));
+      const child = (optional ? mounts : used(placement, resources)).map((mount): Step => ({
+        ...writeControl(`${mount}/${group}/tasks`, '0', '/linux/cgroupsPath'),
+        ...(optional ? { ignore: missingGroup } : {}),
+      }));
       return unified === undefined ? { host: [], child } : { host: [openCgroup(`${unified}/${group}`)], slot: localSlots.cgroup, child };
     },
     remove: (placement, options) => [
       ...kill(placement, options),
-      ...[...mounts, ...(unified === undefined ? [] : [unified])].map((mount): Step => ({ kind: 'removeCgroup', cgroup: `${mount}/${relative(placement)}`, timeoutMs: options.timeoutMs })),
+      ...[...mounts, ...(unified === undefined ? [] : [unified])].map((mount): Step => ({
+        kind: 'removeCgroup',
+        cgroup: `${mount}/${relative(placement)}`,
+        timeoutMs: options.timeoutMs,
+      })),
     ],
     oomFile: (placement, resources) => {
       const memory = mountOf('memory');
       return memory === undefined || !used(placement, resources).includes(memory) ? '' : `${memory}/${relative(placement)}/memory.oom_control`;
     },
-    procsFiles: (placement) => [...used(placement, undefined).map((mount) => `${mount}/${relative(placement)}/tasks`), ...(unified === undefined ? [] : [`${unified}/${relative(placement)}/cgroup.procs`])],
+    procsFiles: (placement) => [
+      ...used(placement, undefined).map((mount) => `${mount}/${relative(placement)}/tasks`),
+      ...(unified === undefined ? [] : [`${unified}/${relative(placement)}/cgroup.procs`]),
+    ],
     limited: (resources) => unique(limited(resources, 'linux.resources')),
     views: (placement, resources) => [
       ...used(placement, resources).map((mount) => ({ name: mount.slice(mount.lastIndexOf('/') + 1), path: `${mount}/${relative(placement)}` })),

@@ -28,7 +28,8 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
       if (resources !== undefined) checkControllers(resources, values, new Set(controllers), path);
       const needed = controllers.filter((name) => wanted.includes(name) || values.some(({ controller }) => controller === name));
       const components = cgroupComponents(placement);
-      const enable = (directory: string): readonly Step[] => (needed.length === 0 ? [] : [writeControl(`${directory}/cgroup.subtree_control`, needed.map((name) => `+${name}`).join(' '), origin)]);
+      const enable = (directory: string): readonly Step[] =>
+        needed.length === 0 ? [] : [writeControl(`${directory}/cgroup.subtree_control`, needed.map((name) => `+${name}`).join(' '), origin)];
       const levels = components.flatMap((_component, index): readonly Step[] => {
         const parent = [mountpoint, ...components.slice(0, index)].join('/');
         return [...enable(parent), { kind: 'makeDirectory', dir: noSlot, path: `${parent}/${components[index]}`, mode: 0o755, parents: 0, origin, ignore: [errno.exists] }];

@@ -12,8 +12,10 @@ const placement = { path: '/kubepods/pod1/c' };
 const create = (host: HostFacts, resources: object, limitDevices = false): readonly Step[] =>
   cgroupDriver(host.cgroups).create({ placement, resources: decodeResources(resources, 'linux.resources'), limitDevices, path: 'linux.resources', origin: '/linux/resources' });
 /** `file=value` of every control file that is written, in order. */
-const writes = (host: HostFacts, resources: object, limitDevices = false): string[] => create(host, resources, limitDevices)
-  .flatMap((step) => (step.kind === 'writeFile' ? [`${step.path.replace('/sys/fs/cgroup', '')}=${Buffer.from(step.data).toString('utf8')}`] : []));
+const writes = (host: HostFacts, resources: object, limitDevices = false): string[] =>
+  create(host, resources, limitDevices).flatMap((step) =>
+    step.kind === 'writeFile' ? [`${step.path.replace('/sys/fs/cgroup', '')}=${Buffer.from(step.data).toString('utf8')}`] : [],
+  );
 const own = (lines: readonly string[]): string[] => lines.flatMap((line) => /\/kubepods\/pod1\/c\/(.*)/.exec(line)?.[1] ?? []);
 
 test('cpu shares become weights on the curve that keeps the defaults', () => {
@@ -27,17 +29,53 @@ test('cpu shares become weights on the curve that keeps the defaults', () => {
 });
 
 test('writes limits to v2 files', () => {
-  const resources = { cpu: { shares: 1024, quota: 50_000, period: 100_000, burst: 1000, cpus: '0-1', mems: '0' }, memory: { limit: 100, reservation: 50, swap: 150 }, pids: { limit: 10 }, hugepageLimits: [{ pageSize: '2MB', limit: 0 }], unified: { 'memory.high': '90' } };
-  assert.deepEqual(own(writes(v2Host, resources)), ['cpu.weight=100', 'cpu.max=50000 100000', 'cpu.max.burst=1000', 'cpuset.cpus=0-1', 'cpuset.mems=0', 'memory.max=100', 'memory.swap.max=50', 'memory.low=50', 'pids.max=10', 'hugetlb.2MB.max=0', 'memory.high=90']);
+  const resources = {
+    cpu: { shares: 1024, quota: 50_000, period: 100_000, burst: 1000, cpus: '0-1', mems: '0' },
+    memory: { limit: 100, reservation: 50, swap: 150 },
+    pids: { limit: 10 },
+    hugepageLimits: [{ pageSize: '2MB', limit: 0 }],
+    unified: { 'memory.high': '90' },
+  };
+  assert.deepEqual(own(writes(v2Host, resources)), [
+    'cpu.weight=100',
+    'cpu.max=50000 100000',
+    'cpu.max.burst=1000',
+    'cpuset.cpus=0-1',
+    'cpuset.mems=0',
+    'memory.max=100',
+    'memory.swap.max=50',
+    'memory.low=50',
+    'pids.max=10',
+    'hugetlb.2MB.max=0',
+    'memory.high=90',
+  ]);
 });
 
 test('writes limits to v1 files', () => {
-  const resources = { cpu: { shares: 1, quota: 50_000, period: 100_000 }, memory: { limit: 100, reservation: 50, swap: 150, disableOOMKiller: true, swappiness: 0 }, pids: { limit: -1 } };
-  assert.deepEqual(own(writes(hybridHost, resources)), ['cpu.shares=2', 'cpu.cfs_period_us=100000', 'cpu.cfs_quota_us=50000', 'memory.limit_in_bytes=100', 'memory.memsw.limit_in_bytes=150', 'memory.soft_limit_in_bytes=50', 'memory.swappiness=0', 'memory.oom_control=1', 'pids.max=max']);
+  const resources = {
+    cpu: { shares: 1, quota: 50_000, period: 100_000 },
+    memory: { limit: 100, reservation: 50, swap: 150, disableOOMKiller: true, swappiness: 0 },
+    pids: { limit: -1 },
+  };
+  assert.deepEqual(own(writes(hybridHost, resources)), [
+    'cpu.shares=2',
+    'cpu.cfs_period_us=100000',
+    'cpu.cfs_quota_us=50000',
+    'memory.limit_in_bytes=100',
+    'memory.memsw.limit_in_bytes=150',
+    'memory.soft_limit_in_bytes=50',
+    'memory.swappiness=0',
+    'memory.oom_control=1',
+    'pids.max=max',
+  ]);
 });
 
 test('unlimited, absent and zero', () => {
-  assert.deepEqual(own(writes(v2Host, { cpu: { shares: 0, quota: -1, period: 0 }, memory: { limit: -1, swap: -1 } })), ['cpu.max=max 100000', 'memory.max=max', 'memory.swap.max=max']);
+  assert.deepEqual(own(writes(v2Host, { cpu: { shares: 0, quota: -1, period: 0 }, memory: { limit: -1, swap: -1 } })), [
+    'cpu.max=max 100000',
+    'memory.max=max',
+    'memory.swap.max=max',
+  ]);
   assert.deepEqual(own(writes(v2Host, { memory: { limit: 100, swap: 100 }, cpu: { idle: 1, shares: 512 } })), ['cpu.idle=1', 'memory.max=100', 'memory.swap.max=0']);
   assert.deepEqual(own(writes(v2Host, {})), []);
   assert.deepEqual(own(writes(v1Host, { memory: { limit: 5, swap: -1 } })), ['memory.limit_in_bytes=5']);
@@ -46,17 +84,30 @@ test('unlimited, absent and zero', () => {
 test('enables controllers from the top and never in the leaf', () => {
   const lines = create(v2Host, { pids: { limit: 5 }, hugepageLimits: [{ pageSize: '2MB', limit: 1 }] }).map((step) => describeStep(step));
   assert.deepEqual(lines, [
-    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/cgroup.subtree_control', 'make the directory /sys/fs/cgroup/kubepods with mode 0755',
-    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/cgroup.subtree_control', 'make the directory /sys/fs/cgroup/kubepods/pod1 with mode 0755',
-    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/pod1/cgroup.subtree_control', 'make the directory /sys/fs/cgroup/kubepods/pod1/c with mode 0755',
-    'write "5" to /sys/fs/cgroup/kubepods/pod1/c/pids.max', 'write "1" to /sys/fs/cgroup/kubepods/pod1/c/hugetlb.2MB.max',
+    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/cgroup.subtree_control',
+    'make the directory /sys/fs/cgroup/kubepods with mode 0755',
+    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/cgroup.subtree_control',
+    'make the directory /sys/fs/cgroup/kubepods/pod1 with mode 0755',
+    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/pod1/cgroup.subtree_control',
+    'make the directory /sys/fs/cgroup/kubepods/pod1/c with mode 0755',
+    'write "5" to /sys/fs/cgroup/kubepods/pod1/c/pids.max',
+    'write "1" to /sys/fs/cgroup/kubepods/pod1/c/hugetlb.2MB.max',
   ]);
 });
 
 test('v1 makes only hierarchies with limits, and fills every new cpuset', () => {
   const steps = create(v1Host, { cpu: { cpus: '0' } });
-  assert.deepEqual(steps.flatMap((step) => (step.kind === 'makeDirectory' ? [step.path] : [])), ['/sys/fs/cgroup/devices/kubepods/pod1/c', '/sys/fs/cgroup/cpuset/kubepods', '/sys/fs/cgroup/cpuset/kubepods/pod1', '/sys/fs/cgroup/cpuset/kubepods/pod1/c']);
-  assert.deepEqual(writes(v1Host, { cpu: { cpus: '0' } }), ['/cpuset/kubepods/cpuset.cpus=0-3', '/cpuset/kubepods/cpuset.mems=0', '/cpuset/kubepods/cgroup.clone_children=1', '/cpuset/kubepods/pod1/cgroup.clone_children=1', '/cpuset/kubepods/pod1/c/cpuset.cpus=0']);
+  assert.deepEqual(
+    steps.flatMap((step) => (step.kind === 'makeDirectory' ? [step.path] : [])),
+    ['/sys/fs/cgroup/devices/kubepods/pod1/c', '/sys/fs/cgroup/cpuset/kubepods', '/sys/fs/cgroup/cpuset/kubepods/pod1', '/sys/fs/cgroup/cpuset/kubepods/pod1/c'],
+  );
+  assert.deepEqual(writes(v1Host, { cpu: { cpus: '0' } }), [
+    '/cpuset/kubepods/cpuset.cpus=0-3',
+    '/cpuset/kubepods/cpuset.mems=0',
+    '/cpuset/kubepods/cgroup.clone_children=1',
+    '/cpuset/kubepods/pod1/cgroup.clone_children=1',
+    '/cpuset/kubepods/pod1/c/cpuset.cpus=0',
+  ]);
 });
 
 test('v1 denies all devices before it allows some', () => {
@@ -68,7 +119,10 @@ test('v1 denies all devices before it allows some', () => {
 test('a child attaches itself on v1 and is made inside on v2', () => {
   const resources = decodeResources({ pids: { limit: 5 } }, '');
   const v1 = cgroupDriver(v1Host.cgroups).attach(placement, { resources, optional: false });
-  assert.deepEqual([v1.host, v1.slot, v1.child.map((step) => describeStep(step))], [[], undefined, ['write "0" to /sys/fs/cgroup/devices/kubepods/pod1/c/tasks', 'write "0" to /sys/fs/cgroup/pids/kubepods/pod1/c/tasks']]);
+  assert.deepEqual(
+    [v1.host, v1.slot, v1.child.map((step) => describeStep(step))],
+    [[], undefined, ['write "0" to /sys/fs/cgroup/devices/kubepods/pod1/c/tasks', 'write "0" to /sys/fs/cgroup/pids/kubepods/pod1/c/tasks']],
+  );
   const v2 = cgroupDriver(v2Host.cgroups).attach(placement, { resources, optional: false });
   assert.deepEqual([v2.host.length, v2.slot, v2.child], [1, 64, []]);
   const exec = cgroupDriver(hybridHost.cgroups).attach(placement, { optional: true });
@@ -89,10 +143,12 @@ const refusals: readonly (readonly [host: HostFacts, resources: object, code: st
   [v2Host, { unified: { 'rdma.max': '1' } }, 'failedPrecondition', 'linux.resources.unified["rdma.max"]: this host has no rdma controller'],
   [v2Host, { blockIO: { weight: 10 } }, 'failedPrecondition', 'linux.resources.blockIO: not supported'],
 ];
-for (const [host, resources, code, message] of refusals) test(`refuses on ${host.cgroups.mode} with ${message}`, () => assert.throws(() => create(host, resources), { code, message }));
+for (const [host, resources, code, message] of refusals)
+  test(`refuses on ${host.cgroups.mode} with ${message}`, () => assert.throws(() => create(host, resources), { code, message }));
 
 test('refuses paths that leave the tree', () => {
-  for (const path of ['', '/', 'a/b', '/a/../b', '/a/.']) assert.throws(() => cgroupDriver(v2Host.cgroups).procsFiles({ path }), { code: 'invalidArgument', message: /^linux\.cgroupsPath: must be an absolute path/ });
+  for (const path of ['', '/', 'a/b', '/a/../b', '/a/.'])
+    assert.throws(() => cgroupDriver(v2Host.cgroups).procsFiles({ path }), { code: 'invalidArgument', message: /^linux\.cgroupsPath: must be an absolute path/ });
 });
 
 test('names the OOM file only where memory is controlled', () => {
@@ -106,8 +162,14 @@ test('on v1 a group without limits lives below its limited parent all the same',
   const below = { ...placement, controllers: ['memory', 'cpu'] };
   const driver = cgroupDriver(v1Host.cgroups);
   const groups = ['devices', 'memory', 'cpu'].map((name) => `/sys/fs/cgroup/${name}/kubepods/pod1/c`);
-  assert.deepEqual(driver.create({ placement: below, limitDevices: false, path: 'p', origin: 'o' }).flatMap((step) => (step.kind === 'makeDirectory' ? [step.path] : [])), groups);
-  assert.deepEqual(driver.attach(below, { optional: false }).child.flatMap((step) => (step.kind === 'writeFile' ? [step.path] : [])), groups.map((group) => `${group}/tasks`));
+  assert.deepEqual(
+    driver.create({ placement: below, limitDevices: false, path: 'p', origin: 'o' }).flatMap((step) => (step.kind === 'makeDirectory' ? [step.path] : [])),
+    groups,
+  );
+  assert.deepEqual(
+    driver.attach(below, { optional: false }).child.flatMap((step) => (step.kind === 'writeFile' ? [step.path] : [])),
+    groups.map((group) => `${group}/tasks`),
+  );
   assert.equal(driver.oomFile(below, undefined), '/sys/fs/cgroup/memory/kubepods/pod1/c/memory.oom_control');
   assert.deepEqual(driver.limited(decodeResources({ memory: { limit: 5 }, cpu: { shares: 5, quota: 5000 } }, '')), ['cpu', 'memory']);
 });

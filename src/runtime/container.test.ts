@@ -15,42 +15,90 @@ import { hybridHost, v1Host, v2Host } from './testdata/hosts.ts';
 function makeSpec(parts: { readonly process?: object; readonly linux?: object; readonly mounts?: readonly object[]; readonly top?: object } = {}): RuntimeSpec {
   const capabilities = Object.fromEntries(['bounding', 'effective', 'permitted'].map((set) => [set, defaultCapabilities]));
   return decodeRuntimeSpec({
-    ociVersion: '1.3.0', root: { path: 'rootfs' }, mounts: [...defaultMounts, ...(parts.mounts ?? [])],
-    process: { args: ['/bin/server', '--port', '80'], cwd: '/srv', env: ['SECRET=hunter2'], noNewPrivileges: true, user: { uid: 1000, gid: 1000, additionalGids: [2000] }, capabilities, ...parts.process },
-    linux: { namespaces: ['pid', 'network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type })), maskedPaths: defaultMaskedPaths, readonlyPaths: defaultReadonlyPaths, ...parts.linux },
+    ociVersion: '1.3.0',
+    root: { path: 'rootfs' },
+    mounts: [...defaultMounts, ...(parts.mounts ?? [])],
+    process: {
+      args: ['/bin/server', '--port', '80'],
+      cwd: '/srv',
+      env: ['SECRET=hunter2'],
+      noNewPrivileges: true,
+      user: { uid: 1000, gid: 1000, additionalGids: [2000] },
+      capabilities,
+      ...parts.process,
+    },
+    linux: {
+      namespaces: ['pid', 'network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type })),
+      maskedPaths: defaultMaskedPaths,
+      readonlyPaths: defaultReadonlyPaths,
+      ...parts.linux,
+    },
     ...parts.top,
   });
 }
 
 const overlay = { kind: 'overlay', storeDir: '/var/lib/berth/layers', lower: ['b', 'a'], upper: 'c/u', work: 'c/w', mountpoint: '/run/berth/pods/p/root' } as const;
-const makeInput = (spec: RuntimeSpec, host: HostFacts, more: Partial<PlanContainerInput> = {}): PlanContainerInput => ({ spec, rootfs: overlay, host, cgroup: { path: '/berth/p/c' }, askIdentity: false, ...more });
+const makeInput = (spec: RuntimeSpec, host: HostFacts, more: Partial<PlanContainerInput> = {}): PlanContainerInput => ({
+  spec,
+  rootfs: overlay,
+  host,
+  cgroup: { path: '/berth/p/c' },
+  askIdentity: false,
+  ...more,
+});
 const sandboxOf = (host: HostFacts, sharePid: boolean): ReturnType<typeof planSandbox> =>
-  planSandbox({ host, namespaces: { net: true, ipc: true, uts: true }, hostname: 'web-0', sysctls: { 'net.core.somaxconn': '512' }, shm: { sizeBytes: 65536 }, mountpoint: '/run/berth/pods/p/mnt', sharePid, cgroup: { path: '/berth/p' }, resources: { devices: [], hugepageLimits: [], unified: {}, unsupported: [], cpu: { shares: 512n } } });
+  planSandbox({
+    host,
+    namespaces: { net: true, ipc: true, uts: true },
+    hostname: 'web-0',
+    sysctls: { 'net.core.somaxconn': '512' },
+    shm: { sizeBytes: 65536 },
+    mountpoint: '/run/berth/pods/p/mnt',
+    sharePid,
+    cgroup: { path: '/berth/p' },
+    resources: { devices: [], hugepageLimits: [], unified: {}, unsupported: [], cpu: { shares: 512n } },
+  });
 
 /** Compares with testdata/<name>.txt; with BERTH_WRITE_GOLDEN set it is written instead, and the difference is for review. */
 function assertGolden(name: string, plans: Readonly<Record<string, Plan | undefined>>): void {
   const file = new URL(`testdata/${name}.txt`, import.meta.url);
-  const text = Object.entries(plans).flatMap(([title, plan]) => (plan === undefined ? [] : [`# ${title}`, ...explainPlan(plan), ''])).join('\n');
+  const text = Object.entries(plans)
+    .flatMap(([title, plan]) => (plan === undefined ? [] : [`# ${title}`, ...explainPlan(plan), '']))
+    .join('\n');
   if (process.env['BERTH_WRITE_GOLDEN'] !== undefined) writeFileSync(file, text);
   assert.equal(text, readFileSync(file, 'utf8'));
   for (const plan of Object.values(plans)) if (plan !== undefined) assert.equal(explainPlan(decodePlan(encodePlan(plan))).length, explainPlan(plan).length);
 }
 
 test('a container of a pod on cgroup v2', () => {
-  const spec = makeSpec({ process: { oomScoreAdj: 500, rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 }] }, linux: { resources: { memory: { limit: 67108864 }, cpu: { shares: 512 } } }, mounts: [{ destination: '/data', type: 'bind', source: '/srv/data', options: ['rbind', 'rslave', 'ro'] }] });
+  const spec = makeSpec({
+    process: { oomScoreAdj: 500, rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 4096 }] },
+    linux: { resources: { memory: { limit: 67108864 }, cpu: { shares: 512 } } },
+    mounts: [{ destination: '/data', type: 'bind', source: '/srv/data', options: ['rbind', 'rslave', 'ro'] }],
+  });
   assertGolden('container-v2', { container: planContainer(makeInput(spec, v2Host, { pod: sandboxOf(v2Host, false).sharing })) });
 });
 
 test('a container with a terminal in a shared PID namespace on hybrid cgroups', () => {
   const input = makeInput(makeSpec({ process: { terminal: true, noNewPrivileges: false } }), hybridHost, { pod: sandboxOf(hybridHost, true).sharing, askIdentity: true });
-  assertGolden('container-hybrid', { container: planContainer(input), answer: planPayload(input, { uid: 5, gid: 6, groups: [7], home: '/home/five' }), removal: planContainerRemoval(hybridHost, input.cgroup, { timeoutMs: 1000 }) });
+  assertGolden('container-hybrid', {
+    container: planContainer(input),
+    answer: planPayload(input, { uid: 5, gid: 6, groups: [7], home: '/srv/five' }),
+    removal: planContainerRemoval(hybridHost, input.cgroup, { timeoutMs: 1000 }),
+  });
 });
 
 test('a container alone, from a directory, with everything of its own', () => {
   const spec = makeSpec({
     top: { hostname: 'alone', domainname: 'example', root: { path: 'rootfs', readonly: true } },
     process: { cwd: '/', user: { uid: 0, gid: 0, umask: 18 } },
-    linux: { namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'uts' }, { type: 'ipc' }, { type: 'network', path: '/run/netns/blue' }], sysctl: { 'net.ipv4.ip_forward': '1', 'kernel.msgmax': '8192' }, rootfsPropagation: 'rshared', devices: [{ type: 'c', path: '/dev/fuse', major: 10, minor: 229, fileMode: 432, uid: 3 }], personality: { domain: 'LINUX32' } },
+    linux: {
+      namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'uts' }, { type: 'ipc' }, { type: 'network', path: '/run/netns/blue' }],
+      sysctl: { 'net.ipv4.ip_forward': '1', 'kernel.msgmax': '8192' },
+      rootfsPropagation: 'rshared',
+      devices: [{ type: 'c', path: '/dev/fuse', major: 10, minor: 229, fileMode: 432, uid: 3 }],
+      personality: { domain: 'LINUX32' },
+    },
     mounts: [{ destination: '/var', type: 'tmpfs', options: ['tmpcopyup', 'ro', 'size=1m'] }],
   });
   assertGolden('container-alone', { container: planContainer(makeInput(spec, v1Host, { rootfs: { kind: 'directory', path: '/srv/rootfs' } })) });
@@ -59,22 +107,50 @@ test('a container alone, from a directory, with everything of its own', () => {
 test('an exec', () => {
   const spec = makeSpec();
   assert(spec.process !== undefined);
-  assertGolden('exec', { v2: planExec({ process: spec.process, spec, initPid: 4711, host: v2Host, cgroup: { path: '/berth/p/c' } }), interactive: planExec({ process: { ...spec.process, terminal: true }, spec, initPid: 4711, host: hybridHost, cgroup: { path: '/berth/p/c' }, startBarrier: true }) });
+  assertGolden('exec', {
+    v2: planExec({ process: spec.process, spec, initPid: 4711, host: v2Host, cgroup: { path: '/berth/p/c' } }),
+    interactive: planExec({ process: { ...spec.process, terminal: true }, spec, initPid: 4711, host: hybridHost, cgroup: { path: '/berth/p/c' }, startBarrier: true }),
+  });
 });
 
 test('a pod, without and with a shared PID namespace', () => {
   const [plain, shared] = [sandboxOf(v2Host, false), sandboxOf(hybridHost, true)];
-  assertGolden('sandbox', { 'prepare': plain.prepare, 'sysctls': plain.sysctls, 'pause': plain.pause, 'release': plain.release, 'shared: prepare': shared.prepare, 'shared: pause': shared.pause, 'shared: release': shared.release });
-  assert.deepEqual([plain.sharing, shared.sharing], [{ slots: { net: 1, ipc: 2, uts: 3, mount: 5 }, shmPath: '/shm' }, { slots: { net: 1, ipc: 2, uts: 3, pid: 4, mount: 5 }, shmPath: '/shm', procPath: '/proc' }]);
+  assertGolden('sandbox', {
+    prepare: plain.prepare,
+    sysctls: plain.sysctls,
+    pause: plain.pause,
+    release: plain.release,
+    'shared: prepare': shared.prepare,
+    'shared: pause': shared.pause,
+    'shared: release': shared.release,
+  });
+  assert.deepEqual(
+    [plain.sharing, shared.sharing],
+    [
+      { slots: { net: 1, ipc: 2, uts: 3, mount: 5 }, shmPath: '/shm' },
+      { slots: { net: 1, ipc: 2, uts: 3, pid: 4, mount: 5 }, shmPath: '/shm', procPath: '/proc' },
+    ],
+  );
 });
 
-test('a pod of the host\'s namespaces makes none', () => {
-  const { prepare, sharing } = planSandbox({ host: v2Host, namespaces: { net: false, ipc: false, uts: false }, sysctls: {}, mountpoint: '/x', sharePid: false, cgroup: { path: '/berth/p' } });
+test("a pod of the host's namespaces makes none", () => {
+  const { prepare, sharing } = planSandbox({
+    host: v2Host,
+    namespaces: { net: false, ipc: false, uts: false },
+    sysctls: {},
+    mountpoint: '/x',
+    sharePid: false,
+    cgroup: { path: '/berth/p' },
+  });
   assert.deepEqual([prepare, sharing], [{ sections: [] }, { slots: {} }]);
 });
 
 test('secrets of the environment are not explained', () => {
-  assert(!explainPlan(planContainer(makeInput(makeSpec(), v2Host))).join('\n').includes('hunter2'));
+  assert(
+    !explainPlan(planContainer(makeInput(makeSpec(), v2Host)))
+      .join('\n')
+      .includes('hunter2'),
+  );
 });
 
 test('a process without CAP_SYS_RESOURCE gets no lower score and no capability that the runtime lacks', () => {
@@ -91,9 +167,24 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
   [{ top: { hostname: 'x' }, linux: { namespaces: [{ type: 'mount' }] } }, 'invalidArgument', 'hostname: needs a uts namespace'],
   [{ top: { hostname: 'x'.repeat(65) } }, 'invalidArgument', 'hostname: 65 bytes, at most 64'],
   [{ top: { hooks: { prestart: [{ path: '/x' }] } } }, 'unimplemented', 'hooks.prestart: not supported'],
-  [{ linux: { namespaces: [{ type: 'mount' }], sysctl: { 'net.core.somaxconn': '1' } } }, 'invalidArgument', 'linux.sysctl["net.core.somaxconn"]: needs an own net namespace, the container uses the host\'s'],
-  [{ linux: { sysctl: { 'kernel.core_pattern': '|/evil' } } }, 'invalidArgument', 'linux.sysctl["kernel.core_pattern"]: is no parameter of a namespace, so it would change the host'],
-  ...['net/../kernel/core_pattern', 'net..x', 'net.ipv4.a b', 'net.x\n'].map((name) => [{ linux: { namespaces: [{ type: 'mount' }, { type: 'network' }], sysctl: { [name]: '1' } } }, 'invalidArgument', `linux.sysctl[${JSON.stringify(name)}]: must be words of letters, digits, "_" and "-" separated by dots`] as const),
+  [
+    { linux: { namespaces: [{ type: 'mount' }], sysctl: { 'net.core.somaxconn': '1' } } },
+    'invalidArgument',
+    'linux.sysctl["net.core.somaxconn"]: needs an own net namespace, the container uses the host\'s',
+  ],
+  [
+    { linux: { sysctl: { 'kernel.core_pattern': '|/evil' } } },
+    'invalidArgument',
+    'linux.sysctl["kernel.core_pattern"]: is no parameter of a namespace, so it would change the host',
+  ],
+  ...['net/../kernel/core_pattern', 'net..x', 'net.ipv4.a b', 'net.x\n'].map(
+    (name) =>
+      [
+        { linux: { namespaces: [{ type: 'mount' }, { type: 'network' }], sysctl: { [name]: '1' } } },
+        'invalidArgument',
+        `linux.sysctl[${JSON.stringify(name)}]: must be words of letters, digits, "_" and "-" separated by dots`,
+      ] as const,
+  ),
   [{ linux: { namespaces: [{ type: 'mount' }, { type: 'network' }], sysctl: { 'net.a.b': '1\n2' } } }, 'invalidArgument', 'linux.sysctl["net.a.b"]: the value must be one line'],
   [{ mounts: [{ destination: '/x', type: 'bind' }] }, 'invalidArgument', 'mounts[7].source: required for a bind mount'],
   [{ mounts: [{ destination: '/x', type: 'bind', source: 'relative' }] }, 'invalidArgument', 'mounts[7].source: must be an absolute path'],
@@ -105,8 +196,16 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
   [{ process: { args: [''] } }, 'invalidArgument', 'process.args[0]: must not be empty'],
   [{ process: { capabilities: { bounding: ['CAP_FLY'] } } }, 'invalidArgument', 'process.capabilities.bounding[0]: unknown capability "CAP_FLY"'],
   [{ process: { capabilities: { effective: ['CAP_KILL'] } } }, 'invalidArgument', 'process.capabilities.effective: must be within permitted, CAP_KILL is not'],
-  [{ process: { capabilities: { permitted: ['CAP_KILL'], ambient: ['CAP_KILL'] } } }, 'invalidArgument', 'process.capabilities.ambient: must be within permitted and inheritable, CAP_KILL is not'],
-  [{ process: { rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1, hard: 2097152 }] } }, 'failedPrecondition', 'process.rlimits[0].hard: 2097152 is above this host\'s 1048576 and CAP_SYS_RESOURCE is missing'],
+  [
+    { process: { capabilities: { permitted: ['CAP_KILL'], ambient: ['CAP_KILL'] } } },
+    'invalidArgument',
+    'process.capabilities.ambient: must be within permitted and inheritable, CAP_KILL is not',
+  ],
+  [
+    { process: { rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1, hard: 2097152 }] } },
+    'failedPrecondition',
+    "process.rlimits[0].hard: 2097152 is above this host's 1048576 and CAP_SYS_RESOURCE is missing",
+  ],
 ];
 for (const [parts, code, message] of refusals) {
   test(`refuses with ${JSON.stringify(message)}`, () => assert.throws(() => planContainer(makeInput(makeSpec(parts), hybridHost)), { code, message }));
@@ -116,5 +215,8 @@ test('bounds bind mounts and layers by what the kernel and the plan can hold', (
   const mounts = Array.from({ length: 200 }, (_item, index) => ({ destination: `/m${index}`, type: 'bind', source: '/a', options: ['bind'] }));
   assert.throws(() => planContainer(makeInput(makeSpec({ mounts }), v2Host)), { code: 'resourceExhausted', message: /^\/mounts\/\d+: more than 176 bind mounts$/ });
   const lower = Array.from({ length: 900 }, (_item, index) => `layer${index}`);
-  assert.throws(() => planContainer(makeInput(makeSpec(), v2Host, { rootfs: { ...overlay, lower } })), { code: 'resourceExhausted', message: /^mount the root: 900 layers need \d+ bytes of options, at most 4095$/ });
+  assert.throws(() => planContainer(makeInput(makeSpec(), v2Host, { rootfs: { ...overlay, lower } })), {
+    code: 'resourceExhausted',
+    message: /^mount the root: 900 layers need \d+ bytes of options, at most 4095$/,
+  });
 });

@@ -25,18 +25,18 @@ import { planSysctls } from './sysctl.ts';
 export type RootfsSource =
   | { readonly kind: 'directory'; readonly path: string }
   | {
-    readonly kind: 'overlay';
-    /** Working directory of the mount, so that many layers fit into one page of options. */
-    readonly storeDir: string;
-    /** Short relative names below storeDir, the topmost layer first. */
-    readonly lower: readonly string[];
-    readonly upper: string;
-    readonly work: string;
-    /** An existing directory of the host, covered inside the container's mount namespace only. */
-    readonly mountpoint: string;
-    /** Skip the sync at unmount; for roots that are thrown away. */
-    readonly volatile?: boolean;
-  };
+      readonly kind: 'overlay';
+      /** Working directory of the mount, so that many layers fit into one page of options. */
+      readonly storeDir: string;
+      /** Short relative names below storeDir, the topmost layer first. */
+      readonly lower: readonly string[];
+      readonly upper: string;
+      readonly work: string;
+      /** An existing directory of the host, covered inside the container's mount namespace only. */
+      readonly mountpoint: string;
+      /** Skip the sync at unmount; for roots that are thrown away. */
+      readonly volatile?: boolean;
+    };
 
 /** Everything that one container's plan depends on. */
 export interface PlanContainerInput {
@@ -72,7 +72,10 @@ function checkSpec(spec: RuntimeSpec): void {
 
 function planNames(spec: RuntimeSpec, { uts }: NamespaceTable): readonly Step[] {
   const names: Step[] = [];
-  for (const [field, kind] of [['hostname', 'setHostname'], ['domainname', 'setDomainname']] as const) {
+  for (const [field, kind] of [
+    ['hostname', 'setHostname'],
+    ['domainname', 'setDomainname'],
+  ] as const) {
     const name = spec[field];
     if (name === undefined || name === '') continue;
     if (uts.kind === 'host') throw invalidArgument(field, 'needs a uts namespace');
@@ -93,7 +96,17 @@ function planRoot(rootfs: RootfsSource, spec: RuntimeSpec): { readonly sources: 
     return {
       sources: [{ kind: 'openTree', dir: noSlot, path: rootfs.path, resolve: 0, recursive: 1, out: root, ...origin }],
       attach: [
-        { kind: 'setMountAttributes', slot: root, path: '', recursive: 1, set: 0n, clear: 0n, propagation: BigInt(follows ? ms.slave : ms.private), userNamespace: noSlot, ...origin },
+        {
+          kind: 'setMountAttributes',
+          slot: root,
+          path: '',
+          recursive: 1,
+          set: 0n,
+          clear: 0n,
+          propagation: BigInt(follows ? ms.slave : ms.private),
+          userNamespace: noSlot,
+          ...origin,
+        },
         { kind: 'moveMount', from: root, root: noSlot, target: rootfs.path, create: createTarget.none, noLinks: 0, ...origin },
       ],
     };
@@ -101,7 +114,8 @@ function planRoot(rootfs: RootfsSource, spec: RuntimeSpec): { readonly sources: 
   const data = [`lowerdir=${rootfs.lower.join(':')}`, `upperdir=${rootfs.upper}`, `workdir=${rootfs.work}`, ...(rootfs.volatile === true ? ['volatile'] : [])].join(',');
   for (const name of [...rootfs.lower, rootfs.upper, rootfs.work]) assert(name !== '' && !/[:,\\]/.test(name), `an overlay directory is named ${JSON.stringify(name)}`);
   // mount(2) takes one page of options, its end included.
-  if (Buffer.byteLength(data) > 4095) throw new RuntimeError('resourceExhausted', `mount the root: ${rootfs.lower.length} layers need ${Buffer.byteLength(data)} bytes of options, at most 4095`);
+  if (Buffer.byteLength(data) > 4095)
+    throw new RuntimeError('resourceExhausted', `mount the root: ${rootfs.lower.length} layers need ${Buffer.byteLength(data)} bytes of options, at most 4095`);
   return {
     sources: [],
     attach: [
@@ -118,7 +132,9 @@ function planFurniture(spec: RuntimeSpec, terminal: boolean): readonly Step[] {
   return [
     ...planDevices(spec.linux.devices, spec.mounts),
     // Only on a /dev of our own: an image's /dev/console may be anything.
-    ...(terminal && hasOwnDev(spec.mounts) ? [{ kind: 'makeFile', dir: root, path: '/dev/console', mode: 0o620, data: new Uint8Array(), origin: '/process/terminal' } as const] : []),
+    ...(terminal && hasOwnDev(spec.mounts)
+      ? [{ kind: 'makeFile', dir: root, path: '/dev/console', mode: 0o620, data: new Uint8Array(), origin: '/process/terminal' } as const]
+      : []),
     // A read-only image without the directory fails at the change of directory, with its own words.
     ...(cwd === '/' ? [] : [{ kind: 'makeDirectory', dir: root, path: cwd, mode: 0o755, parents: 1, origin: '/process/cwd', ignore: [errno.readOnly] } as const]),
   ];
@@ -131,7 +147,9 @@ function planProtection(spec: RuntimeSpec): readonly Step[] {
   return [
     ...spec.linux.readonlyPaths.map((path, index): Step => ({ kind: 'readonlyPath', root, path, origin: `/linux/readonlyPaths/${index}` })),
     ...spec.linux.maskedPaths.map((path, index): Step => ({ kind: 'maskPath', root, path, origin: `/linux/maskedPaths/${index}` })),
-    ...(spec.root.readonly ? [{ kind: 'setMountAttributes', slot: root, path: '', recursive: 0, set: 1n, clear: 0n, propagation: 0n, userNamespace: noSlot, origin: '/root/readonly' } as const] : []),
+    ...(spec.root.readonly
+      ? [{ kind: 'setMountAttributes', slot: root, path: '', recursive: 0, set: 1n, clear: 0n, propagation: 0n, userNamespace: noSlot, origin: '/root/readonly' } as const]
+      : []),
     ...(flag === 0 ? [] : [{ kind: 'setPropagation', path: '/', flags: flag | (propagation.startsWith('r') ? ms.recursive : 0), origin: '/linux/rootfsPropagation' } as const]),
   ];
 }
@@ -163,7 +181,9 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
     ...planFurniture(spec, terminal),
     { kind: 'pivotRoot', root: localSlots.root },
     ...planProtection(spec),
-    ...(spec.linux.personality === undefined ? [] : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
+    ...(spec.linux.personality === undefined
+      ? []
+      : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
     ...(input.askIdentity ? [{ kind: 'ask', root: localSlots.root, files: identityFiles, bytesMax: limits.identityFileBytesMax, origin: '/process/user' } as const] : []),
   ];
 }
@@ -172,8 +192,13 @@ function payloadSection(input: PlanContainerInput, identity: Identity): Section 
   const { spec, host } = input;
   const process = processOf(spec);
   const steps = planProcess(process, identity, {
-    host, terminal: input.terminal ?? process.terminal, consoleTarget: hasOwnDev(spec.mounts) ? '/dev/console' : '', startBarrier: true,
-    fork: resolveNamespaces(spec, input.pod).pid.kind === 'slot', path: 'process', ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
+    host,
+    terminal: input.terminal ?? process.terminal,
+    consoleTarget: hasOwnDev(spec.mounts) ? '/dev/console' : '',
+    startBarrier: true,
+    fork: resolveNamespaces(spec, input.pod).pid.kind === 'slot',
+    path: 'process',
+    ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
   });
   return { actor: 'payload', steps };
 }
@@ -207,7 +232,8 @@ export function planContainer(input: PlanContainerInput): Plan {
     ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }),
     steps: planSetup(input, table, attachment.child),
   };
-  const openJoined: readonly Step[] = joined === undefined ? [] : [{ kind: 'openPath', dir: noSlot, path: joined.path, flags: open.readOnly, mode: 0, resolve: 0, out: joined.slot, origin: joined.origin }];
+  const openJoined: readonly Step[] =
+    joined === undefined ? [] : [{ kind: 'openPath', dir: noSlot, path: joined.path, flags: open.readOnly, mode: 0, resolve: 0, out: joined.slot, origin: joined.origin }];
   return { sections: [{ actor: 'host', steps: [...create, ...attachment.host, ...openJoined] }, setup, ...(input.askIdentity ? [] : [payload])] };
 }
 

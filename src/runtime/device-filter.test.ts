@@ -20,14 +20,28 @@ function run(program: Uint8Array, type: number, access: string, major: number, m
     const [to, from] = [both & 15, both >> 4];
     const current = registers[to] ?? 0;
     switch (opcode) {
-      case 0x61: registers[to] = context[offset] ?? assert.fail(`load at ${offset}`); break;
-      case 0x54: registers[to] = (current & value) >>> 0; break;
-      case 0x74: registers[to] = current >>> value; break;
-      case 0xbc: registers[to] = registers[from] ?? 0; break;
-      case 0xb7: registers[to] = value; break;
-      case 0x56: if (current !== value) at += offset; break;
-      case 0x95: return registers[0] ?? assert.fail('no result');
-      default: assert.fail(`unknown opcode ${opcode}`);
+      case 0x61:
+        registers[to] = context[offset] ?? assert.fail(`load at ${offset}`);
+        break;
+      case 0x54:
+        registers[to] = (current & value) >>> 0;
+        break;
+      case 0x74:
+        registers[to] = current >>> value;
+        break;
+      case 0xbc:
+        registers[to] = registers[from] ?? 0;
+        break;
+      case 0xb7:
+        registers[to] = value;
+        break;
+      case 0x56:
+        if (current !== value) at += offset;
+        break;
+      case 0x95:
+        return registers[0] ?? assert.fail('no result');
+      default:
+        assert.fail(`unknown opcode ${opcode}`);
     }
   }
   assert.fail('the program ran past its end');
@@ -44,16 +58,31 @@ test('denies by default and allows what every container needs', () => {
 });
 
 test('the last rule that matches decides', () => {
-  const rules: readonly SpecDeviceRule[] = [{ allow: false, type: 'a' }, { allow: true, type: 'b', major: 8 }, { allow: false, type: 'b', major: 8, minor: 1, access: 'w' }, { allow: true, type: 'c', major: 10, minor: 200, access: 'rw' }];
+  const rules: readonly SpecDeviceRule[] = [
+    { allow: false, type: 'a' },
+    { allow: true, type: 'b', major: 8 },
+    { allow: false, type: 'b', major: 8, minor: 1, access: 'w' },
+    { allow: true, type: 'c', major: 10, minor: 200, access: 'rw' },
+  ];
   const program = buildDeviceFilter(rules);
-  assert.deepEqual(['r', 'w', 'rw'].map((access) => run(program, block, access, 8, 1)), [1, 0, 0]);
+  assert.deepEqual(
+    ['r', 'w', 'rw'].map((access) => run(program, block, access, 8, 1)),
+    [1, 0, 0],
+  );
   assert.equal(run(program, block, 'rwm', 8, 2), 1);
-  assert.deepEqual(['r', 'rw', 'm', 'rwm'].map((access) => run(program, char, access, 10, 200)), [1, 1, 0, 0]);
+  assert.deepEqual(
+    ['r', 'rw', 'm', 'rwm'].map((access) => run(program, char, access, 10, 200)),
+    [1, 1, 0, 0],
+  );
   assert.equal(run(program, block, 'r', 9, 1), 0);
 });
 
 test('a rule for everything forgets those before it', () => {
-  const program = buildDeviceFilter([{ allow: false, type: 'a' }, { allow: true, type: 'c', major: 1 }, { allow: true, type: 'a', access: 'rwm' }]);
+  const program = buildDeviceFilter([
+    { allow: false, type: 'a' },
+    { allow: true, type: 'c', major: 1 },
+    { allow: true, type: 'a', access: 'rwm' },
+  ]);
   assert.equal(run(program, block, 'rwm', 200, 5), 1);
   assert.equal(program.length, 8 * 8);
   assert.equal(run(buildDeviceFilter([]), char, 'r', 1, 3), 0);

@@ -10,13 +10,22 @@ const op = { loadWord: 0x61, and32: 0x54, rightShift32: 0x74, move32: 0xbc, move
 const deviceTypes = { b: 1, c: 2 } as const;
 const accessBits: Readonly<Record<string, number>> = { m: 1, r: 2, w: 4 };
 
-interface Instruction { readonly code: number; readonly to?: number; readonly from?: number; readonly offset?: number; readonly value?: number }
+interface Instruction {
+  readonly code: number;
+  readonly to?: number;
+  readonly from?: number;
+  readonly offset?: number;
+  readonly value?: number;
+}
 
 /** Registers: r1 context, r2 device type, r3 access, r4 major, r5 minor, r6 scratch, r0 result (1 allow, 0 deny). */
 const prologue: readonly Instruction[] = [
-  { code: op.loadWord, to: 2, from: 1, offset: 0 }, { code: op.and32, to: 2, value: 0xffff },
-  { code: op.loadWord, to: 3, from: 1, offset: 0 }, { code: op.rightShift32, to: 3, value: 16 },
-  { code: op.loadWord, to: 4, from: 1, offset: 4 }, { code: op.loadWord, to: 5, from: 1, offset: 8 },
+  { code: op.loadWord, to: 2, from: 1, offset: 0 },
+  { code: op.and32, to: 2, value: 0xffff },
+  { code: op.loadWord, to: 3, from: 1, offset: 0 },
+  { code: op.rightShift32, to: 3, value: 16 },
+  { code: op.loadWord, to: 4, from: 1, offset: 4 },
+  { code: op.loadWord, to: 5, from: 1, offset: 8 },
 ];
 
 const answer = (allow: boolean): readonly Instruction[] => [{ code: op.move64, to: 0, value: allow ? 1 : 0 }, { code: op.exit }];
@@ -28,7 +37,12 @@ function ruleInstructions({ allow, type, major, minor, access = 'rwm' }: SpecDev
   if (type !== 'a') {
     tests.push([{ code: op.jumpNotEqual32, to: 2, value: deviceTypes[type] }]);
     // An allowing rule must cover every kind of access that is asked; a denying one bites on any of its own.
-    if (bits !== 7 && allow) tests.push([{ code: op.move32, to: 6, from: 3 }, { code: op.and32, to: 6, value: ~bits & 7 }, { code: op.jumpNotEqual32, to: 6, value: 0 }]);
+    if (bits !== 7 && allow)
+      tests.push([
+        { code: op.move32, to: 6, from: 3 },
+        { code: op.and32, to: 6, value: ~bits & 7 },
+        { code: op.jumpNotEqual32, to: 6, value: 0 },
+      ]);
     if (major !== undefined) tests.push([{ code: op.jumpNotEqual32, to: 4, value: major }]);
     if (minor !== undefined) tests.push([{ code: op.jumpNotEqual32, to: 5, value: minor }]);
   }
@@ -56,6 +70,11 @@ export function buildDeviceFilter(rules: readonly SpecDeviceRule[]): Uint8Array 
     ...(whole === -1 ? answer(false) : []),
   ];
   const out = new ByteWriter();
-  for (const { code, to = 0, from = 0, offset = 0, value = 0 } of instructions) out.u8(code).u8(to | (from << 4)).u16(offset & 0xffff).i32(value | 0);
+  for (const { code, to = 0, from = 0, offset = 0, value = 0 } of instructions)
+    out
+      .u8(code)
+      .u8(to | (from << 4))
+      .u16(offset & 0xffff)
+      .i32(value | 0);
   return out.take();
 }

@@ -35,7 +35,15 @@ export interface PlanExecInput {
 }
 
 /** Names below /proc/<pid>/ns in the order of entering: the mount namespace last, because it takes the host's paths away. */
-const entered: readonly (readonly [type: NamespaceType, file: string])[] = [['network', 'net'], ['ipc', 'ipc'], ['uts', 'uts'], ['cgroup', 'cgroup'], ['time', 'time'], ['pid', 'pid'], ['mount', 'mnt']];
+const entered: readonly (readonly [type: NamespaceType, file: string])[] = [
+  ['network', 'net'],
+  ['ipc', 'ipc'],
+  ['uts', 'uts'],
+  ['cgroup', 'cgroup'],
+  ['time', 'time'],
+  ['pid', 'pid'],
+  ['mount', 'mnt'],
+];
 
 /** The plan of an EXEC request, or of CREATE with a start barrier: host (where a cgroup is opened), containerSetup, payload. */
 export function planExec(input: PlanExecInput): Plan {
@@ -51,13 +59,28 @@ export function planExec(input: PlanExecInput): Plan {
     { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
     ...planOomScore(process, host, 'process'),
     { kind: 'openPath', dir: noSlot, path: `/proc/${initPid}`, flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.initProcess },
-    ...joined.map(([, file], index): Step => ({ kind: 'openPath', dir: localSlots.initProcess, path: `ns/${file}`, flags: open.readOnly, mode: 0, resolve: 0, out: slotOf(index) })),
+    ...joined.map(([, file], index): Step => ({
+      kind: 'openPath',
+      dir: localSlots.initProcess,
+      path: `ns/${file}`,
+      flags: open.readOnly,
+      mode: 0,
+      resolve: 0,
+      out: slotOf(index),
+    })),
     ...joined.map(([type], index): Step => ({ kind: 'enterNamespace', slot: slotOf(index), type: cloneFlagOf[type] })),
     { kind: 'openPath', dir: noSlot, path: '/', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.root },
-    ...(spec.linux.personality === undefined ? [] : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
+    ...(spec.linux.personality === undefined
+      ? []
+      : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
   ];
   const payload = planProcess(process, input.identity ?? identityOf(process), {
-    host, terminal: input.terminal ?? process.terminal, consoleTarget: '', startBarrier: input.startBarrier ?? false, fork: joined.some(([type]) => type === 'pid'), path: 'process',
+    host,
+    terminal: input.terminal ?? process.terminal,
+    consoleTarget: '',
+    startBarrier: input.startBarrier ?? false,
+    fork: joined.some(([type]) => type === 'pid'),
+    path: 'process',
     ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
   });
   return {

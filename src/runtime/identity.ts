@@ -34,8 +34,17 @@ export interface Identity {
   readonly home: string;
 }
 
-interface PasswdEntry { readonly name: string; readonly uid: number; readonly gid: number; readonly home: string }
-interface GroupEntry { readonly name: string; readonly gid: number; readonly members: readonly string[] }
+interface PasswdEntry {
+  readonly name: string;
+  readonly uid: number;
+  readonly gid: number;
+  readonly home: string;
+}
+interface GroupEntry {
+  readonly name: string;
+  readonly gid: number;
+  readonly members: readonly string[];
+}
 
 /** Where the identity files lie, in the order in which they are asked for. */
 export const identityFiles = ['/etc/passwd', '/etc/group'] as const;
@@ -49,7 +58,8 @@ function parseId(text: string | undefined): number | undefined {
 
 function linesOf(bytes: Uint8Array | undefined, name: string): readonly string[] {
   if (bytes === undefined) return [];
-  if (bytes.length > limits.identityFileBytesMax) throw new RuntimeError('resourceExhausted', `read ${name} of the image: ${bytes.length} bytes, at most ${limits.identityFileBytesMax}`);
+  if (bytes.length > limits.identityFileBytesMax)
+    throw new RuntimeError('resourceExhausted', `read ${name} of the image: ${bytes.length} bytes, at most ${limits.identityFileBytesMax}`);
   const lines = Buffer.from(bytes).toString('utf8').split('\n');
   if (lines.length > limits.identityLinesMax) throw new RuntimeError('resourceExhausted', `read ${name} of the image: ${lines.length} lines, at most ${limits.identityLinesMax}`);
   return lines.filter((line) => line !== '' && !line.startsWith('#') && !line.includes('\0'));
@@ -77,7 +87,8 @@ const isNumeric = (text: string): boolean => /^[0-9]+$/.test(text);
 
 function requireId(number: number | undefined, text: string, what: 'user' | 'group'): number {
   const id = number ?? parseId(text);
-  if (id === undefined || !Number.isInteger(id) || id < 0 || id >= 0xffff_ffff) throw invalidArgument(`${what} ${JSON.stringify(number === undefined ? text.slice(0, 80) : String(number))}`, 'must be 0 to 4294967294');
+  if (id === undefined || !Number.isInteger(id) || id < 0 || id >= 0xffff_ffff)
+    throw invalidArgument(`${what} ${JSON.stringify(number === undefined ? text.slice(0, 80) : String(number))}`, 'must be 0 to 4294967294');
   return id;
 }
 

@@ -7,7 +7,10 @@ import { decodeMountOptions } from './mount-options.ts';
 const decode = (...options: readonly string[]): ReturnType<typeof decodeMountOptions> => decodeMountOptions(options, 'mounts[0].options');
 
 test('words set and clear attributes of the mount, the last one wins', () => {
-  assert.deepEqual(decode('ro', 'nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime').set, mountAttr.readOnly | mountAttr.noSuid | mountAttr.noDev | mountAttr.noExec | mountAttr.noSymFollow | mountAttr.noDirAtime);
+  assert.deepEqual(
+    decode('ro', 'nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime').set,
+    mountAttr.readOnly | mountAttr.noSuid | mountAttr.noDev | mountAttr.noExec | mountAttr.noSymFollow | mountAttr.noDirAtime,
+  );
   const rewritten = decode('ro', 'rw', 'suid', 'nosuid');
   assert.deepEqual([rewritten.set, rewritten.clear], [mountAttr.noSuid, mountAttr.readOnly]);
   for (const word of ['atime', 'relatime', 'norelatime', 'nostrictatime']) assert.deepEqual([decode(word).set, decode(word).clear], [0, mountAttr.atimeMask], word);
@@ -40,5 +43,6 @@ test('what is left goes to the file system, what only fstab reads is dropped', (
 });
 
 test('refuses what is not done', () => {
-  for (const word of ['idmap', 'ridmap', 'remount']) assert.throws(() => decode('ro', word), { code: 'invalidArgument', message: `mounts[0].options[1]: the option "${word}" is not supported` });
+  for (const word of ['idmap', 'ridmap', 'remount'])
+    assert.throws(() => decode('ro', word), { code: 'invalidArgument', message: `mounts[0].options[1]: the option "${word}" is not supported` });
 });

@@ -26,10 +26,24 @@ export interface MountOptions {
 type Attribute = readonly [set: number, clear: number];
 
 const attributes: Readonly<Record<string, Attribute>> = {
-  ro: [mountAttr.readOnly, 0], rw: [0, mountAttr.readOnly], nosuid: [mountAttr.noSuid, 0], suid: [0, mountAttr.noSuid], nodev: [mountAttr.noDev, 0], dev: [0, mountAttr.noDev],
-  noexec: [mountAttr.noExec, 0], exec: [0, mountAttr.noExec], noatime: [mountAttr.noAtime, mountAttr.atimeMask], atime: [0, mountAttr.atimeMask],
-  strictatime: [mountAttr.strictAtime, mountAttr.atimeMask], nostrictatime: [0, mountAttr.atimeMask], relatime: [0, mountAttr.atimeMask], norelatime: [0, mountAttr.atimeMask],
-  nodiratime: [mountAttr.noDirAtime, 0], diratime: [0, mountAttr.noDirAtime], nosymfollow: [mountAttr.noSymFollow, 0], symfollow: [0, mountAttr.noSymFollow],
+  ro: [mountAttr.readOnly, 0],
+  rw: [0, mountAttr.readOnly],
+  nosuid: [mountAttr.noSuid, 0],
+  suid: [0, mountAttr.noSuid],
+  nodev: [mountAttr.noDev, 0],
+  dev: [0, mountAttr.noDev],
+  noexec: [mountAttr.noExec, 0],
+  exec: [0, mountAttr.noExec],
+  noatime: [mountAttr.noAtime, mountAttr.atimeMask],
+  atime: [0, mountAttr.atimeMask],
+  strictatime: [mountAttr.strictAtime, mountAttr.atimeMask],
+  nostrictatime: [0, mountAttr.atimeMask],
+  relatime: [0, mountAttr.atimeMask],
+  norelatime: [0, mountAttr.atimeMask],
+  nodiratime: [mountAttr.noDirAtime, 0],
+  diratime: [0, mountAttr.noDirAtime],
+  nosymfollow: [mountAttr.noSymFollow, 0],
+  symfollow: [0, mountAttr.noSymFollow],
 };
 
 const propagations: Readonly<Record<string, number>> = { private: ms.private, slave: ms.slave, shared: ms.shared, unbindable: ms.unbindable };

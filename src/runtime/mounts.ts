@@ -31,7 +31,9 @@ export interface MountContext {
   readonly cgroups: { readonly mode: 'v1' | 'hybrid' | 'v2'; readonly driver: CgroupDriver; readonly placement: CgroupPlacement; readonly resources: SpecResources | undefined };
 }
 
-interface Slots { next(origin: string): number }
+interface Slots {
+  next(origin: string): number;
+}
 
 function slotCounter(): Slots {
   let slot: number = localSlots.sources;
@@ -51,21 +53,39 @@ const propagationBits = (options: MountOptions): number => (options.propagation 
  * those mounts would stay peers of the host's.
  */
 function bindAttributes(slot: number, options: MountOptions, origin: string): readonly Step[] {
-  const of = (recursive: number, set: number, clear: number, propagation: number): Step => ({ kind: 'setMountAttributes', slot, path: '', recursive, set: BigInt(set), clear: BigInt(clear), propagation: BigInt(propagation), userNamespace: noSlot, origin });
+  const of = (recursive: number, set: number, clear: number, propagation: number): Step => ({
+    kind: 'setMountAttributes',
+    slot,
+    path: '',
+    recursive,
+    set: BigInt(set),
+    clear: BigInt(clear),
+    propagation: BigInt(propagation),
+    userNamespace: noSlot,
+    origin,
+  });
   // `rw` on a bind never lifts the source's own read-only state.
   const clear = options.clear & ~mountAttr.readOnly;
   if (!options.recursive) return [of(0, options.set | options.setRecursive, clear | options.clearRecursive, propagationBits(options))];
-  return [
-    of(1, options.setRecursive, options.clearRecursive, propagationBits(options)),
-    ...(options.set === 0 && clear === 0 ? [] : [of(0, options.set, clear, 0)]),
-  ];
+  return [of(1, options.setRecursive, options.clearRecursive, propagationBits(options)), ...(options.set === 0 && clear === 0 ? [] : [of(0, options.set, clear, 0)])];
 }
 
 /** Attaches a bind; whether its source is a directory is known only when it is open, so the plan looks and takes one of two ways. */
 function attachBind(slot: number, target: string, origin: string): readonly Step[] {
   const move = (create: number): Step => ({ kind: 'moveMount', from: slot, root: localSlots.root, target, create, noLinks: 0, origin });
   return [
-    { kind: 'openPath', dir: slot, path: '.', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.scratch, origin, ignore: [errno.notDirectory], skipOnIgnored: 2 },
+    {
+      kind: 'openPath',
+      dir: slot,
+      path: '.',
+      flags: open.path | open.directory,
+      mode: 0,
+      resolve: 0,
+      out: localSlots.scratch,
+      origin,
+      ignore: [errno.notDirectory],
+      skipOnIgnored: 2,
+    },
     move(createTarget.directory),
     { kind: 'skip', count: 1 },
     move(createTarget.file),
@@ -101,14 +121,20 @@ function planFileSystem(type: string, mount: SpecMount, options: MountOptions, s
   const source = mount.source === undefined || mount.source === '' ? [] : [`source=${mount.source}`];
   // /proc and /sys must be plain directories of the root itself (CVE-2023-27561).
   const noLinks = type === 'proc' || type === 'sysfs' ? 1 : 0;
-  const propagation: readonly Step[] = options.propagation === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: 0n, clear: 0n, propagation: BigInt(options.propagation), userNamespace: noSlot, origin }];
-  const copyUp: readonly Step[] = options.copyUp ? [
-    // What the image holds at the target is copied into the new file system before that covers it.
-    { kind: 'copyTree', fromDir: localSlots.root, from: mount.destination, dir: slot, path: '.', origin },
-  ] : [];
+  const propagation: readonly Step[] =
+    options.propagation === 0
+      ? []
+      : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: 0n, clear: 0n, propagation: BigInt(options.propagation), userNamespace: noSlot, origin }];
+  const copyUp: readonly Step[] = options.copyUp
+    ? [
+        // What the image holds at the target is copied into the new file system before that covers it.
+        { kind: 'copyTree', fromDir: localSlots.root, from: mount.destination, dir: slot, path: '.', origin },
+      ]
+    : [];
   // With content to copy the file system must be writable first.
   const late = options.copyUp ? options.set & mountAttr.readOnly : 0;
-  const readOnly: readonly Step[] = late === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(late), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
+  const readOnly: readonly Step[] =
+    late === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(late), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
   return [
     { kind: 'newFileSystem', type, options: [...source, ...options.data], attributes: (options.set | options.setRecursive) & ~late, out: slot, origin },
     ...copyUp,
@@ -124,7 +150,10 @@ function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, 
   if (cgroups.mode === 'v2') return { sources: [], podSources: [], attach: planFileSystem('cgroup2', { ...mount, source: 'cgroup' }, options, slot, origin) };
   const views = cgroups.driver.views(cgroups.placement, cgroups.resources).map((view) => ({ ...view, slot: slots.next(origin) }));
   const inner: MountOptions = { ...options, recursive: false, propagation: 0, data: [] };
-  const lock: readonly Step[] = (options.set & mountAttr.readOnly) === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(mountAttr.readOnly), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
+  const lock: readonly Step[] =
+    (options.set & mountAttr.readOnly) === 0
+      ? []
+      : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(mountAttr.readOnly), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
   return {
     sources: views.map((view): Step => ({ kind: 'openTree', dir: noSlot, path: view.path, resolve: 0, recursive: 0, out: view.slot, origin })),
     podSources: [],
@@ -149,9 +178,10 @@ function planMount(mount: SpecMount, index: number, slots: Slots, context: Mount
   if (options.bind || type === 'bind') return planBind(mount, options, slots.next(origin), context, path, origin);
   if (type === '' || type === 'none') throw invalidArgument(`${path}.type`, 'required unless the mount is a bind');
   if (!/^[a-z0-9_.-]{1,32}$/.test(type)) throw invalidArgument(`${path}.type`, `is no name of a file system: ${JSON.stringify(type.slice(0, 80))}`);
-  if (mount.destination === '/dev/shm' && type === 'tmpfs' && pod?.slots.mount !== undefined && pod.shmPath !== undefined) return planPodMount(mount, pod.shmPath, options, slots.next(origin), origin);
+  if (mount.destination === '/dev/shm' && type === 'tmpfs' && pod?.slots.mount !== undefined && pod.shmPath !== undefined)
+    return planPodMount(mount, pod.shmPath, options, slots.next(origin), origin);
   if (type === 'proc' && table.pid.kind === 'slot') {
-    if (pod?.slots.mount === undefined || pod.procPath === undefined) throw invalidArgument(path, 'a shared PID namespace needs the pod\'s own /proc');
+    if (pod?.slots.mount === undefined || pod.procPath === undefined) throw invalidArgument(path, "a shared PID namespace needs the pod's own /proc");
     return planPodMount(mount, pod.procPath, options, slots.next(origin), origin);
   }
   if (type === 'cgroup' || type === 'cgroup2') return planCgroupMount(mount, options, slots, context, origin);

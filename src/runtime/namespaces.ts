@@ -11,7 +11,14 @@ import { unsupported } from './refusals.ts';
 
 /** What a pod shares with its containers; numbers are slots of its shim. */
 export interface PodSharing {
-  readonly slots: { readonly net?: number; readonly ipc?: number; readonly uts?: number; readonly pid?: number; readonly user?: number; /** Mount namespace that holds the pod's /dev/shm and, with a shared PID namespace, its /proc. */ readonly mount?: number };
+  readonly slots: {
+    readonly net?: number;
+    readonly ipc?: number;
+    readonly uts?: number;
+    readonly pid?: number;
+    readonly user?: number;
+    /** Mount namespace that holds the pod's /dev/shm and, with a shared PID namespace, its /proc. */ readonly mount?: number;
+  };
   /** Path of the pod's shared memory inside that mount namespace. */
   readonly shmPath?: string;
   /** Path of the pod's procfs inside that mount namespace. */
@@ -19,13 +26,26 @@ export interface PodSharing {
 }
 
 /** Where one namespace comes from. */
-export type NamespaceSource = { readonly kind: 'host' } | { readonly kind: 'new' } | { readonly kind: 'slot'; readonly slot: number } | { readonly kind: 'path'; readonly path: string; readonly slot: number; readonly origin: string };
+export type NamespaceSource =
+  | { readonly kind: 'host' }
+  | { readonly kind: 'new' }
+  | { readonly kind: 'slot'; readonly slot: number }
+  | { readonly kind: 'path'; readonly path: string; readonly slot: number; readonly origin: string };
 
 /** Sources by type; `user` is always the host's in this version. */
 export type NamespaceTable = Readonly<Record<NamespaceType, NamespaceSource>>;
 
 /** CLONE_* bit of each type. */
-export const cloneFlagOf: Readonly<Record<NamespaceType, number>> = { pid: clone.newPid, network: clone.newNet, mount: clone.newMount, ipc: clone.newIpc, uts: clone.newUts, user: clone.newUser, cgroup: clone.newCgroup, time: clone.newTime };
+export const cloneFlagOf: Readonly<Record<NamespaceType, number>> = {
+  pid: clone.newPid,
+  network: clone.newNet,
+  mount: clone.newMount,
+  ipc: clone.newIpc,
+  uts: clone.newUts,
+  user: clone.newUser,
+  cgroup: clone.newCgroup,
+  time: clone.newTime,
+};
 
 const podSlotNames: Readonly<Partial<Record<NamespaceType, keyof PodSharing['slots']>>> = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid' };
 
@@ -41,7 +61,14 @@ export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined
     return slot === undefined ? { kind: 'new' } : { kind: 'slot', slot };
   };
   const table: NamespaceTable = {
-    pid: sourceOf('pid'), network: sourceOf('network'), mount: sourceOf('mount'), ipc: sourceOf('ipc'), uts: sourceOf('uts'), user: sourceOf('user'), cgroup: sourceOf('cgroup'), time: sourceOf('time'),
+    pid: sourceOf('pid'),
+    network: sourceOf('network'),
+    mount: sourceOf('mount'),
+    ipc: sourceOf('ipc'),
+    uts: sourceOf('uts'),
+    user: sourceOf('user'),
+    cgroup: sourceOf('cgroup'),
+    time: sourceOf('time'),
   };
   const placeOf = (type: NamespaceType): string => `linux.namespaces[${spec.linux.namespaces.findIndex((namespace) => namespace.type === type)}]`;
   if (table.mount.kind === 'host') throw invalidArgument('linux.namespaces', 'a container needs a mount namespace');
@@ -54,7 +81,9 @@ export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined
 
 /** Opens the files of namespaces that are joined by path. Done in the host's mount namespace. */
 export function openJoinedNamespaces(table: NamespaceTable): readonly Step[] {
-  return Object.values(table).flatMap((source): readonly Step[] => (source.kind === 'path' ? [{ kind: 'openPath', dir: noSlot, path: source.path, flags: open.readOnly, mode: 0, resolve: 0, out: source.slot, origin: source.origin }] : []));
+  return Object.values(table).flatMap((source): readonly Step[] =>
+    source.kind === 'path' ? [{ kind: 'openPath', dir: noSlot, path: source.path, flags: open.readOnly, mode: 0, resolve: 0, out: source.slot, origin: source.origin }] : [],
+  );
 }
 
 /** Enters what is joined and creates the rest, the mount namespace included. A PID namespace from a slot takes effect at the later fork. */

@@ -36,7 +36,8 @@ function planRlimits(process: SpecProcess, { host, path }: ProcessContext): read
   return process.rlimits.map(({ type, soft, hard }, index): Step => {
     const resource = rlimitTypes.indexOf(type);
     const ceiling = host.rlimits[resource]?.hard;
-    if (ceiling !== undefined && hard > ceiling && !hasOwn(host, 'CAP_SYS_RESOURCE')) throw hostLacks(`${path}.rlimits[${index}].hard`, `${hard} is above this host's ${ceiling} and CAP_SYS_RESOURCE is missing`);
+    if (ceiling !== undefined && hard > ceiling && !hasOwn(host, 'CAP_SYS_RESOURCE'))
+      throw hostLacks(`${path}.rlimits[${index}].hard`, `${hard} is above this host's ${ceiling} and CAP_SYS_RESOURCE is missing`);
     return { kind: 'setRlimit', resource, soft, hard, origin: `/${path}/rlimits/${index}` };
   });
 }
@@ -47,7 +48,16 @@ function planRlimits(process: SpecProcess, { host, path }: ProcessContext): read
  */
 export function planOomWrite(wanted: number, host: HostFacts, origin?: string): readonly Step[] {
   const score = hasOwn(host, 'CAP_SYS_RESOURCE') ? wanted : Math.max(wanted, host.oomScoreAdj);
-  return [{ kind: 'writeFile', dir: noSlot, path: '/proc/self/oom_score_adj', data: Buffer.from(String(score)), fileSystem: fileSystem.proc, ...(origin === undefined ? {} : { origin }) }];
+  return [
+    {
+      kind: 'writeFile',
+      dir: noSlot,
+      path: '/proc/self/oom_score_adj',
+      data: Buffer.from(String(score)),
+      fileSystem: fileSystem.proc,
+      ...(origin === undefined ? {} : { origin }),
+    },
+  ];
 }
 
 /** The same for what a process object asks. */
@@ -71,8 +81,13 @@ function environmentOf(process: SpecProcess, identity: Identity): readonly strin
 function planTerminal(process: SpecProcess, identity: Identity, context: ProcessContext): readonly Step[] {
   if (!context.terminal) return [];
   const openTerminal: StepOf<'openTerminal'> = {
-    kind: 'openTerminal', root: localSlots.root, path: '/dev/pts/ptmx', columns: process.consoleSize?.width ?? 0, rows: process.consoleSize?.height ?? 0,
-    consoleTarget: context.consoleTarget, origin: `/${context.path}/terminal`,
+    kind: 'openTerminal',
+    root: localSlots.root,
+    path: '/dev/pts/ptmx',
+    columns: process.consoleSize?.width ?? 0,
+    rows: process.consoleSize?.height ?? 0,
+    consoleTarget: context.consoleTarget,
+    origin: `/${context.path}/terminal`,
   };
   // The console is a bind of the terminal, so that this gives the terminal itself to the user; its group stays the one of devpts.
   const own: readonly Step[] = context.consoleTarget === '' ? [] : [{ kind: 'changeOwner', dir: localSlots.root, path: context.consoleTarget, uid: identity.uid, gid: unchanged }];
@@ -85,7 +100,8 @@ export function planProcess(process: SpecProcess, identity: Identity, context: P
   const [file] = process.args;
   if (file === undefined || file === '') throw invalidArgument(`${path}.args[0]`, 'must not be empty');
   const masks = maskCapabilities(process.capabilities, host, `${path}.capabilities`);
-  const filter: readonly Step[] = context.seccomp === undefined ? [] : [{ kind: 'setSeccomp', ...compileSeccomp(context.seccomp, host.architecture, 'linux.seccomp'), origin: '/linux/seccomp' }];
+  const filter: readonly Step[] =
+    context.seccomp === undefined ? [] : [{ kind: 'setSeccomp', ...compileSeccomp(context.seccomp, host.architecture, 'linux.seccomp'), origin: '/linux/seccomp' }];
   const terminal = planTerminal(process, identity, context);
   // Without a console bind the terminal is opened by its user, who thereby owns it.
   const terminalAfterUser = context.terminal && context.consoleTarget === '';

@@ -59,7 +59,10 @@ const protectedAttributes = mountAttr.noSuid | mountAttr.noDev | mountAttr.noExe
 
 /** Keeps an own namespace of the executing child in the shim. */
 function exportNamespace(type: number, podSlot: number): readonly Step[] {
-  return [{ kind: 'openNamespace', type, out: podSlot }, { kind: 'exportSlot', slot: podSlot, podSlot }];
+  return [
+    { kind: 'openNamespace', type, out: podSlot },
+    { kind: 'exportSlot', slot: podSlot, podSlot },
+  ];
 }
 
 function planPodMounts({ shm, mountpoint, sharePid }: PlanSandboxInput): readonly Step[] {
@@ -73,10 +76,12 @@ function planPodMounts({ shm, mountpoint, sharePid }: PlanSandboxInput): readonl
     { kind: 'newFileSystem', type: 'tmpfs', options: ['source=berth-pod', 'size=64k', 'nr_inodes=8', 'mode=755'], attributes: protectedAttributes, out: podRoot },
     { kind: 'moveMount', from: podRoot, root: noSlot, target: mountpoint, create: createTarget.none, noLinks: 0 },
     ...['/shm', '/proc', '/pause'].map(directory),
-    ...(shm === undefined ? [] : [
-      { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`], attributes: protectedAttributes, out: scratch },
-      { kind: 'moveMount', from: scratch, root: podRoot, target: '/shm', create: createTarget.none, noLinks: 1 },
-    ] as const),
+    ...(shm === undefined
+      ? []
+      : ([
+          { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`], attributes: protectedAttributes, out: scratch },
+          { kind: 'moveMount', from: scratch, root: podRoot, target: '/shm', create: createTarget.none, noLinks: 1 },
+        ] as const)),
     { kind: 'pivotRoot', root: podRoot },
     { kind: 'setMountAttributes', slot: podRoot, path: '', recursive: 0, set: BigInt(mountAttr.readOnly), clear: 0n, propagation: 0n, userNamespace: noSlot },
   ];
@@ -132,7 +137,13 @@ function planPause(input: PlanSandboxInput): Plan {
     { kind: 'moveMount', from: scratch, root: noSlot, target: '/proc', create: createTarget.none, noLinks: 0 },
     { kind: 'unshare', flags: clone.newMount | clone.newCgroup },
     { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive },
-    { kind: 'newFileSystem', type: 'tmpfs', options: ['source=berth-pause', 'size=4k', 'nr_inodes=1', 'mode=555'], attributes: protectedAttributes | mountAttr.readOnly, out: podRoot },
+    {
+      kind: 'newFileSystem',
+      type: 'tmpfs',
+      options: ['source=berth-pause', 'size=4k', 'nr_inodes=1', 'mode=555'],
+      attributes: protectedAttributes | mountAttr.readOnly,
+      out: podRoot,
+    },
     { kind: 'moveMount', from: podRoot, root: noSlot, target: '/pause', create: createTarget.none, noLinks: 0 },
     { kind: 'pivotRoot', root: podRoot },
     { kind: 'newSession', controllingTerminal: 0 },
@@ -158,8 +169,11 @@ function planPause(input: PlanSandboxInput): Plan {
 function sharingOf({ namespaces, shm, sharePid }: PlanSandboxInput): PodSharing {
   return {
     slots: {
-      ...(namespaces.net ? { net: podSlots.net } : {}), ...(namespaces.ipc ? { ipc: podSlots.ipc } : {}), ...(namespaces.uts ? { uts: podSlots.uts } : {}),
-      ...(sharePid ? { pid: podSlots.pid } : {}), ...(shm === undefined && !sharePid ? {} : { mount: podSlots.mount }),
+      ...(namespaces.net ? { net: podSlots.net } : {}),
+      ...(namespaces.ipc ? { ipc: podSlots.ipc } : {}),
+      ...(namespaces.uts ? { uts: podSlots.uts } : {}),
+      ...(sharePid ? { pid: podSlots.pid } : {}),
+      ...(shm === undefined && !sharePid ? {} : { mount: podSlots.mount }),
     },
     ...(shm === undefined ? {} : { shmPath: '/shm' }),
     ...(sharePid ? { procPath: '/proc' } : {}),
@@ -170,7 +184,10 @@ function sharingOf({ namespaces, shm, sharePid }: PlanSandboxInput): PodSharing 
 export function planSandbox(input: PlanSandboxInput): SandboxPlans {
   const driver = cgroupDriver(input.host.cgroups);
   // Without limits the pod's group comes into being with the first leaf below it.
-  const limits = input.resources === undefined ? [] : driver.create({ placement: input.cgroup, resources: input.resources, limitDevices: false, path: 'linux.resources', origin: '/linux/resources' });
+  const limits =
+    input.resources === undefined
+      ? []
+      : driver.create({ placement: input.cgroup, resources: input.resources, limitDevices: false, path: 'linux.resources', origin: '/linux/resources' });
   const namespaces = planNamespaces(input);
   const sysctls = planPodSysctls(input);
   return {

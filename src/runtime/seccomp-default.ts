@@ -38,7 +38,8 @@ waitpid write writev
 /** What each capability opens. Source: capabilities(7). */
 const byCapability: Readonly<Record<string, readonly string[]>> = {
   CAP_DAC_READ_SEARCH: ['open_by_handle_at'],
-  CAP_SYS_ADMIN: words(`bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount
+  CAP_SYS_ADMIN:
+    words(`bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount
     open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare listmount statmount`),
   CAP_SYS_BOOT: ['reboot'],
   CAP_SYS_CHROOT: ['chroot'],
@@ -78,13 +79,18 @@ export function defaultSeccompProfile({ capabilities, architecture }: { readonly
     ...personas.map((value) => allow(['personality'], [{ index: 0, value, valueTwo: 0n, op: 'SCMP_CMP_EQ' }])),
     allow(['socket'], [{ index: 0, value: vsockFamily, valueTwo: 0n, op: 'SCMP_CMP_NE' }]),
     ...(granted.length === 0 ? [] : [allow(granted)]),
-    ...(isAdmin ? [] : [
-      allow(['clone'], [{ index: 0, value: cloneNamespaceBits, valueTwo: 0n, op: 'SCMP_CMP_MASKED_EQ' }]),
-      { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: enosys, args: [] } as const,
-    ]),
+    ...(isAdmin
+      ? []
+      : [
+          allow(['clone'], [{ index: 0, value: cloneNamespaceBits, valueTwo: 0n, op: 'SCMP_CMP_MASKED_EQ' }]),
+          { names: ['clone3'], action: 'SCMP_ACT_ERRNO', errnoRet: enosys, args: [] } as const,
+        ]),
   ];
   return {
-    defaultAction: 'SCMP_ACT_ERRNO', defaultErrnoRet: 1, flags: [], syscalls,
+    defaultAction: 'SCMP_ACT_ERRNO',
+    defaultErrnoRet: 1,
+    flags: [],
+    syscalls,
     architectures: architecture === 'x86_64' ? ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32'] : ['SCMP_ARCH_AARCH64'],
   };
 }

@@ -21,16 +21,32 @@ function run(program: readonly BpfInstruction[], abi: Abi | 'mips', number: numb
   for (let at = 0; at < program.length; at += 1) {
     const step = program[at];
     assert(step !== undefined);
-    const jump = (condition: boolean): void => { at += condition ? step.onTrue : step.onFalse; };
+    const jump = (condition: boolean): void => {
+      at += condition ? step.onTrue : step.onFalse;
+    };
     switch (step.code) {
-      case bpf.loadWord: accumulator = data.readUInt32LE(step.value); break;
-      case bpf.and: accumulator = (accumulator & step.value) >>> 0; break;
-      case bpf.jump: at += step.value; break;
-      case bpf.jumpEqual: jump(accumulator === step.value); break;
-      case bpf.jumpGreater: jump(accumulator > step.value); break;
-      case bpf.jumpGreaterEqual: jump(accumulator >= step.value); break;
-      case bpf.return: return step.value;
-      default: assert.fail(`unknown opcode ${step.code}`);
+      case bpf.loadWord:
+        accumulator = data.readUInt32LE(step.value);
+        break;
+      case bpf.and:
+        accumulator = (accumulator & step.value) >>> 0;
+        break;
+      case bpf.jump:
+        at += step.value;
+        break;
+      case bpf.jumpEqual:
+        jump(accumulator === step.value);
+        break;
+      case bpf.jumpGreater:
+        jump(accumulator > step.value);
+        break;
+      case bpf.jumpGreaterEqual:
+        jump(accumulator >= step.value);
+        break;
+      case bpf.return:
+        return step.value;
+      default:
+        assert.fail(`unknown opcode ${step.code}`);
     }
   }
   assert.fail('the program ran past its end');
@@ -40,10 +56,11 @@ function run(program: readonly BpfInstruction[], abi: Abi | 'mips', number: numb
 function expected(profile: SpecSeccomp, abi: Abi, name: string, args: readonly bigint[]): number {
   const answer = (rule: Pick<SeccompRule, 'action' | 'errnoRet'>): number => (rule.action === 'SCMP_ACT_ALLOW' ? allow : 0x50000 | (rule.errnoRet ?? 1));
   const rules = profile.syscalls.filter(({ names }) => names.includes(name));
-  const holds = (rule: SeccompRule): boolean => rule.args.every(({ index, value, valueTwo, op }) => {
-    const actual = args[index] ?? 0n;
-    return op === 'SCMP_CMP_EQ' ? actual === value : op === 'SCMP_CMP_NE' ? actual !== value : op === 'SCMP_CMP_MASKED_EQ' ? (actual & value) === valueTwo : assert.fail(op);
-  });
+  const holds = (rule: SeccompRule): boolean =>
+    rule.args.every(({ index, value, valueTwo, op }) => {
+      const actual = args[index] ?? 0n;
+      return op === 'SCMP_CMP_EQ' ? actual === value : op === 'SCMP_CMP_NE' ? actual !== value : op === 'SCMP_CMP_MASKED_EQ' ? (actual & value) === valueTwo : assert.fail(op);
+    });
   const found = rules.find((rule) => rule.args.length > 0 && holds(rule)) ?? rules.find((rule) => rule.args.length === 0);
   if (found !== undefined) return answer(found);
   const known = profile.syscalls.flatMap(({ names }) => names).flatMap((each) => syscallNumbers[abi].get(each) ?? []);
@@ -71,7 +88,23 @@ test('the default profile allows what programs need and refuses what escapes nee
   const program = buildSeccompFilter(defaultSeccompProfile({ capabilities: defaultCapabilities, architecture: 'x86_64' }), 'x86_64', 'p');
   const call = (name: string, ...args: readonly bigint[]): number => run(program, 'x86_64', syscallNumbers.x86_64.get(name) ?? assert.fail(name), args);
   for (const name of ['read', 'openat', 'execve', 'futex', 'statx', 'epoll_pwait2', 'chroot', 'faccessat2', 'rseq']) assert.equal(call(name), allow, name);
-  for (const name of ['mount', 'bpf', 'keyctl', 'add_key', 'unshare', 'setns', 'kexec_load', 'init_module', 'open_by_handle_at', 'userfaultfd', 'perf_event_open', 'io_uring_setup', 'pivot_root', 'reboot']) assert.equal(call(name), eperm, name);
+  for (const name of [
+    'mount',
+    'bpf',
+    'keyctl',
+    'add_key',
+    'unshare',
+    'setns',
+    'kexec_load',
+    'init_module',
+    'open_by_handle_at',
+    'userfaultfd',
+    'perf_event_open',
+    'io_uring_setup',
+    'pivot_root',
+    'reboot',
+  ])
+    assert.equal(call(name), eperm, name);
   assert.equal(call('clone', 0x11n), allow);
   assert.equal(call('clone', 0x10000011n), eperm);
   assert.equal(call('clone3'), enosys);
@@ -92,11 +125,23 @@ test('numbers of x32 are killed where the profile does not list x32', () => {
 
 test('compares all 64 bits with every operator', () => {
   const values = [0n, 1n, 5n, 0xffff_ffffn, 0x1_0000_0000n, 0x1_0000_0005n, 0x5_0000_0001n, (1n << 64n) - 1n];
-  const holds = { SCMP_CMP_NE: (a: bigint, b: bigint) => a !== b, SCMP_CMP_LT: (a: bigint, b: bigint) => a < b, SCMP_CMP_LE: (a: bigint, b: bigint) => a <= b, SCMP_CMP_EQ: (a: bigint, b: bigint) => a === b, SCMP_CMP_GE: (a: bigint, b: bigint) => a >= b, SCMP_CMP_GT: (a: bigint, b: bigint) => a > b } as const;
+  const holds = {
+    SCMP_CMP_NE: (a: bigint, b: bigint) => a !== b,
+    SCMP_CMP_LT: (a: bigint, b: bigint) => a < b,
+    SCMP_CMP_LE: (a: bigint, b: bigint) => a <= b,
+    SCMP_CMP_EQ: (a: bigint, b: bigint) => a === b,
+    SCMP_CMP_GE: (a: bigint, b: bigint) => a >= b,
+    SCMP_CMP_GT: (a: bigint, b: bigint) => a > b,
+  } as const;
   for (const [op, compare] of Object.entries(holds)) {
     for (const value of values) {
       // SAFETY: the keys of `holds` are operators.
-      const profile: SpecSeccomp = { defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: [{ names: ['read'], action: 'SCMP_ACT_ALLOW', args: [{ index: 5, value, valueTwo: 0n, op: op as keyof typeof holds }] }] };
+      const profile: SpecSeccomp = {
+        defaultAction: 'SCMP_ACT_ERRNO',
+        architectures: [],
+        flags: [],
+        syscalls: [{ names: ['read'], action: 'SCMP_ACT_ALLOW', args: [{ index: 5, value, valueTwo: 0n, op: op as keyof typeof holds }] }],
+      };
       const program = buildSeccompFilter(profile, 'x86_64', 'p');
       for (const actual of values) assert.equal(run(program, 'x86_64', 0, [0n, 0n, 0n, 0n, 0n, actual]), compare(actual, value) ? allow : eperm, `${actual} ${op} ${value}`);
     }
@@ -104,9 +149,12 @@ test('compares all 64 bits with every operator', () => {
 });
 
 test('all arguments of a rule must hold, repeated ones are alternatives, and rules with arguments go first', () => {
-  const eq = (index: number, value: bigint) => ({ index, value, valueTwo: 0n, op: 'SCMP_CMP_EQ' } as const);
+  const eq = (index: number, value: bigint) => ({ index, value, valueTwo: 0n, op: 'SCMP_CMP_EQ' }) as const;
   const profile: SpecSeccomp = {
-    defaultAction: 'SCMP_ACT_KILL_PROCESS', architectures: [], flags: ['SECCOMP_FILTER_FLAG_LOG'], syscalls: [
+    defaultAction: 'SCMP_ACT_KILL_PROCESS',
+    architectures: [],
+    flags: ['SECCOMP_FILTER_FLAG_LOG'],
+    syscalls: [
       { names: ['write'], action: 'SCMP_ACT_ALLOW', args: [] },
       { names: ['write'], action: 'SCMP_ACT_ERRNO', errnoRet: 7, args: [eq(0, 1n), eq(1, 2n)] },
       { names: ['read'], action: 'SCMP_ACT_LOG', args: [eq(0, 1n), eq(0, 2n)] },
@@ -116,24 +164,35 @@ test('all arguments of a rule must hold, repeated ones are alternatives, and rul
   const program = buildSeccompFilter(profile, 'x86_64', 'p');
   assert.equal(run(program, 'x86_64', 1, [1n, 2n]), 0x50007);
   assert.equal(run(program, 'x86_64', 1, [1n, 3n]), allow);
-  assert.deepEqual([1n, 2n, 3n].map((value) => run(program, 'x86_64', 0, [value])), [0x7ffc0000, 0x7ffc0000, kill]);
+  assert.deepEqual(
+    [1n, 2n, 3n].map((value) => run(program, 'x86_64', 0, [value])),
+    [0x7ffc0000, 0x7ffc0000, kill],
+  );
   assert.equal(compileSeccomp(profile, 'x86_64', 'p').flags, 2);
   assert.equal(compileSeccomp(profile, 'x86_64', 'p').program.length, program.length * 8);
 });
 
-test('every program stays within the reach of its jumps and the kernel\'s size', () => {
+test("every program stays within the reach of its jumps and the kernel's size", () => {
   const names = [...syscallNumbers.x86_64.keys()];
-  const args = [0, 1, 2].map((index) => ({ index, value: 5n, valueTwo: 0n, op: 'SCMP_CMP_GT' } as const));
-  const large: SpecSeccomp = { defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: names.slice(0, 180).map((name) => ({ names: [name], action: 'SCMP_ACT_ALLOW', args })) };
+  const args = [0, 1, 2].map((index) => ({ index, value: 5n, valueTwo: 0n, op: 'SCMP_CMP_GT' }) as const);
+  const large: SpecSeccomp = {
+    defaultAction: 'SCMP_ACT_ERRNO',
+    architectures: [],
+    flags: [],
+    syscalls: names.slice(0, 180).map((name) => ({ names: [name], action: 'SCMP_ACT_ALLOW', args })),
+  };
   const program = buildSeccompFilter(large, 'x86_64', 'p');
   assert(program.every(({ onTrue, onFalse }) => onTrue <= 255 && onFalse <= 255));
   assert.equal(run(program, 'x86_64', syscallNumbers.x86_64.get('read') ?? -1, [6n, 6n, 6n]), allow);
   assert.equal(run(program, 'x86_64', syscallNumbers.x86_64.get('read') ?? -1, [6n, 5n, 6n]), eperm);
-  const huge = { ...large, syscalls: names.flatMap((name) => Array.from({ length: 4 }, () => ({ names: [name], action: 'SCMP_ACT_ALLOW', args } as const))) };
+  const huge = { ...large, syscalls: names.flatMap((name) => Array.from({ length: 4 }, () => ({ names: [name], action: 'SCMP_ACT_ALLOW', args }) as const)) };
   assert.throws(() => buildSeccompFilter(huge, 'x86_64', 'linux.seccomp'), { code: 'resourceExhausted', message: /^linux\.seccomp: \d+ instructions, at most 4096$/ });
 });
 
 test('refuses what needs a listener', () => {
   const profile: SpecSeccomp = { defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [{ names: ['read'], action: 'SCMP_ACT_NOTIFY', args: [] }] };
-  assert.throws(() => compileSeccomp(profile, 'x86_64', 'linux.seccomp'), { code: 'unimplemented', message: 'linux.seccomp.syscalls[0].action: not supported (SCMP_ACT_NOTIFY needs a listener)' });
+  assert.throws(() => compileSeccomp(profile, 'x86_64', 'linux.seccomp'), {
+    code: 'unimplemented',
+    message: 'linux.seccomp.syscalls[0].action: not supported (SCMP_ACT_NOTIFY needs a listener)',
+  });
 });

@@ -17,7 +17,12 @@ import { type Abi, syscallNumbers, x32Bit } from './syscalls.ts';
 export const bpf = { loadWord: 0x20, and: 0x54, jump: 0x05, jumpEqual: 0x15, jumpGreater: 0x25, jumpGreaterEqual: 0x35, return: 0x06 } as const;
 
 /** One struct sock_filter. */
-export interface BpfInstruction { readonly code: number; readonly onTrue: number; readonly onFalse: number; readonly value: number }
+export interface BpfInstruction {
+  readonly code: number;
+  readonly onTrue: number;
+  readonly onFalse: number;
+  readonly value: number;
+}
 
 /** The kernel's BPF_MAXINSNS. */
 const instructionsMax = 4096;
@@ -31,19 +36,33 @@ const killProcess = 0x8000_0000;
 const tokens: Readonly<Record<Abi, number>> = { x86_64: 0xc000_003e, x32: 0xc000_003e, i386: 0x4000_0003, arm64: 0xc000_00b7 };
 const abiOf: Readonly<Partial<Record<SeccompArchitecture, Abi>>> = { SCMP_ARCH_X86_64: 'x86_64', SCMP_ARCH_X32: 'x32', SCMP_ARCH_X86: 'i386', SCMP_ARCH_AARCH64: 'arm64' };
 const runnable: Readonly<Record<Architecture, readonly Abi[]>> = { x86_64: ['x86_64', 'x32', 'i386'], arm64: ['arm64'] };
-const flagBits: Readonly<Record<SeccompFlag, number>> = { SECCOMP_FILTER_FLAG_TSYNC: 1, SECCOMP_FILTER_FLAG_LOG: 2, SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: 32 };
+const flagBits: Readonly<Record<SeccompFlag, number>> = {
+  SECCOMP_FILTER_FLAG_TSYNC: 1,
+  SECCOMP_FILTER_FLAG_LOG: 2,
+  SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4,
+  SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: 32,
+};
 
 /** The filter's return value for an action. */
 function answerOf(action: SeccompAction, errnoRet: number | undefined, path: string): number {
   switch (action) {
-    case 'SCMP_ACT_KILL': case 'SCMP_ACT_KILL_THREAD': return 0;
-    case 'SCMP_ACT_KILL_PROCESS': return killProcess;
-    case 'SCMP_ACT_TRAP': return 0x0003_0000;
-    case 'SCMP_ACT_ERRNO': return errnoAction | (errnoRet ?? eperm);
-    case 'SCMP_ACT_TRACE': return 0x7ff0_0000 | (errnoRet ?? eperm);
-    case 'SCMP_ACT_LOG': return 0x7ffc_0000;
-    case 'SCMP_ACT_ALLOW': return 0x7fff_0000;
-    case 'SCMP_ACT_NOTIFY': throw unsupported(path, 'SCMP_ACT_NOTIFY needs a listener');
+    case 'SCMP_ACT_KILL':
+    case 'SCMP_ACT_KILL_THREAD':
+      return 0;
+    case 'SCMP_ACT_KILL_PROCESS':
+      return killProcess;
+    case 'SCMP_ACT_TRAP':
+      return 0x0003_0000;
+    case 'SCMP_ACT_ERRNO':
+      return errnoAction | (errnoRet ?? eperm);
+    case 'SCMP_ACT_TRACE':
+      return 0x7ff0_0000 | (errnoRet ?? eperm);
+    case 'SCMP_ACT_LOG':
+      return 0x7ffc_0000;
+    case 'SCMP_ACT_ALLOW':
+      return 0x7fff_0000;
+    case 'SCMP_ACT_NOTIFY':
+      throw unsupported(path, 'SCMP_ACT_NOTIFY needs a listener');
   }
 }
 
@@ -58,7 +77,12 @@ const give = (answer: number): BpfInstruction => instruction(bpf.return, answer)
 
 /** Jump targets of one comparison; resolved once the sizes are known. */
 type Target = 'next' | 'pass' | 'fail';
-interface Test { readonly code: number; readonly value: number; readonly onTrue?: Target; readonly onFalse?: Target }
+interface Test {
+  readonly code: number;
+  readonly value: number;
+  readonly onTrue?: Target;
+  readonly onFalse?: Target;
+}
 
 /** A comparison of 64 bits as comparisons of the halves; falls through to its end where it holds. */
 function testsOf({ index, value, valueTwo, op }: SeccompArg): readonly Test[] {
@@ -67,21 +91,34 @@ function testsOf({ index, value, valueTwo, op }: SeccompArg): readonly Test[] {
   const [lowValue, highValue] = halves(value);
   if (low === undefined || high === undefined) throw new RuntimeError('internal', 'bug: two offsets');
   const ordered = (lowCode: number, greater: Target, smaller: Target): readonly Test[] => [
-    high, { code: bpf.jumpGreater, value: highValue, onTrue: greater, onFalse: 'next' }, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: smaller },
-    low, { code: lowCode, value: lowValue, onTrue: greater, onFalse: smaller },
+    high,
+    { code: bpf.jumpGreater, value: highValue, onTrue: greater, onFalse: 'next' },
+    { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: smaller },
+    low,
+    { code: lowCode, value: lowValue, onTrue: greater, onFalse: smaller },
   ];
   switch (op) {
-    case 'SCMP_CMP_EQ': return [high, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: 'fail' }, low, { code: bpf.jumpEqual, value: lowValue, onTrue: 'pass', onFalse: 'fail' }];
-    case 'SCMP_CMP_NE': return [high, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: 'pass' }, low, { code: bpf.jumpEqual, value: lowValue, onTrue: 'fail', onFalse: 'pass' }];
-    case 'SCMP_CMP_GT': return ordered(bpf.jumpGreater, 'pass', 'fail');
-    case 'SCMP_CMP_GE': return ordered(bpf.jumpGreaterEqual, 'pass', 'fail');
-    case 'SCMP_CMP_LE': return ordered(bpf.jumpGreater, 'fail', 'pass');
-    case 'SCMP_CMP_LT': return ordered(bpf.jumpGreaterEqual, 'fail', 'pass');
+    case 'SCMP_CMP_EQ':
+      return [high, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: 'fail' }, low, { code: bpf.jumpEqual, value: lowValue, onTrue: 'pass', onFalse: 'fail' }];
+    case 'SCMP_CMP_NE':
+      return [high, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: 'pass' }, low, { code: bpf.jumpEqual, value: lowValue, onTrue: 'fail', onFalse: 'pass' }];
+    case 'SCMP_CMP_GT':
+      return ordered(bpf.jumpGreater, 'pass', 'fail');
+    case 'SCMP_CMP_GE':
+      return ordered(bpf.jumpGreaterEqual, 'pass', 'fail');
+    case 'SCMP_CMP_LE':
+      return ordered(bpf.jumpGreater, 'fail', 'pass');
+    case 'SCMP_CMP_LT':
+      return ordered(bpf.jumpGreaterEqual, 'fail', 'pass');
     case 'SCMP_CMP_MASKED_EQ': {
       const [lowDatum, highDatum] = halves(valueTwo);
       return [
-        high, { code: bpf.and, value: highValue }, { code: bpf.jumpEqual, value: highDatum, onTrue: 'next', onFalse: 'fail' },
-        low, { code: bpf.and, value: lowValue }, { code: bpf.jumpEqual, value: lowDatum, onTrue: 'pass', onFalse: 'fail' },
+        high,
+        { code: bpf.and, value: highValue },
+        { code: bpf.jumpEqual, value: highDatum, onTrue: 'next', onFalse: 'fail' },
+        low,
+        { code: bpf.and, value: lowValue },
+        { code: bpf.jumpEqual, value: lowDatum, onTrue: 'pass', onFalse: 'fail' },
       ];
     }
   }
@@ -108,7 +145,10 @@ function alternativeCode({ args, answer }: Decision['alternatives'][number]): re
 const decisionCode = ({ alternatives, otherwise }: Decision): readonly BpfInstruction[] => [...alternatives.flatMap(alternativeCode), give(otherwise)];
 
 /** A range of numbers with one decision, up to the start of the next. */
-interface Range { readonly start: number; readonly decision: Decision }
+interface Range {
+  readonly start: number;
+  readonly decision: Decision;
+}
 
 function searchCode(ranges: readonly Range[]): readonly BpfInstruction[] {
   const [first] = ranges;

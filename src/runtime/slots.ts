@@ -8,7 +8,13 @@ export const podSlots = { user: 0, net: 1, ipc: 2, uts: 3, pid: 4, mount: 5 } as
 
 /** Slots of one plan execution. Sources of mounts are numbered from `sources` on. */
 export const localSlots = {
-  cgroup: 64, ownMount: 66, root: 67, scratch: 68, initProcess: 69,
+  cgroup: 64,
+  ownMount: 66,
+  root: 67,
+  scratch: 68,
+  initProcess: 69,
   /** One per namespace type to join by path, in the order of `namespaceTypes`. */
-  namespaces: 70, sources: 80, end: 256,
+  namespaces: 70,
+  sources: 80,
+  end: 256,
 } as const;

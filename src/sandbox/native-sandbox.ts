@@ -116,8 +116,12 @@ export class NativeSandbox implements Sandbox {
     }
   }
 
-  async startContainer(id: ContainerId): Promise<void> {
-    await this.#parts.shim.startProcess(id);
+  async startContainer(id: ContainerId): Promise<{ readonly pid: number }> {
+    const { pid } = await this.#parts.shim.startProcess(id);
+    // A container in a shared PID namespace enters it by a fork when it is started.
+    const known = this.#known(id);
+    if (known.pid !== pid) this.#parts.memory.put(id, { ...known, pid });
+    return { pid };
   }
 
   async signal(processId: string, signalNumber: number): Promise<void> {

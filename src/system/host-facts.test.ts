@@ -16,19 +16,39 @@ broken line
 test('reads mounts with their propagation and escapes', () => {
   const mounts = decodeMountInfo(mountinfo);
   assert.equal(mounts.length, 7);
-  assert.deepEqual(mounts[0], { id: 22, parent: 1, device: '254:0', root: '/', mountpoint: '/', options: ['rw', 'relatime'], optional: ['shared:1', 'master:2'], type: 'ext4', source: '/dev/vda', superOptions: ['rw', 'discard'] });
+  assert.deepEqual(mounts[0], {
+    id: 22,
+    parent: 1,
+    device: '254:0',
+    root: '/',
+    mountpoint: '/',
+    options: ['rw', 'relatime'],
+    optional: ['shared:1', 'master:2'],
+    type: 'ext4',
+    source: '/dev/vda',
+    superOptions: ['rw', 'discard'],
+  });
   assert.deepEqual([mounts[6]?.mountpoint, mounts[6]?.source], ['/mnt/with space\\', 'tmp\tfs']);
 });
 
 test('finds each cgroup hierarchy once, whole ones only', () => {
   assert.deepEqual(decodeCgroupMounts(decodeMountInfo(mountinfo)), {
-    v1: [{ controllers: ['cpu', 'cpuacct'], mountpoint: '/sys/fs/cgroup/cpu,cpuacct' }, { controllers: ['name=systemd'], mountpoint: '/sys/fs/cgroup/systemd' }], unified: '/sys/fs/cgroup/unified',
+    v1: [
+      { controllers: ['cpu', 'cpuacct'], mountpoint: '/sys/fs/cgroup/cpu,cpuacct' },
+      { controllers: ['name=systemd'], mountpoint: '/sys/fs/cgroup/systemd' },
+    ],
+    unified: '/sys/fs/cgroup/unified',
   });
 });
 
 test('reads limits by their kernel numbers', () => {
-  const text = 'Limit                     Soft Limit           Hard Limit           Units     \nMax cpu time              unlimited            unlimited            seconds   \nMax open files            1024                 1048576              files     \nMax realtime timeout      unlimited            unlimited            us        \n';
-  assert.deepEqual(decodeLimits(text), { 0: { soft: rlimitInfinity, hard: rlimitInfinity }, 7: { soft: 1024n, hard: 1048576n }, 15: { soft: rlimitInfinity, hard: rlimitInfinity } });
+  const text =
+    'Limit                     Soft Limit           Hard Limit           Units     \nMax cpu time              unlimited            unlimited            seconds   \nMax open files            1024                 1048576              files     \nMax realtime timeout      unlimited            unlimited            us        \n';
+  assert.deepEqual(decodeLimits(text), {
+    0: { soft: rlimitInfinity, hard: rlimitInfinity },
+    7: { soft: 1024n, hard: 1048576n },
+    15: { soft: rlimitInfinity, hard: rlimitInfinity },
+  });
 });
 
 test('reads status fields, versions and processors', () => {

@@ -30,7 +30,10 @@ export interface CgroupFacts {
 }
 
 /** Soft and hard limit of one resource; 2^64-1 is infinity. */
-export interface RlimitCeiling { readonly soft: bigint; readonly hard: bigint }
+export interface RlimitCeiling {
+  readonly soft: bigint;
+  readonly hard: bigint;
+}
 
 /** Everything that planning needs to know of the host, read once at start. */
 export interface HostFacts {
@@ -73,10 +76,20 @@ export function decodeMountInfo(text: string): readonly MountInfo[] {
     const [id, parent, device, root, mountpoint, options, ...optional] = left.split(' ');
     const [type, source, superOptions] = right.split(' ');
     if (device === undefined || root === undefined || mountpoint === undefined || options === undefined || type === undefined) return [];
-    return [{
-      id: Number(id), parent: Number(parent), device, root: unescape(root), mountpoint: unescape(mountpoint), options: options.split(','), optional, type,
-      source: unescape(source ?? ''), superOptions: (superOptions ?? '').split(','),
-    }];
+    return [
+      {
+        id: Number(id),
+        parent: Number(parent),
+        device,
+        root: unescape(root),
+        mountpoint: unescape(mountpoint),
+        options: options.split(','),
+        optional,
+        type,
+        source: unescape(source ?? ''),
+        superOptions: (superOptions ?? '').split(','),
+      },
+    ];
   });
 }
 
@@ -99,16 +112,32 @@ export function decodeCgroupMounts(mounts: readonly MountInfo[]): { readonly v1:
 
 /** The `Name:\tvalue` lines of /proc/<pid>/status. */
 export function decodeStatusFields(text: string): Readonly<Record<string, string>> {
-  return Object.fromEntries(text.split('\n').flatMap((line) => {
-    const colon = line.indexOf(':');
-    return colon < 0 ? [] : [[line.slice(0, colon), line.slice(colon + 1).trim()] as const];
-  }));
+  return Object.fromEntries(
+    text.split('\n').flatMap((line) => {
+      const colon = line.indexOf(':');
+      return colon < 0 ? [] : [[line.slice(0, colon), line.slice(colon + 1).trim()] as const];
+    }),
+  );
 }
 
 /** Titles of /proc/<pid>/limits by resource number (asm-generic/resource.h). */
 const limitTitles = [
-  'Max cpu time', 'Max file size', 'Max data size', 'Max stack size', 'Max core file size', 'Max resident set', 'Max processes', 'Max open files',
-  'Max locked memory', 'Max address space', 'Max file locks', 'Max pending signals', 'Max msgqueue size', 'Max nice priority', 'Max realtime priority', 'Max realtime timeout',
+  'Max cpu time',
+  'Max file size',
+  'Max data size',
+  'Max stack size',
+  'Max core file size',
+  'Max resident set',
+  'Max processes',
+  'Max open files',
+  'Max locked memory',
+  'Max address space',
+  'Max file locks',
+  'Max pending signals',
+  'Max msgqueue size',
+  'Max nice priority',
+  'Max realtime priority',
+  'Max realtime timeout',
 ];
 
 /** 2^64-1: the kernel's RLIM_INFINITY. */
@@ -117,11 +146,13 @@ export const rlimitInfinity: bigint = (1n << 64n) - 1n;
 /** /proc/<pid>/limits by resource number; `unlimited` is 2^64-1. */
 export function decodeLimits(text: string): Readonly<Record<number, RlimitCeiling>> {
   const value = (word: string): bigint => (word === 'unlimited' ? rlimitInfinity : BigInt(word));
-  return Object.fromEntries(text.split('\n').flatMap((line) => {
-    const resource = limitTitles.findIndex((title) => line.startsWith(`${title} `));
-    const match = /^ *(\d+|unlimited) +(\d+|unlimited)/.exec(line.slice(limitTitles[resource]?.length ?? 0));
-    return resource < 0 || match?.[1] === undefined || match[2] === undefined ? [] : [[resource, { soft: value(match[1]), hard: value(match[2]) }] as const];
-  }));
+  return Object.fromEntries(
+    text.split('\n').flatMap((line) => {
+      const resource = limitTitles.findIndex((title) => line.startsWith(`${title} `));
+      const match = /^ *(\d+|unlimited) +(\d+|unlimited)/.exec(line.slice(limitTitles[resource]?.length ?? 0));
+      return resource < 0 || match?.[1] === undefined || match[2] === undefined ? [] : [[resource, { soft: value(match[1]), hard: value(match[2]) }] as const];
+    }),
+  );
 }
 
 /** `6.1.0-18-amd64` as numbers. Throws internal on a release without them. */

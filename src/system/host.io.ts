@@ -24,7 +24,11 @@ async function readTextIfPresent(path: string): Promise<string | undefined> {
   }
 }
 
-const exists = async (path: string): Promise<boolean> => access(path).then(() => true, () => false);
+const exists = async (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  );
 
 async function readHugepageSizes(directory: string): Promise<readonly string[]> {
   const names = await readdir(directory).catch(() => []);
@@ -46,7 +50,13 @@ async function readCgroupFacts(): Promise<CgroupFacts> {
   const withController = (name: string): string | undefined => v1.find(({ controllers }) => controllers.includes(name))?.mountpoint;
   const [cpuset, memory, hugetlb] = [withController('cpuset'), withController('memory'), withController('hugetlb')];
   const resourceful = v1.some(({ controllers }) => controllers.some((name) => !name.startsWith('name=')));
-  const controllers = unified === undefined ? [] : (await readText(`${unified}/cgroup.controllers`)).trim().split(/\s+/).filter((name) => name !== '');
+  const controllers =
+    unified === undefined
+      ? []
+      : (await readText(`${unified}/cgroup.controllers`))
+          .trim()
+          .split(/\s+/)
+          .filter((name) => name !== '');
   const kernel = decodeKernelRelease(release());
   return {
     mode: unified === undefined ? 'v1' : resourceful ? 'hybrid' : 'v2',
@@ -62,15 +72,22 @@ async function readCgroupFacts(): Promise<CgroupFacts> {
 /** Reads everything that planning needs to know of the host. Throws where /proc is missing or the processor is unknown. */
 export async function readHostFacts(): Promise<HostFacts> {
   const [status, last, oomScoreAdj, limits, modules, cgroups] = await Promise.all([
-    readText('/proc/self/status'), readText('/proc/sys/kernel/cap_last_cap'), readText('/proc/self/oom_score_adj'), readText('/proc/self/limits'),
-    readTextIfPresent('/sys/kernel/security/lsm'), readCgroupFacts(),
+    readText('/proc/self/status'),
+    readText('/proc/sys/kernel/cap_last_cap'),
+    readText('/proc/self/oom_score_adj'),
+    readText('/proc/self/limits'),
+    readTextIfPresent('/sys/kernel/security/lsm'),
+    readCgroupFacts(),
   ]);
   const fields = decodeStatusFields(status);
   return {
     architecture: decodeArchitecture(arch()),
     kernel: decodeKernelRelease(release()),
     cgroups,
-    securityModules: (modules ?? '').trim().split(',').filter((name) => name !== ''),
+    securityModules: (modules ?? '')
+      .trim()
+      .split(',')
+      .filter((name) => name !== ''),
     capabilities: { last: Number(last), own: BigInt(`0x${fields['CapPrm'] ?? '0'}`) },
     oomScoreAdj: Number(oomScoreAdj),
     rlimits: decodeLimits(limits),

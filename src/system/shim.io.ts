@@ -62,8 +62,8 @@ export interface ShimConnection {
   execute(plan: Plan): Promise<void>;
   /** Makes a process up to its start barrier. */
   createProcess(options: CreateProcessOptions): Promise<{ readonly pid: number }>;
-  /** Releases the start barrier; resolves once execve has succeeded. Throws the failed step, such as ENOENT of execve. */
-  startProcess(processId: string): Promise<void>;
+  /** Releases the start barrier; resolves once execve has succeeded, with the pid, which a plan that forks changes. Throws the failed step, such as ENOENT of execve. */
+  startProcess(processId: string): Promise<{ readonly pid: number }>;
   /** Throws notFound when the process has ended or is unknown. */
   signalProcess(processId: string, signal: number): Promise<void>;
   exec(options: ExecOptions): Promise<ExecResult>;
@@ -171,11 +171,12 @@ class ShimClient implements ShimConnection {
     return { pid: new ByteReader(frame.payload).u32() };
   }
 
-  async startProcess(processId: string): Promise<void> {
+  async startProcess(processId: string): Promise<{ readonly pid: number }> {
     const known = this.#plans.get(processId);
     this.#plans.delete(processId);
     const frame = await this.#connection.request(`start process ${processId}`, frameTypes.start, (out) => out.text(processId));
     if (frame.type === frameTypes.failed) throw planError(known?.plan ?? { sections: [] }, decodeFailure(frame.payload), known?.answer);
+    return { pid: new ByteReader(frame.payload).u32() };
   }
 
   async signalProcess(processId: string, signal: number): Promise<void> {

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { hostNames } from '../../src/bin/locations.ts';
 
 export const busybox = ['/usr/bin/busybox', '/bin/busybox'].find((path) => existsSync(path)) ?? '';
 export const image = 'localhost/busybox:latest';
@@ -103,7 +104,8 @@ export class BerthHost implements AsyncDisposable {
         // It ended meanwhile.
       }
     }
-    left.push(...globSync('/sys/fs/cgroup/{berth-*,*/berth-*}/*').filter((path) => !/\/(cgroup|cpu|cpuacct|cpuset|memory|pids|devices|freezer|blkio|tasks|notify_on_release|release_agent|hugetlb|io|misc|rdma|perf)[^/]*$/.test(path)));
+    const { cgroup } = hostNames({ runDirectory: this.run, rootDirectory: this.root });
+    left.push(...globSync(`/sys/fs/cgroup/{,*/}${cgroup.slice(1)}`));
     left.push(...execFileSync('ip', ['-o', 'link'], { encoding: 'utf8' }).split('\n').filter((line) => /berth|veth/.test(line)));
     left.push(...execFileSync('nft', ['list', 'tables'], { encoding: 'utf8' }).split('\n').filter((line) => line.includes('berth')));
     left.push(...readFileSync('/proc/self/mountinfo', 'utf8').split('\n').filter((line) => line.includes(this.directory)));

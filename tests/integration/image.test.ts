@@ -4,15 +4,15 @@
  */
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { type IncomingMessage, type Server, type ServerResponse, createServer, request } from 'node:http';
-import { type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { RuntimeError } from '#core';
 import type { ImageProgress, ImageStore } from '#image';
 import { decodeManifestDocument } from '#oci';
+import { TarReader } from '../../src/image/tar.ts';
 import { RegistryClient } from '../../src/image/registry.io.ts';
+import { type Fault, FaultyProxy } from './faulty-proxy.ts';
 import { Layout, Registry, StoreHost, describeOverlay, describeTree, run, setXattr, shell, skipReason, tarOf } from './image-host.ts';
 
 const base = (): Buffer => tarOf(`
@@ -214,10 +214,12 @@ describe('images', { skip: skipReason() }, () => {
   });
 
   test('a hard link into a lower layer brings the file up, and one diff ID over two parents is two layers', async () => {
-    const link = tarOf('mkdir etc; echo placeholder > etc/deep; ln etc/deep etc/again', 'etc/deep etc/again');
-    // Without its first member the archive links to what only the layer below has.
-    const second = link.indexOf('etc/again');
-    const onlyLink = link.subarray(link.lastIndexOf(Buffer.from('PaxHeader'), second) >= 0 ? headerStart(link, second) : 0);
+    // The archive has no file, only a link to what the layer below has.
+    const whole = tarOf('mkdir etc; echo placeholder > etc/deep; ln etc/deep etc/again', 'etc/deep etc/again');
+    const onlyLink = whole.subarray(headerStart(whole, whole.lastIndexOf('etc/again')));
+    const types: string[] = [];
+    new TarReader({ entry: ({ type, path, linkTarget }) => void types.push(`${type} ${path} ${linkTarget}`), data: () => undefined }).write(onlyLink);
+    assert.deepEqual(types, ['hardLink etc/again etc/deep']);
     const layout = new Layout(join(work, 'links'));
     const low = (text: string): Buffer => tarOf(`mkdir -m 0710 etc; chown 7:8 etc; echo ${text} > etc/deep; chmod 640 etc/deep; chown 9:10 etc/deep`);
     layout.add(layout.manifest({ layers: [low('one'), onlyLink] }), 'example.com/links:1');
@@ -232,6 +234,23 @@ describe('images', { skip: skipReason() }, () => {
     }
     for (const image of images) await store.remove(image.id);
     assert.deepEqual(host.contents(), { blobs: 0, layers: 0 });
+  });
+
+  test('thirty layers, half of which need those below, give the tree that umoci unpacks', async () => {
+    const layers = [tarOf('mkdir -m 0711 a a/b; chown 3:4 a/b; echo x > a/b/x')];
+    for (let index = 1; index < 30; index += 1) {
+      if (index % 2 === 1) layers.push(tarOf(`mkdir -p a/b; echo ${index} > a/b/f${index}`, `a/b/f${index}`));
+      else layers.push(tarOf(`mkdir -m 0${700 + (index % 7)} d${index}; echo ${index} > d${index}/f; mkdir -p a/b; touch a/b/.wh.f${index - 1}`));
+    }
+    const layout = new Layout(join(work, 'many'));
+    layout.add(layout.manifest({ layers }), 'example.com/many:1');
+    const [image] = await store.importImages(layout.dir);
+    assert.ok(image !== undefined);
+    run('umoci', ['unpack', '--image', `${layout.dir}:example.com/many:1`, join(work, 'many-bundle')]);
+    const leased = store.lease(image.id, 'many');
+    assert.equal(leased.lower.length, 30);
+    assert.ok(leased.lower.join(':').length < 120, 'names are short enough for one page of mount options');
+    assert.deepEqual(describeOverlay(leased), describeTree(join(work, 'many-bundle/rootfs')));
   });
 
   test('hostile layers change nothing outside their directory', async () => {
@@ -324,59 +343,5 @@ function rawTar(script: string, names: string): Buffer {
     return readFileSync(join(dir, 'layer.tar'));
   } finally {
     rmSync(dir, { recursive: true, force: true });
-  }
-}
-
-type Fault = 'none' | 'stall' | 'altered' | 'truncated' | 'html' | 'loop' | { readonly redirectBlobsTo: string } | { readonly wantBasic: string };
-
-/** A proxy before the registry that does one thing wrong. */
-class FaultyProxy implements AsyncDisposable {
-  readonly address: string;
-  readonly authorizations: (string | undefined)[] = [];
-  readonly manifestRequests: string[] = [];
-  readonly #server: Server;
-
-  private constructor(server: Server, address: string) {
-    this.#server = server;
-    this.address = address;
-  }
-
-  static async start(target: string, faults: { readonly current: Fault }): Promise<FaultyProxy> {
-    const server = createServer();
-    await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
-    // SAFETY: a TCP server that listens has an address of this type.
-    const proxy = new FaultyProxy(server, `127.0.0.1:${(server.address() as AddressInfo).port}`);
-    server.on('request', (incoming, answer) => proxy.#serve(target, faults.current, incoming, answer));
-    return proxy;
-  }
-
-  #serve(target: string, fault: Fault, incoming: IncomingMessage, answer: ServerResponse): void {
-    const url = incoming.url ?? '';
-    const isBlob = url.includes('/blobs/');
-    this.authorizations.push(incoming.headers.authorization);
-    if (url.includes('/manifests/')) this.manifestRequests.push(url);
-    if (fault === 'html') return void answer.writeHead(200, { 'content-type': 'text/html' }).end('<html>welcome</html>');
-    if (fault === 'loop') return void answer.writeHead(307, { location: url }).end();
-    if (typeof fault === 'object' && 'redirectBlobsTo' in fault && isBlob) return void answer.writeHead(307, { location: `http://${fault.redirectBlobsTo}${url}` }).end();
-    if (typeof fault === 'object' && 'wantBasic' in fault && incoming.headers.authorization !== `Basic ${Buffer.from(fault.wantBasic).toString('base64')}`) return void answer.writeHead(401, { 'www-authenticate': 'Basic realm="test"' }).end('{"errors":[]}');
-    const { host: _host, authorization: _authorization, ...headers } = incoming.headers;
-    request(`http://${target}${url}`, { headers }, (response) => {
-      const chunks: Buffer[] = [];
-      response.on('data', (chunk: Buffer) => chunks.push(chunk));
-      response.on('end', () => {
-        const body = Buffer.concat(chunks);
-        const isLayer = isBlob && body[0] === 0x1f;
-        answer.writeHead(response.statusCode ?? 500, response.headers);
-        if (fault === 'stall' && isLayer) return void answer.write(body.subarray(0, 10));
-        if (fault === 'altered' && isLayer) body[body.length - 5] = (body.at(-5) ?? 0) ^ 1;
-        if (fault === 'truncated' && isLayer) answer.write(body.subarray(0, body.length / 2), () => answer.destroy());
-        else answer.end(body);
-      });
-    }).end();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#server.closeAllConnections();
-    await new Promise((closed) => this.#server.close(closed));
   }
 }

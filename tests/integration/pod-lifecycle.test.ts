@@ -5,6 +5,11 @@ import { createServer } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { BerthHost, busybox, image, manifest, shellContainer, skipReason } from './berth-host.ts';
 
+/** What a container wrote, from the output of `berth run` of a manifest. */
+function linesOf(stdout: string, container: string): string[] {
+  return stdout.split('\n').flatMap((line) => new RegExp(`^${container} *\\| (.*)$`).exec(line)?.[1] ?? []);
+}
+
 describe('pods', { skip: skipReason() }, () => {
   let host: BerthHost;
   before(async () => {
@@ -47,7 +52,7 @@ describe('pods', { skip: skipReason() }, () => {
     };
     const { status, stdout, stderr } = await host.berth(['run', '-'], manifest(spec));
     assert.equal(status, 0, stdout + stderr);
-    assert.deepEqual(stdout.split('\n').filter((line) => line.startsWith('main |')), ['main | sidecar', 'main | first', 'main | second']);
+    assert.deepEqual(linesOf(stdout, 'main'), ['sidecar', 'first', 'second']);
   });
 
   it('have one /dev/shm of 64 MiB, one hostname and one hosts file for all containers', async () => {
@@ -62,7 +67,7 @@ describe('pods', { skip: skipReason() }, () => {
       ],
     };
     const { stdout } = await host.berth(['run', '-'], manifest(spec));
-    const lines = stdout.split('\n').filter((line) => line.startsWith('reader |')).map((line) => line.slice(9));
+    const lines = linesOf(stdout, 'reader');
     assert.equal(lines[0], 'shared');
     assert.match(lines[1] ?? '', /\s64\s/);
     assert.equal(lines[2], 'box');
@@ -82,7 +87,7 @@ describe('pods', { skip: skipReason() }, () => {
       }),
     ].join('\n---\n');
     const { stdout, stderr } = await host.berth(['run', '-'], documents);
-    const lines = stdout.split('\n').filter((line) => line.startsWith('main |')).map((line) => line.slice(7));
+    const lines = linesOf(stdout, 'main');
     assert.deepEqual(lines.slice(0, 2), ['from the host', 'colour=blue'], stdout + stderr);
     assert.match(lines[2] ?? '', /Read-only file system/);
   });
@@ -92,7 +97,7 @@ describe('pods', { skip: skipReason() }, () => {
       securityContext: { runAsUser: 1000, runAsGroup: 2000, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] }, seccompProfile: { type: 'RuntimeDefault' } },
     });
     const { stdout } = await host.berth(['run', '-'], manifest({ securityContext: { supplementalGroups: [3000] }, containers: [container] }));
-    const lines = stdout.split('\n').filter((line) => line.startsWith('main |')).map((line) => line.slice(7));
+    const lines = linesOf(stdout, 'main');
     assert.deepEqual(lines.slice(0, 3), ['1000', '2000', '2000 3000']);
     assert.deepEqual(lines.slice(3, 6), ['CapEff:\t0000000000000000', 'NoNewPrivs:\t1', 'Seccomp:\t2']);
     assert.match(lines[6] ?? '', /Read-only file system/);
@@ -108,9 +113,9 @@ describe('pods', { skip: skipReason() }, () => {
   });
 
   it('publish ports on the host, and name who has one already', async () => {
-    const detached = await host.berth(['run', '-d', '--name', 'web', '-p', '12345:80', image, busybox, 'sh', '-c', 'while true; do echo hello | nc -l -p 80; done']);
+    const detached = await host.berth(['run', '-d', '--name', 'web', '-p', '12345:80', image, busybox, 'sh', '-c', 'mkdir /www; echo hello > /www/index.html; httpd -f -p 80 -h /www']);
     assert.equal(detached.status, 0, detached.stderr);
-    const { stdout } = await host.shell('until nc 127.0.0.1 12345; do sleep 0.05; done', ['--network', 'host']);
+    const { stdout } = await host.shell('until wget -q -O - http://127.0.0.1:12345/; do sleep 0.05; done', ['--network', 'host']);
     assert.equal(stdout, 'hello\n');
     const second = await host.shell('true', ['-p', '12345:80']);
     assert.equal(second.status, 1);
@@ -169,22 +174,22 @@ describe('pods', { skip: skipReason() }, () => {
         container('none', 'None', 'until [ -e /volume/done ]; do sleep 0.05; done; grep -c from-pod /proc/self/mountinfo || true'),
       ],
     }));
-    await run.untilOutput('both | mounted');
-    await run.untilOutput('inward | sees');
+    await run.untilOutput('| mounted');
+    await run.untilOutput('| sees');
     const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
     assert.match(mounts, new RegExp(` ${directory}/a .* - tmpfs from-pod `));
     assert.ok(!mounts.includes('upperdir='), 'an overlay with an upper directory is visible on the host');
     writeFileSync(`${directory}/done`, '');
     const { status, stdout } = await run.finished;
     assert.equal(status, 0, stdout);
-    assert.match(stdout, /^none \| 0$/m);
+    assert.match(stdout, /^none +\| 0$/m);
   });
 
   it('share a PID namespace whose pause process shows nothing of the host, even to SYS_PTRACE', async () => {
     const look = 'cat /proc/1/comm; ls -A /proc/1/root/ 2>&1; ls /proc/1/root/etc /proc/1/cwd/etc 2>&1; ls -l /proc/1/fd 2>&1; readlink /proc/1/exe 2>&1';
     for (const capabilities of [{}, { add: ['SYS_PTRACE'] }]) {
       const { stdout } = await host.berth(['run', '-'], manifest({ shareProcessNamespace: true, containers: [shellContainer('look', look, { securityContext: { capabilities } })] }));
-      const lines = stdout.split('\n').filter((line) => line.startsWith('look |')).map((line) => line.slice(7));
+      const lines = linesOf(stdout, 'look');
       assert.match(lines[0] ?? '', /pause/, stdout);
       assert.ok(!lines.some((line) => /passwd|hostname|vmlinuz|^usr$|^etc$/.test(line)), lines.join('\n'));
     }
@@ -192,7 +197,7 @@ describe('pods', { skip: skipReason() }, () => {
 
   it('use the host\'s namespaces when the manifest says so', async () => {
     const { stdout } = await host.berth(['run', '-'], manifest({ hostNetwork: true, hostPID: true, hostIPC: true, containers: [shellContainer('main', 'for n in net pid ipc uts mnt; do readlink /proc/self/ns/$n; done')] }));
-    const seen = stdout.split('\n').filter((line) => line.startsWith('main |')).map((line) => line.slice(7));
+    const seen = linesOf(stdout, 'main');
     const { readlinkSync } = await import('node:fs');
     assert.deepEqual(seen.slice(0, 4), ['net', 'pid', 'ipc', 'uts'].map((name) => readlinkSync(`/proc/self/ns/${name}`)));
     assert.notEqual(seen[4], readlinkSync('/proc/self/ns/mnt'));

@@ -8,12 +8,65 @@ import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSy
 import { join, resolve } from 'node:path';
 import { type RuntimeSpec, decodeRuntimeSpec } from '#oci';
 import { type Plan } from '#plan';
-import { type PlanContainerInput, type PlanSandboxInput, type SandboxPlans, defaultCapabilities, defaultMaskedPaths, defaultMounts, defaultReadonlyPaths, defaultSeccompProfile, oomFileOf, planContainer, planContainerRemoval, planExec, planPayload, planSandbox, resolveIdentity } from '#runtime';
+import {
+  type PlanContainerInput,
+  type PlanSandboxInput,
+  type SandboxPlans,
+  defaultCapabilities,
+  defaultMaskedPaths,
+  defaultMounts,
+  defaultReadonlyPaths,
+  defaultSeccompProfile,
+  oomFileOf,
+  planContainer,
+  planContainerRemoval,
+  planExec,
+  planPayload,
+  planSandbox,
+  resolveIdentity,
+} from '#runtime';
 import { type ExecResult, type HostFacts, type Launcher, type ShimConnection, readHostFacts, startLauncher } from '#system';
 
 const shimPath = resolve(import.meta.dirname, '../../native/build/berth-shim');
 const busyboxPath = ['/usr/bin/busybox', '/bin/busybox'].find((path) => existsSync(path));
-const applets = ['sh', 'cat', 'echo', 'ls', 'id', 'sleep', 'true', 'false', 'mount', 'umount', 'mkdir', 'rm', 'touch', 'hostname', 'stty', 'tty', 'grep', 'ps', 'head', 'dd', 'kill', 'readlink', 'unshare', 'pwd', 'test', 'sysctl', 'mknod', 'stat', 'ulimit', 'env', 'chmod', 'ln', 'nice', 'wc', 'tr', 'df'];
+const applets = [
+  'sh',
+  'cat',
+  'echo',
+  'ls',
+  'id',
+  'sleep',
+  'true',
+  'false',
+  'mount',
+  'umount',
+  'mkdir',
+  'rm',
+  'touch',
+  'hostname',
+  'stty',
+  'tty',
+  'grep',
+  'ps',
+  'head',
+  'dd',
+  'kill',
+  'readlink',
+  'unshare',
+  'pwd',
+  'test',
+  'sysctl',
+  'mknod',
+  'stat',
+  'ulimit',
+  'env',
+  'chmod',
+  'ln',
+  'nice',
+  'wc',
+  'tr',
+  'df',
+];
 
 /** Why the tests of this folder cannot run here, or false. */
 export function skipReason(): string | false {
@@ -24,11 +77,11 @@ export function skipReason(): string | false {
 
 /** A minimal root: busybox, passwd, group, empty directories. */
 export function writeRoot(root: string): void {
-  for (const name of ['bin', 'dev', 'proc', 'sys', 'tmp', 'etc', 'root', 'home/web', 'data']) mkdirSync(join(root, name), { recursive: true });
+  for (const name of ['bin', 'dev', 'proc', 'sys', 'tmp', 'etc', 'root', 'srv/web', 'data']) mkdirSync(join(root, name), { recursive: true });
   copyFileSync(busyboxPath ?? '', join(root, 'bin/busybox'));
   chmodSync(join(root, 'bin/busybox'), 0o755);
   for (const name of applets) if (!existsSync(join(root, 'bin', name))) symlinkSync('busybox', join(root, 'bin', name));
-  writeFileSync(join(root, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:web:/home/web:/bin/sh\n');
+  writeFileSync(join(root, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:web:/srv/web:/bin/sh\n');
   writeFileSync(join(root, 'etc/group'), 'root:x:0:\nweb:x:1001:\nextra:x:2002:web\n');
 }
 
@@ -51,13 +104,19 @@ export function makeSpec(host: HostFacts, parts: SpecParts): RuntimeSpec {
     root: { path: 'rootfs', ...parts.root },
     mounts: [...defaultMounts, ...(parts.mounts ?? [])],
     process: {
-      args: parts.args, cwd: '/', env: ['PATH=/bin'], noNewPrivileges: true,
-      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities }, ...parts.process,
+      args: parts.args,
+      cwd: '/',
+      env: ['PATH=/bin'],
+      noNewPrivileges: true,
+      capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
+      ...parts.process,
     },
     linux: {
       namespaces: parts.namespaces ?? ['pid', 'network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type })),
-      maskedPaths: defaultMaskedPaths, readonlyPaths: defaultReadonlyPaths,
-      seccomp: defaultSeccompProfile({ capabilities, architecture: host.architecture }), ...parts.linux,
+      maskedPaths: defaultMaskedPaths,
+      readonlyPaths: defaultReadonlyPaths,
+      seccomp: defaultSeccompProfile({ capabilities, architecture: host.architecture }),
+      ...parts.linux,
     },
   });
 }
@@ -86,7 +145,11 @@ export interface RuntimeHost extends AsyncDisposable {
   makePod(options?: Partial<PlanSandboxInput>): Promise<TestPod>;
 }
 
-const stripLog = (text: string): string => text.split('\n').map((line) => line.replace(/^\S+ (?:stdout|stderr) [PF] /, '')).join('\n');
+const stripLog = (text: string): string =>
+  text
+    .split('\n')
+    .map((line) => line.replace(/^\S+ (?:stdout|stderr) [PF] /, ''))
+    .join('\n');
 
 async function makePod(host: HostFacts, launcher: Launcher, directory: string, root: string, options: Partial<PlanSandboxInput>): Promise<TestPod> {
   const id = `t${randomBytes(4).toString('hex')}`;
@@ -96,7 +159,17 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
   mkdirSync(mountpoint);
   const shim = await launcher.startShim({ podId: id, podDir, secret: randomBytes(32), cgroupFiles: [] });
   const cgroup = { path: `/berth-test/${id}` };
-  const sandbox = planSandbox({ host, namespaces: { net: true, ipc: true, uts: true }, hostname: 'testpod', sysctls: {}, shm: { sizeBytes: 1 << 20 }, mountpoint, sharePid: false, cgroup, ...options });
+  const sandbox = planSandbox({
+    host,
+    namespaces: { net: true, ipc: true, uts: true },
+    hostname: 'testpod',
+    sysctls: {},
+    shm: { sizeBytes: 1 << 20 },
+    mountpoint,
+    sharePid: false,
+    cgroup,
+    ...options,
+  });
   const waiters = new Map<string, (end: { readonly waitStatus: number; readonly flags: number }) => void>();
   const ends = new Map<string, { readonly waitStatus: number; readonly flags: number }>();
   await shim.subscribe((event) => {
@@ -116,13 +189,35 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
   }
   const ended = async (name: string): Promise<{ readonly waitStatus: number; readonly flags: number }> => ends.get(name) ?? new Promise((done) => waiters.set(name, done));
   const pod: TestPod = {
-    id, shim, sandbox, logDirectory,
+    id,
+    shim,
+    sandbox,
+    logDirectory,
     execute: (plan) => shim.execute(plan),
     start: async (name, spec, more) => {
-      const input: PlanContainerInput = { spec, rootfs: { kind: 'directory', path: root }, pod: sandbox.sharing, host, cgroup: { path: `${cgroup.path}/${name}`, controllers: sandbox.controllers }, askIdentity: false, ...more };
+      const input: PlanContainerInput = {
+        spec,
+        rootfs: { kind: 'directory', path: root },
+        pod: sandbox.sharing,
+        host,
+        cgroup: { path: `${cgroup.path}/${name}`, controllers: sandbox.controllers },
+        askIdentity: false,
+        ...more,
+      };
       await shim.createProcess({
-        processId: name, plan: planContainer(input), terminal: spec.process?.terminal ?? false, log: { directory: logDirectory, path: `${name}.log` }, oomFile: oomFileOf(input),
-        answer: (files) => planPayload(input, resolveIdentity({ username: 'web', supplementalGroups: [], policy: 'Merge' }, Object.fromEntries(files.map((file) => [file.path === '/etc/passwd' ? 'passwd' : 'group', file.content])))),
+        processId: name,
+        plan: planContainer(input),
+        terminal: spec.process?.terminal ?? false,
+        log: { directory: logDirectory, path: `${name}.log` },
+        oomFile: oomFileOf(input),
+        answer: (files) =>
+          planPayload(
+            input,
+            resolveIdentity(
+              { username: 'web', supplementalGroups: [], policy: 'Merge' },
+              Object.fromEntries(files.map((file) => [file.path === '/etc/passwd' ? 'passwd' : 'group', file.content])),
+            ),
+          ),
       });
       await shim.startProcess(name);
       const state = (await shim.state()).find(({ processId }) => processId === name);
@@ -160,11 +255,16 @@ export async function startRuntimeHost(): Promise<RuntimeHost> {
   const result = await startLauncher({ executable: shimPath, runDir: directory, lockFile: join(directory, 'lock') });
   if (result.kind !== 'owner') throw new Error('the scratch directory is locked');
   return {
-    host, directory, root, launcher: result.launcher,
+    host,
+    directory,
+    root,
+    launcher: result.launcher,
     makePod: (options = {}) => makePod(host, result.launcher, directory, root, options),
     [Symbol.asyncDispose]: async () => {
       const mountpoints = host.cgroups.v1.map(({ mountpoint }) => mountpoint).concat(host.cgroups.unified?.mountpoint ?? []);
-      await result.launcher.runOnce({ sections: [{ actor: 'host', steps: mountpoints.map((mountpoint) => ({ kind: 'removeCgroup', cgroup: `${mountpoint}/berth-test`, timeoutMs: 2000 })) }] });
+      await result.launcher.runOnce({
+        sections: [{ actor: 'host', steps: mountpoints.map((mountpoint) => ({ kind: 'removeCgroup', cgroup: `${mountpoint}/berth-test`, timeoutMs: 2000 })) }],
+      });
       await result.launcher.close();
       rmSync(directory, { recursive: true, force: true });
     },

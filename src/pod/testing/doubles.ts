@@ -126,9 +126,10 @@ export class FakeSandbox implements Sandbox {
     return { pid: 100 + this.running.size, identity: { uid: 0, gid: 0, groups: [] } };
   }
 
-  async startContainer(id: ContainerId): Promise<void> {
+  async startContainer(id: ContainerId): Promise<{ pid: number }> {
     await this.#journal.step('startContainer');
     this.running.set(id, 'running');
+    return { pid: 100 };
   }
 
   async signal(processId: string, signalNumber: number): Promise<void> {

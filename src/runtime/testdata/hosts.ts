@@ -2,7 +2,10 @@
 import { type HostFacts, rlimitInfinity } from '#system';
 
 const common = {
-  architecture: 'x86_64', securityModules: [], oomScoreAdj: 0, seccomp: true,
+  architecture: 'x86_64',
+  securityModules: [],
+  oomScoreAdj: 0,
+  seccomp: true,
   kernel: { release: '6.1.0-18-amd64', major: 6, minor: 1 },
   rlimits: { 7: { soft: 1024n, hard: 1048576n }, 8: { soft: rlimitInfinity, hard: rlimitInfinity } },
   capabilities: { last: 40, own: (1n << 41n) - 1n },
@@ -13,14 +16,30 @@ const v1 = ['cpu', 'cpuacct', 'cpuset', 'memory', 'devices', 'freezer', 'blkio',
 /** One cgroup2 tree with every controller. */
 export const v2Host: HostFacts = {
   ...common,
-  cgroups: { mode: 'v2', v1: [], unified: { mountpoint: '/sys/fs/cgroup', controllers: ['cpuset', 'cpu', 'io', 'memory', 'hugetlb', 'pids'], canKill: true }, cpusetCpus: '', cpusetMems: '', swapLimit: true, hugepageSizes: ['2MB'] },
+  cgroups: {
+    mode: 'v2',
+    v1: [],
+    unified: { mountpoint: '/sys/fs/cgroup', controllers: ['cpuset', 'cpu', 'io', 'memory', 'hugetlb', 'pids'], canKill: true },
+    cpusetCpus: '',
+    cpusetMems: '',
+    swapLimit: true,
+    hugepageSizes: ['2MB'],
+  },
 };
 
 /** v1 hierarchies beside a cgroup2 tree; without CAP_SYS_RESOURCE. */
 export const hybridHost: HostFacts = {
   ...common,
   capabilities: { last: 40, own: common.capabilities.own & ~(1n << 24n) },
-  cgroups: { mode: 'hybrid', v1, unified: { mountpoint: '/sys/fs/cgroup/unified', controllers: ['hugetlb'], canKill: true }, cpusetCpus: '0-1', cpusetMems: '0', swapLimit: true, hugepageSizes: [] },
+  cgroups: {
+    mode: 'hybrid',
+    v1,
+    unified: { mountpoint: '/sys/fs/cgroup/unified', controllers: ['hugetlb'], canKill: true },
+    cpusetCpus: '0-1',
+    cpusetMems: '0',
+    swapLimit: true,
+    hugepageSizes: [],
+  },
 };
 
 /** v1 hierarchies alone; swap is not accounted. */
