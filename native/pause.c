@@ -11,6 +11,7 @@
 _Noreturn void pause_main(void) {
   sigset_t child;
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  prctl(PR_SET_NAME, "berth-pause", 0, 0, 0);
   sys_close_range(0, ~0u, 0);
   /* SAFETY: the plan's step has emptied these before execve; a pause started any other way is no stronger. */
   limit_bounding(0);

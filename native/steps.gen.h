@@ -571,7 +571,8 @@ static inline bool decode_step_set_groups(struct reader *in, struct step_set_gro
   return reader_done(in);
 }
 
-/* PR_SET_KEEPCAPS, setresgid, setresuid. */
+/* PR_SET_KEEPCAPS, setresgid, setresuid. Pipes and terminals among the standard streams are given to
+ * the user, as /dev/stdout must be reopenable; a failure of that is passed over. */
 struct step_set_user {
   uint32_t uid;
   uint32_t gid;

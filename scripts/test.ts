@@ -28,6 +28,7 @@ const chosen = stages.filter((stage) => positionals.length === 0 || positionals.
 
 const scratch = join('build', 'test', String(process.pid));
 mkdirSync(scratch, { recursive: true });
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
 
 const count = { passed: 0, failed: 0, skipped: 0 };
 const failures: string[] = [];
@@ -215,7 +216,6 @@ for (const stage of chosen) {
 const left = await compareLedger(before, 'berth', { settleMs: 3000 });
 for (const line of left.slice(0, 20)) console.log(`the whole run: ${line}`);
 if (left.length > 0) fail(`the whole run: ${left.length} things left behind, the first: ${left[0]}`);
-rmSync(scratch, { recursive: true, force: true });
 if (skips.length > 0) console.log(`\nskipped:\n${skips.map((line) => `  ${line}`).join('\n')}`);
 if (failures.length > 0) console.log(`\nfailed:\n${failures.map((line) => `  ${line}`).join('\n')}`);
 console.log(`\n${chosen.join(', ')}: ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);

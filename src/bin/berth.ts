@@ -17,7 +17,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   version,
   clock: systemClock,
   ...createHostPorts(),
-  openEngine: async (location) => openSession({ location, version, report }),
+  openEngine: async (location, { lasting }) => openSession({ location, version, lasting, report }),
   doctor: async (location) => runDoctor(location),
   explainBundle,
   startDaemon: async (options) => runDaemon(options, version),

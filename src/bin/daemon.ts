@@ -16,7 +16,7 @@ export async function runDaemon(options: DaemonOptions, version: string): Promis
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopped.resolve(signal));
   process.on('SIGHUP', () => undefined);
   const report = (error: unknown): void => log('error', errorMessage(error), options.debug && error instanceof Error ? { stack: error.stack } : {});
-  const owner = await takeOwnership({ location: options, version, report });
+  const owner = await takeOwnership({ location: options, version, lasting: true, report });
   if (!('engine' in owner)) throw new RuntimeError('failedPrecondition', `start daemon: process ${owner.lockedBy} owns ${options.rootDirectory}`);
   void owner.launcher.ended.then(() => stopped.resolve('the launcher ended'));
   try {

@@ -12,22 +12,29 @@ import { type OwnEngine, openOwnEngine } from './own-engine.ts';
 /** A short-lived owner may end between the failed lock and the connection, so both are tried in turn for this long. */
 const takeoverTimeoutMs = 10_000;
 const retryPauseMs = 20;
+/** How long a command waits for a short one to end, so that nobody's run depends on a `ps` that came first. */
+const shortOwnerPatienceMs = 1000;
 /** What is left of the 107 bytes of a socket's path above `pods/<24 characters>/shim.sock`. */
 const runDirectoryBytesMax = 64;
 
 export interface OwnerOptions {
   readonly location: Location;
   readonly version: string;
+  /** This process will own the directories for long: it does more than ask. */
+  readonly lasting: boolean;
   readonly report: (error: unknown) => void;
 }
 
 /** The engine of this process with its launcher and its socket. */
 export interface Owner extends OwnEngine {
   readonly launcher: Launcher;
+  isUsedByOthers(): boolean;
+  /** Resolves when no other command uses this engine, or when the signal fires. */
+  untilUnused(signal: AbortSignal): Promise<void>;
 }
 
 /** Takes the state directory, or gives the pid of who has it. */
-export async function takeOwnership({ location, version, report }: OwnerOptions): Promise<Owner | { readonly lockedBy: number }> {
+export async function takeOwnership({ location, version, lasting, report }: OwnerOptions): Promise<Owner | { readonly lockedBy: number }> {
   const files = engineFiles(location);
   if (Buffer.byteLength(location.runDirectory) > runDirectoryBytesMax) throw invalidArgument('', `open run directory ${location.runDirectory}: longer than ${runDirectoryBytesMax} bytes, so sockets below it cannot be named`);
   await makeDirectory(location.rootDirectory);
@@ -37,11 +44,13 @@ export async function takeOwnership({ location, version, report }: OwnerOptions)
   const { launcher } = result;
   try {
     const own = await openOwnEngine({ location, launcher, version, report });
-    const server = await serveEngine({ engine: own.engine, socketPath: files.engineSocket, log: (line) => report(new Error(line)) });
+    const server = await serveEngine({ engine: own.engine, socketPath: files.engineSocket, lasting, log: (line) => report(new Error(line)) });
     return {
       engine: own.engine,
       host: own.host,
       launcher,
+      isUsedByOthers: () => server.sessions > 0,
+      untilUnused: async (signal) => server.untilUnused(signal),
       close: async () => {
         try {
           await server.close();
@@ -59,16 +68,18 @@ export async function takeOwnership({ location, version, report }: OwnerOptions)
 
 /** An engine for one command. Throws unavailable when the owner neither answers nor ends. */
 export async function openSession(options: OwnerOptions): Promise<EngineSession> {
-  const deadlineMs = systemClock.monotonicMs() + takeoverTimeoutMs;
+  const startMs = systemClock.monotonicMs();
   for (;;) {
     const owner = await takeOwnership(options);
-    if ('engine' in owner) return { engine: owner.engine, owned: true, close: owner.close };
+    if ('engine' in owner) return { engine: owner.engine, isUsedByOthers: owner.isUsedByOthers, untilUnused: owner.untilUnused, close: owner.close };
     try {
       const engine = await connectEngine(engineFiles(options.location).engineSocket);
-      return { engine, owned: false, close: async () => engine.close() };
+      if (engine.isOwnerLasting || systemClock.monotonicMs() - startMs > shortOwnerPatienceMs) return { engine, isUsedByOthers: () => false, untilUnused: async () => undefined, close: async () => engine.close() };
+      engine.close();
+      await systemClock.sleep(retryPauseMs);
     } catch (error) {
       if (errorCode(error) !== 'unavailable' && errorCode(error) !== 'notFound') throw error;
-      if (systemClock.monotonicMs() > deadlineMs) {
+      if (systemClock.monotonicMs() - startMs > takeoverTimeoutMs) {
         throw new RuntimeError('unavailable', `open ${options.location.rootDirectory}: process ${owner.lockedBy} owns it and does not answer`, { cause: error });
       }
       await systemClock.sleep(retryPauseMs);

@@ -17,6 +17,8 @@ export interface GlobalFlags {
 }
 
 const globalsGroup = 'Global options:';
+/** Commands that only ask are gone before this; then a person wants to know why the prompt does not come back. */
+const noteAfterMs = 1000;
 
 /** Adds the global options; they may stand before or behind the command's name. */
 export function addGlobalOptions(command: Command): Command {
@@ -98,13 +100,39 @@ export class CliContext {
     return locationOf(globals, this.deps.io);
   }
 
-  /** Runs the body with an engine and closes it on every way out. */
-  async withEngine<T>(globals: GlobalFlags, body: (engine: Engine, session: EngineSession) => Promise<T>): Promise<T> {
-    const session = await this.deps.openEngine(this.location(globals));
+  /**
+   * Runs the body with an engine and closes it on every way out. `lasting`: the command may take long. Where other commands have become clients of
+   * this engine meanwhile, it ends after them, or with a signal: their foreground pods live in this process.
+   */
+  async withEngine<T>(globals: GlobalFlags, body: (engine: Engine) => Promise<T>, { lasting = false }: { readonly lasting?: boolean } = {}): Promise<T> {
+    const session = await this.deps.openEngine(this.location(globals), { lasting });
     try {
-      return await body(session.engine, session);
+      return await body(session.engine);
     } finally {
-      await session.close();
+      try {
+        await this.#waitForOthers(session);
+      } finally {
+        await session.close();
+      }
+    }
+  }
+
+  async #waitForOthers(session: EngineSession): Promise<void> {
+    if (!session.isUsedByOthers()) return;
+    const { io, clock } = this.deps;
+    const interrupt = new AbortController();
+    const listeners = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) => io.onSignal(name, () => interrupt.abort()));
+    const unused = new AbortController();
+    const note = clock.sleep(noteAfterMs, unused.signal).then(
+      async () => io.stderr.write('berth: done, and waiting for other commands that use this engine (Ctrl-C ends them)\n'),
+      () => undefined,
+    );
+    try {
+      await session.untilUnused(interrupt.signal);
+    } finally {
+      unused.abort();
+      for (const stop of listeners) stop();
+      await note;
     }
   }
 

@@ -17,8 +17,10 @@ export interface EngineLocation {
 /** An engine for the time of one command: this process's own, or a client of the process that owns the directories. */
 export interface EngineSession {
   readonly engine: Engine;
-  /** True where this process owns the state directory; false where another process (a daemon) answers. */
-  readonly owned: boolean;
+  /** This process owns the state directory, and other commands use its engine now. */
+  isUsedByOthers(): boolean;
+  /** Resolves when that is over, or when the signal fires. */
+  untilUnused(signal: AbortSignal): Promise<void>;
   /** Ends the launcher or the connection. Detached pods go on. Called exactly once. */
   close(): Promise<void>;
 }
@@ -104,7 +106,8 @@ export interface CliDependencies {
   /** Volumes of pods that the command line runs. Source: `createVolumes` of podrun. */
   openVolumes(location: EngineLocation): VolumePort;
   readHostFacts(location: EngineLocation): Promise<HostFacts>;
-  openEngine(location: EngineLocation): Promise<EngineSession>;
+  /** `lasting`: the command may take long, so that others need not wait for its end to become the owner. */
+  openEngine(location: EngineLocation, options: { readonly lasting: boolean }): Promise<EngineSession>;
   doctor(location: EngineLocation): Promise<DoctorReport>;
   /** The plan of an OCI bundle (a directory or its config.json) as lines, without running it. */
   explainBundle(path: string, options: { readonly showSecrets: boolean }): Promise<readonly string[]>;

@@ -70,7 +70,7 @@ function addPull(program: Command, context: CliContext): void {
           for (const stop of listeners) stop();
           await target.finish();
         }
-      });
+      }, { lasting: true });
     }),
   );
 }
@@ -139,7 +139,7 @@ function addFromHost(image: Command, context: CliContext): void {
             describeImage(result.image),
           ].join('\n'),
         );
-      });
+      }, { lasting: true });
     }),
   );
 }
@@ -158,7 +158,7 @@ function addImport(image: Command, context: CliContext): void {
         const images = await engine.importImages(path.startsWith('/') ? path : `${workingDirectory}/${path}`, flags.name === undefined ? {} : { name: flags.name });
         if (flags.output === 'json') return context.json(images);
         for (const imported of images) await context.print(describeImage(imported));
-      }),
+      }, { lasting: true }),
     ),
   );
 }

@@ -41,7 +41,7 @@ function addExec(program: Command, context: CliContext): void {
           for (const stop of stopListening) stop();
           streams.close();
         }
-      });
+      }, { lasting: true });
     }),
   );
 }
@@ -80,7 +80,7 @@ function addStop(program: Command, context: CliContext): void {
           else await engine.stopContainer(found.container.id, { timeoutMs: graceSeconds * 1000 });
           await context.print(name);
         });
-      }),
+      }, { lasting: true }),
     ),
   );
 }

@@ -198,7 +198,7 @@ function addLogs(program: Command, context: CliContext): void {
       const sinceMs = flags.since === undefined ? undefined : parseSince(flags.since, Number(context.deps.clock.nowNs() / 1_000_000n));
       if (flags.since !== undefined && sinceMs === undefined)
         usageError(command, `--since ${JSON.stringify(flags.since)} must be a duration such as 10m or a time such as 2024-01-31T12:00:00Z`);
-      await context.withEngine(flags, async (engine) => printLog(context, engine, await getContainer(engine, reference), flags, sinceMs));
+      await context.withEngine(flags, async (engine) => printLog(context, engine, await getContainer(engine, reference), flags, sinceMs), { lasting: flags.follow === true });
     }),
   );
 }

@@ -192,7 +192,7 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
     } finally {
       await target.finish();
     }
-  });
+  }, { lasting: true });
 }
 
 /** Adds `run` to the program. */

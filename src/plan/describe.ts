@@ -40,7 +40,7 @@ export function stepError(plan: Plan, failure: StepFailure): RuntimeError {
   const step = plan.sections[failure.section]?.steps[failure.step];
   const errno = errnoNameOf(failure.errno);
   const detail = failure.detail === '' ? '' : ` (${failure.detail.replaceAll(/\s*\n\s*/g, '; ').trim()})`;
-  const what = step === undefined ? 'create the process' : describeStep(step);
+  const what = step === undefined ? 'create the process' : describeStep(step, { showSecrets: false, brief: true });
   const origin = step?.origin === undefined ? '' : `${step.origin}: `;
   const code: ErrorCode = codeOfErrno(errno) ?? 'unknown';
   return new RuntimeError(code, `${origin}${what}: ${errno}${detail}`, { errno });

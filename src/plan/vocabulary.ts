@@ -26,6 +26,8 @@ export interface FieldValues {
 export interface Wording {
   /** Prints environment values and file contents instead of `<redacted>`. */
   readonly showSecrets: boolean;
+  /** For errors: leaves out what only a reader of the whole plan wants, such as the environment. */
+  readonly brief?: boolean;
 }
 
 interface StepDefinition<Fields extends Readonly<Record<string, FieldType>>> {
@@ -288,7 +290,7 @@ export const vocabulary = {
   setGroups: step({ op: 72, fields: { gids: 'u32s' }, does: 'setgroups.', says: (s) => `set the supplementary groups to ${s.gids.length === 0 ? 'none' : s.gids.join(', ')}` }),
   setUser: step({
     op: 73, fields: { uid: 'u32', gid: 'u32' },
-    does: 'PR_SET_KEEPCAPS, setresgid, setresuid.',
+    does: 'PR_SET_KEEPCAPS, setresgid, setresuid. Pipes and terminals among the standard streams are given to the user, as /dev/stdout must be reopenable; a failure of that is passed over.',
     says: (s) => `become user ${s.uid}, group ${s.gid}`,
   }),
   limitCapabilities: step({
@@ -323,7 +325,7 @@ export const vocabulary = {
   execute: step({
     op: 83, fields: { file: 'text', argv: 'texts', env: 'texts' },
     does: 'Every descriptor but 0, 1 and 2 is closed at exec. execve(file) when it has a slash, else through PATH of env (default /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin); the standard streams are those of the process request. Signal dispositions and mask are reset first.',
-    says: (s, w) => `execute ${JSON.stringify(s.argv.length === 0 ? [s.file] : s.argv)} with ${s.env.length === 0 ? 'no environment' : redactEnv(s.env, w)}`,
+    says: (s, w) => `execute ${JSON.stringify(s.argv.length === 0 ? [s.file] : s.argv)}${w.brief === true ? '' : ` with ${s.env.length === 0 ? 'no environment' : redactEnv(s.env, w)}`}`,
   }),
   executePause: step({
     op: 84, fields: {},

@@ -19,16 +19,25 @@ const resultBytesMax = 4 * limits.engineFrameBytesMax;
 type ValueMethod = { [M in MethodName]: (typeof methods)[M]['kind'] extends 'value' ? M : never }[MethodName];
 type StreamsMethod = { [M in MethodName]: (typeof methods)[M]['kind'] extends 'streams' ? M : never }[MethodName];
 
+/** The owner's engine, as a client has it. */
+export interface RemoteEngine extends Engine {
+  /** The owner stays for long; false for a short command that only happens to own the state directory now. */
+  readonly isOwnerLasting: boolean;
+  /** Cuts running calls and ends the session; the owner removes the foreground pods that it made. */
+  close(): void;
+}
+
 /**
  * The engine of the owner behind `socketPath`. Rejects with unavailable where no owner listens (the caller may take the state
- * directory's lock instead, or try again), failedPrecondition where the owner speaks another protocol. `close` cuts running calls.
+ * directory's lock instead, or try again), failedPrecondition where the owner speaks another protocol.
  */
-export async function connectEngine(socketPath: string): Promise<Engine & { close(): void }> {
+export async function connectEngine(socketPath: string): Promise<RemoteEngine> {
   const client = new EngineClient(socketPath);
-  await client.handshake();
+  const { lasting } = await client.handshake();
   return {
+    isOwnerLasting: lasting,
     status: (...args) => client.value('status', args),
-    runPodSandbox: (...args) => client.value('runPodSandbox', args),
+    runPodSandbox: (...args) => client.runPodSandbox(args),
     stopPodSandbox: (...args) => client.value('stopPodSandbox', args),
     removePodSandbox: (...args) => client.value('removePodSandbox', args),
     podSandboxStatus: (...args) => client.value('podSandboxStatus', args),
@@ -70,9 +79,10 @@ class EngineClient {
     this.#socketPath = socketPath;
   }
 
-  async handshake(): Promise<void> {
-    const answer = await this.#exchange({ kind: 'handshake' }, undefined);
-    if (typeof answer !== 'object' || answer === null) throw new RuntimeError('internal', `connect to engine ${this.#socketPath}: bad answer`);
+  async handshake(): Promise<{ readonly lasting: boolean }> {
+    const answer = await this.#exchange({ kind: 'handshake' }, undefined, { keep: true });
+    if (typeof answer !== 'object' || answer === null || !('lasting' in answer)) throw new RuntimeError('internal', `connect to engine ${this.#socketPath}: bad answer`);
+    return { lasting: answer.lasting === true };
   }
 
   close(): void {
@@ -86,12 +96,19 @@ class EngineClient {
     return (await this.#exchange({ kind: 'method', method, args: sent }, signal)) as Awaited<ReturnType<Engine[M]>>;
   }
 
+  /** The connection of a foreground pod stays open as its lifeline. */
+  async runPodSandbox(args: Parameters<Engine['runPodSandbox']>): ReturnType<Engine['runPodSandbox']> {
+    const { sent, signal } = splitArgs('runPodSandbox', args);
+    // SAFETY: as in `value`.
+    return (await this.#exchange({ kind: 'method', method: 'runPodSandbox', args: sent }, signal, { keep: args[1]?.foreground === true })) as Awaited<ReturnType<Engine['runPodSandbox']>>;
+  }
+
   async pullImage([reference, options, signal]: Parameters<Engine['pullImage']>): ReturnType<Engine['pullImage']> {
     const { onProgress, ...sentOptions } = options ?? {};
     const call: Call = { kind: 'method', method: 'pullImage', args: [reference, sentOptions] };
     // SAFETY: as in `value`.
     const report = (item: unknown): void => onProgress?.(item as PullProgress);
-    return (await this.#exchange(call, signal, report)) as Awaited<ReturnType<Engine['pullImage']>>;
+    return (await this.#exchange(call, signal, { onItem: report })) as Awaited<ReturnType<Engine['pullImage']>>;
   }
 
   /** A signal aborted later closes the streams. */
@@ -124,16 +141,19 @@ class EngineClient {
     throw unexpectedFrame(first);
   }
 
-  async #exchange(call: Call, signal: AbortSignal | undefined, onItem?: (item: unknown) => void): Promise<unknown> {
+  /** `keep` leaves the connection open after the result, until `close`. */
+  async #exchange(call: Call, signal: AbortSignal | undefined, options: { readonly keep?: boolean; readonly onItem?: (item: unknown) => void } = {}): Promise<unknown> {
     const subject = call.kind === 'handshake' ? 'connect to engine' : call.method;
     let opened: OpenCall | undefined;
     try {
       opened = await this.#start(call, signal);
-      return await readResult(opened.frames, onItem);
+      const result = await readResult(opened.frames, options.onItem);
+      if (options.keep === true) opened.keep();
+      else opened.dispose();
+      return result;
     } catch (error) {
-      throw abortError(signal, subject) ?? error;
-    } finally {
       opened?.dispose();
+      throw abortError(signal, subject) ?? error;
     }
   }
 
@@ -148,6 +168,11 @@ class EngineClient {
     this.#sockets.add(socket);
     const onAbort = (): void => void socket.destroy();
     signal?.addEventListener('abort', onAbort);
+    const keep = (): void => {
+      signal?.removeEventListener('abort', onAbort);
+      // Nothing more is expected on it, so it must not keep this process alive.
+      socket.unref();
+    };
     const dispose = (): void => {
       signal?.removeEventListener('abort', onAbort);
       this.#sockets.delete(socket);
@@ -156,7 +181,7 @@ class EngineClient {
     try {
       await connected(socket, this.#socketPath);
       await sendFrame(socket, 'call', encodeCall(call));
-      return { socket, frames: readFrames(socket), dispose };
+      return { socket, frames: readFrames(socket), keep, dispose };
     } catch (error) {
       dispose();
       throw abortError(signal, subject) ?? error;
@@ -164,10 +189,11 @@ class EngineClient {
   }
 }
 
-/** A call under way. `dispose` ends its connection and with it the call. */
+/** A call under way. `dispose` ends its connection and with it the call; `keep` leaves the connection open without waiting for it. */
 export interface OpenCall {
   readonly socket: Socket;
   readonly frames: AsyncGenerator<Frame, void, void>;
+  keep(): void;
   dispose(): void;
 }
 

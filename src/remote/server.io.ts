@@ -8,8 +8,9 @@ import { RuntimeError, errorMessage, invalidArgument, limits } from '#core';
 import type { Engine, ProcessStreams } from '#pod';
 import { listenPrivately, removeSocket } from '#streaming';
 import { readFrames, sendFrame } from './channel.io.ts';
-import type { Frame } from './frames.ts';
 import { engineProtocol } from './frames.ts';
+import type { Frame } from './frames.ts';
+import { type CallConnection, connectionEnd } from './lifeline.io.ts';
 import type { MethodName } from './methods.ts';
 import { decodeCall, methods } from './methods.ts';
 import { serveStreams } from './process-server.io.ts';
@@ -25,17 +26,23 @@ export interface EngineServerOptions {
   readonly engine: Engine;
   /** Absolute path; its directory must belong to the owner alone. */
   readonly socketPath: string;
+  /** The owner stays for long: its clients need not wait for it to end. */
+  readonly lasting: boolean;
   /** Gets one line for each failure that no client can be told of. */
   readonly log?: (line: string) => void;
 }
 
 /** A listening server. */
 export interface EngineServer {
-  /** Calls that run now: what a foreground owner waits for before it ends. */
+  /** Calls that run now; lifelines and sessions do not count. */
   readonly activeCalls: number;
+  /** Clients that have an engine open now. */
+  readonly sessions: number;
+  /** Resolves when no client has an engine open, or when the signal fires. What an owner that has done its own work waits for before it ends. */
+  untilUnused(signal: AbortSignal): Promise<void>;
   /**
    * Refuses new calls with `unavailable`, gives running ones `graceMs` (default `limits.drainTimeoutMs`) to end, aborts the rest,
-   * waits until they have settled, and removes the socket.
+   * waits until they have settled, and removes the socket. Foreground pods of clients are left to the engine's own close.
    */
   close(options?: { readonly graceMs?: number }): Promise<void>;
 }
@@ -54,7 +61,9 @@ class ConnectionServer implements EngineServer {
   /** Every connection being handled, with the controller that aborts its call. */
   readonly #running = new Map<Promise<void>, AbortController>();
   #activeCalls = 0;
-  #isClosing = false;
+  #sessions = 0;
+  #onSessionEnd: () => void = () => undefined;
+  readonly #closing = new AbortController();
 
   constructor(options: EngineServerOptions) {
     this.#options = options;
@@ -64,12 +73,25 @@ class ConnectionServer implements EngineServer {
     return this.#activeCalls;
   }
 
+  get sessions(): number {
+    return this.#sessions;
+  }
+
+  async untilUnused(signal: AbortSignal): Promise<void> {
+    while (this.#sessions > 0 && !signal.aborted) {
+      const changed = Promise.withResolvers<void>();
+      this.#onSessionEnd = changed.resolve;
+      signal.addEventListener('abort', () => changed.resolve(), { once: true });
+      await changed.promise;
+    }
+  }
+
   async listen(): Promise<void> {
     await listenPrivately(this.#server, this.#options.socketPath, { backlog: limits.engineConnectionsMax });
   }
 
   async close(options: { readonly graceMs?: number } = {}): Promise<void> {
-    this.#isClosing = true;
+    this.#closing.abort();
     await settledWithin([...this.#running.keys()], options.graceMs ?? limits.drainTimeoutMs);
     const reason = new RuntimeError('unavailable', 'call engine: the engine is closing');
     for (const controller of this.#running.values()) controller.abort(reason);
@@ -104,7 +126,8 @@ class ConnectionServer implements EngineServer {
     try {
       const call = decodeCall(await this.#readCallFrame(socket, frames));
       this.#refuseWhenBusy();
-      if (call.kind === 'handshake') await sendFrame(socket, 'result', encodeValue({ protocol: engineProtocol }));
+      if (call.kind === 'handshake') await this.#serveSession({ socket, frames, controller });
+      else if (isForegroundPod(call.method, call.args)) await this.#runForegroundPod({ socket, frames, controller }, call.args);
       else await this.#runCall({ socket, frames, controller }, call.method, call.args);
     } catch (error) {
       // A client that has gone away cannot be told; its connection is the only thing lost.
@@ -125,10 +148,42 @@ class ConnectionServer implements EngineServer {
   }
 
   #refuseWhenBusy(): void {
-    if (this.#isClosing) throw new RuntimeError('unavailable', 'call engine: the engine is closing');
+    if (this.#closing.signal.aborted) throw new RuntimeError('unavailable', 'call engine: the engine is closing');
     if (this.#sockets.size > limits.engineConnectionsMax) {
       throw new RuntimeError('resourceExhausted', `call engine: more than ${limits.engineConnectionsMax} connections`);
     }
+  }
+
+  /** The handshake's connection stays open as long as the client has its engine open. */
+  async #serveSession(connection: CallConnection): Promise<void> {
+    this.#sessions++;
+    try {
+      await sendFrame(connection.socket, 'result', encodeValue({ protocol: engineProtocol, lasting: this.#options.lasting }));
+      await connectionEnd(connection, this.#closing.signal);
+    } finally {
+      this.#sessions--;
+      this.#onSessionEnd();
+    }
+  }
+
+  /**
+   * A foreground pod lasts as long as the connection of the call that made it. The engine gets no signal: a create whose client has gone is
+   * finished and then removed, because a pod that was given up half-way would have nobody to remove it.
+   */
+  async #runForegroundPod(connection: CallConnection, args: readonly unknown[]): Promise<void> {
+    const { engine } = this.#options;
+    const end = connectionEnd(connection, this.#closing.signal);
+    this.#activeCalls++;
+    let podId: unknown;
+    try {
+      podId = await invoke(engine, 'runPodSandbox', args, new AbortController().signal);
+      // A client that cannot be told has gone, which `end` will say.
+      await sendResult(connection.socket, podId).catch(() => undefined);
+    } finally {
+      this.#activeCalls--;
+    }
+    if ((await end) !== 'gone') return;
+    await engine.removePodSandbox(String(podId)).catch((error: unknown) => this.#options.log?.(`remove foreground pod of a client that has gone: ${errorMessage(error)}`));
   }
 
   async #runCall(connection: CallConnection, method: MethodName, args: readonly unknown[]): Promise<void> {
@@ -141,10 +196,9 @@ class ConnectionServer implements EngineServer {
   }
 }
 
-interface CallConnection {
-  readonly socket: Socket;
-  readonly frames: AsyncGenerator<Frame, void, void>;
-  readonly controller: AbortController;
+function isForegroundPod(method: MethodName, args: readonly unknown[]): boolean {
+  const options = args[1];
+  return method === 'runPodSandbox' && typeof options === 'object' && options !== null && 'foreground' in options && options.foreground === true;
 }
 
 async function runCall(engine: Engine, connection: CallConnection, method: MethodName, args: readonly unknown[]): Promise<void> {

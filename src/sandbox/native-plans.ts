@@ -36,8 +36,13 @@ export function planPod({ host, layout, record, request }: PodContext): SandboxP
     ...(namespaces.ipc === 'pod' ? { shm: { sizeBytes: shmSizeBytes } } : {}),
     mountpoint: layout.rootfs,
     sharePid: namespaces.pid === 'pod',
-    cgroup: { path: record.cgroupPath },
+    cgroup: { path: record.cgroupPath, ...(request.config.cgroupParent === '' ? {} : { controllers: allControllers(host) }) },
   });
+}
+
+/** Where somebody else made the parent, any hierarchy may hold limits for the pod. */
+function allControllers({ cgroups }: HostFacts): readonly string[] {
+  return cgroups.v1.flatMap(({ controllers }) => controllers.filter((name) => !name.startsWith('name=')));
 }
 
 /** The pod's small files, written once its address is known, and its sysctls. */
@@ -52,14 +57,14 @@ export function planCommit(context: PodContext, files: PodFiles): Plan {
 export function containerInput(context: PodContext, container: ContainerRequest): PlanContainerInput {
   const { host, layout, record, request } = context;
   const paths = containerPaths(layout, { podId: request.podId, containerId: container.containerId });
-  const { sharing } = planPod(context);
+  const { sharing, controllers } = planPod(context);
   const { pid, ...slots } = sharing.slots;
   return {
     spec: container.runtimeSpec,
     rootfs: { kind: 'overlay', storeDir: container.layers.storeDir, lower: container.layers.lower, upper: paths.upper, work: paths.work, mountpoint: layout.rootfs, volatile: true },
     pod: { ...sharing, slots: { ...slots, ...(container.sharesPodPid && pid !== undefined ? { pid } : {}) } },
     host,
-    cgroup: { path: `${record.cgroupPath}/${container.containerId}` },
+    cgroup: { path: `${record.cgroupPath}/${container.containerId}`, controllers },
     terminal: container.terminal,
     askIdentity: true,
   };

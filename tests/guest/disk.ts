@@ -7,7 +7,7 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, realpathSync, rmSync, stat
 import { delimiter, dirname, join } from 'node:path';
 
 /** Debian packages whose programs are all there. */
-const toolPackages = ['coreutils', 'util-linux', 'mount', 'procps', 'findutils', 'diffutils', 'grep', 'sed', 'tar', 'gzip', 'perl-base', 'bash', 'dash'];
+const toolPackages = ['coreutils', 'util-linux', 'mount', 'procps', 'findutils', 'diffutils', 'grep', 'sed', 'tar', 'gzip', 'perl-base', 'bsdutils', 'bash', 'dash'];
 
 /** Copied where this machine has them; a test that wants one that is missing here says so itself. Busybox stands in for the rest. */
 const commands = [
@@ -98,6 +98,7 @@ function stageSystem(root: string): void {
   }
   writeFileSync(join(root, 'etc/hosts'), '127.0.0.1 localhost\n::1 localhost\n');
   writeFileSync(join(root, 'etc/hostname'), 'guest\n');
+  writeFileSync(join(root, 'etc/shadow'), 'root:*:19000:0:99999:7:::\n', { mode: 0o600 });
   // A name server that never answers: tests look at the file, no one asks it.
   writeFileSync(join(root, 'etc/resolv.conf'), 'nameserver 192.0.2.53\nsearch example.test\n');
 }

@@ -67,7 +67,7 @@ afterEach(async () => {
 
 async function serve(methods: Partial<Engine>): Promise<string> {
   const socketPath = join(directory, 'engine.sock');
-  server = await serveEngine({ engine: fakeEngine(methods), socketPath });
+  server = await serveEngine({ engine: fakeEngine(methods), socketPath, lasting: true });
   return socketPath;
 }
 
@@ -104,7 +104,7 @@ test('the socket has mode 0600 and is gone after close', async () => {
 
 test('a living listener and a file in the way are refused, a stale socket is replaced', async () => {
   const socketPath = await serve({});
-  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath }), { code: 'alreadyExists', message: `listen on ${socketPath}: another process is listening there` });
+  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath, lasting: true }), { code: 'alreadyExists', message: `listen on ${socketPath}: another process is listening there` });
   const stalePath = join(directory, 'stale.sock');
   const dead = createServer().listen(join(directory, 'dead.sock'));
   await once(dead, 'listening');
@@ -112,12 +112,12 @@ test('a living listener and a file in the way are refused, a stale socket is rep
   renameSync(join(directory, 'dead.sock'), stalePath);
   dead.close();
   await once(dead, 'close');
-  const replacing = await serveEngine({ engine: fakeEngine({ listImages: async () => [] }), socketPath: stalePath });
+  const replacing = await serveEngine({ engine: fakeEngine({ listImages: async () => [] }), socketPath: stalePath, lasting: true });
   assert.deepEqual(await (await connectEngine(stalePath)).listImages(), []);
   await replacing.close();
   const filePath = join(directory, 'file');
   writeFileSync(filePath, 'precious');
-  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath: filePath }), {
+  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath: filePath, lasting: true }), {
     code: 'failedPrecondition',
     message: `listen on ${filePath}: a file that is no socket is in the way`,
   });
@@ -278,6 +278,78 @@ test('a closing owner refuses new calls, lets short ones end and aborts the rest
   server = undefined;
 });
 
+/** A server whose engine makes one foreground pod and notes what is removed. */
+async function serveForeground(created: Promise<void>): Promise<{ readonly socketPath: string; readonly events: string[] }> {
+  const events: string[] = [];
+  const socketPath = await serve({
+    async runPodSandbox(_config, options) {
+      events.push(`run ${options?.foreground === true ? 'foreground' : 'detached'}`);
+      await created;
+      return podSandboxId('p1');
+    },
+    removePodSandbox: async (id) => void events.push(`remove ${id}`),
+    listImages: async () => [],
+  });
+  return { socketPath, events };
+}
+
+test('a foreground pod is removed when the connection of its call ends, a detached one stays', async () => {
+  const { socketPath, events } = await serveForeground(Promise.resolve());
+  const engine = await connectEngine(socketPath);
+  await engine.runPodSandbox(podConfig, { foreground: false });
+  const signal = new AbortController();
+  await engine.runPodSandbox(podConfig, { foreground: true }, signal.signal);
+  // The signal was for the call, which is over; the pod lives on with the connection.
+  signal.abort();
+  await engine.listImages();
+  assert.deepEqual(events, ['run detached', 'run foreground']);
+  assert.equal(server?.activeCalls, 0);
+  engine.close();
+  await until(() => events.length > 2);
+  assert.deepEqual(events, ['run detached', 'run foreground', 'remove p1']);
+});
+
+test('a foreground pod whose client goes away during the create is removed once it exists', async () => {
+  const created = Promise.withResolvers<void>();
+  const { socketPath, events } = await serveForeground(created.promise);
+  const engine = await connectEngine(socketPath);
+  const refused = assert.rejects(engine.runPodSandbox(podConfig, { foreground: true }), { code: 'unavailable' });
+  await until(() => events.length === 1);
+  engine.close();
+  await refused;
+  created.resolve();
+  await until(() => events.length > 1);
+  assert.deepEqual(events, ['run foreground', 'remove p1']);
+});
+
+test('a closing owner leaves foreground pods to its engine and does not wait for sessions', async () => {
+  const { socketPath, events } = await serveForeground(Promise.resolve());
+  const engine = await connectEngine(socketPath);
+  await engine.runPodSandbox(podConfig, { foreground: true });
+  const startMs = performance.now();
+  await server?.close({ graceMs: 5000 });
+  server = undefined;
+  assert.ok(performance.now() - startMs < 2000);
+  assert.deepEqual(events, ['run foreground']);
+  engine.close();
+});
+
+test('an owner knows when its last client has gone', async () => {
+  const socketPath = await serve({});
+  const engines = await Promise.all([connectEngine(socketPath), connectEngine(socketPath)]);
+  assert.deepEqual([server?.sessions, engines[0].isOwnerLasting], [2, true]);
+  let unused = false;
+  const waiting = server?.untilUnused(new AbortController().signal).then(() => (unused = true));
+  engines[0].close();
+  await until(() => server?.sessions === 1);
+  assert.equal(unused, false);
+  // The signal ends the wait of whoever does not want to wait.
+  await server?.untilUnused(AbortSignal.abort());
+  engines[1].close();
+  await waiting;
+  assert.equal(server?.sessions, 0);
+});
+
 test('the death of the owner ends calls and streams with unavailable', async () => {
   const socketPath = await serve({ exec: async () => catProcess([]) });
   const engine = await connectEngine(socketPath);
@@ -304,7 +376,7 @@ test('connections beyond the limit are refused in words, and room made is room a
 test('garbage, silence and frames out of turn get an error and harm nobody else', async () => {
   const socketPath = await serve({ exec: async () => catProcess([]), listImages: async () => [image] });
   const engine = await connectEngine(socketPath);
-  const call = JSON.stringify({ protocol: 1, method: 'exec', args: '["c",{"command":["cat"],"tty":false,"stdin":true}]' });
+  const call = JSON.stringify({ protocol: 2, method: 'exec', args: '["c",{"command":["cat"],"tty":false,"stdin":true}]' });
   const frame = (type: number, text: string): Buffer => {
     const bytes = Buffer.alloc(5 + text.length);
     bytes.writeUInt8(type, 0);
@@ -315,7 +387,7 @@ test('garbage, silence and frames out of turn get an error and harm nobody else'
   const answers = [
     [Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'unknown type 71'],
     [frame(2, 'stdin first'), 'the first frame must be a call'],
-    [frame(1, '{"protocol":2}'), 'it speaks protocol 1, the client 2'],
+    [frame(1, '{"protocol":1}'), 'it speaks protocol 2, the client 1'],
     [frame(1, 'not json'), 'decode engine value'],
     [Buffer.concat([frame(1, call), frame(2, 'too early')]), 'the process is not running yet'],
   ] as const;

@@ -288,7 +288,7 @@ describe('the runtime', { skip }, () => {
         capabilities,
       }),
     );
-    assert.match(output, /^memfd:berth-shi\n0\n0\nCapEff:\t0000000000000000\n1\n$/);
+    assert.match(output, /^berth-pause\n0\n0\nCapEff:\t0000000000000000\n1\n$/);
     // A filter that is installed early must still let the process move into the namespace.
     assert.equal(
       (await other.run('early', makeSpec(environment.host, { args: sh('grep Seccomp: /proc/self/status'), process: { noNewPrivileges: false } }))).output,
