@@ -29,7 +29,8 @@ const importTable: Readonly<Record<string, { readonly values: readonly string[];
   cri: { values: ['core', 'gen', 'streaming'], types: ['pod', 'image'] },
   // The engine's own socket: its server and its client, so that a second process sees the same pods.
   remote: { values: ['core', 'streaming'], types: ['pod'] },
-  cli: { values: ['core', 'oci', 'plan'], types: ['pod', 'image', 'podrun'] },
+  // Running a manifest is work of its own that the command line hands over, see docs/decisions.
+  cli: { values: ['core', 'oci', 'plan', 'podrun'], types: ['pod', 'image'] },
   bin: { values: ['core', 'oci', 'plan', 'streaming', 'system', 'runtime', 'image', 'network', 'sandbox', 'pod', 'podrun', 'cri', 'remote', 'cli'] },
 };
 

@@ -155,6 +155,15 @@ function attachTo(context: CliContext, source: Source, target: Progress, input: 
   };
 }
 
+/** After a detached run has returned nobody restarts a container, which a manifest may have expected. */
+async function noteRestarts({ deps: { io } }: CliContext, plan: PodPlan): Promise<void> {
+  const { restartPolicy } = plan.manifest;
+  const sidecar = plan.init.find(({ role }) => role === 'sidecar');
+  if (restartPolicy === 'Never' && sidecar === undefined) return;
+  const wish = restartPolicy === 'Never' ? `container ${printable(sidecar?.name ?? '')} has restartPolicy Always` : `restartPolicy is ${restartPolicy}`;
+  await io.stderr.write(`berth: note: ${wish}, but nobody restarts a container after --detach\n`);
+}
+
 async function runPlan(context: CliContext, source: Source, given: RunFlags, command: Command): Promise<number> {
   const { io, clock } = context.deps;
   const detach = given.detach === true;
@@ -167,6 +176,7 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
   const quiet = json || !source.isManifest;
   const sink = source.isManifest && !json ? io.stdout : io.stderr;
   const target = new Progress(json ? { ...sink, isTTY: false, write: async () => undefined } : sink);
+  if (detach) await noteRestarts(context, source.plan);
   using signals = listenToSignals(context);
   // Awaited here: the listeners must stay until the pod has ended.
   return await context.withEngine(given, async (engine) => {

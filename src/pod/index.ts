@@ -1,4 +1,5 @@
 /** Pods: lifecycle of sandboxes and containers over the ports of images, network and sandbox drivers. */
+export { type EngineDependencies } from './engine-state.ts';
 export * from './engine.ts';
 export * from './files.ts';
 export * from './ports.ts';

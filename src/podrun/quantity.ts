@@ -60,11 +60,15 @@ export function cpuQuotaOf(cpuMilli: bigint): bigint {
   return quota < quotaMin ? quotaMin : quota;
 }
 
-/** CRI resources as the kubelet computes them: without a CPU request the limit counts as one; a limit of 0 is none. */
+/**
+ * CRI resources as the kubelet computes them: without a CPU request the limit counts as one; a limit of 0 is none. Unlike the kubelet, which
+ * asks for the least shares then, a container without both gets no shares, and so no cgroup for them.
+ */
 export function planResources(resources: ResourcesManifest): LinuxResources {
-  const { cpuRequestMilli, cpuLimitMilli = 0n, memoryLimitBytes = 0n } = resources;
+  const { cpuLimitMilli = 0n, memoryLimitBytes = 0n } = resources;
+  const cpuRequestMilli = resources.cpuRequestMilli ?? resources.cpuLimitMilli;
   return {
-    cpuShares: cpuSharesOf(cpuRequestMilli ?? cpuLimitMilli),
+    ...(cpuRequestMilli === undefined ? {} : { cpuShares: cpuSharesOf(cpuRequestMilli) }),
     ...(cpuLimitMilli > 0n ? { cpuPeriod: periodUs, cpuQuota: cpuQuotaOf(cpuLimitMilli) } : {}),
     ...(memoryLimitBytes > 0n ? { memoryLimitBytes } : {}),
   };

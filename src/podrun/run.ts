@@ -9,7 +9,7 @@
  * ```
  * After `#stopping` nothing is started any more; after `#over` nothing is waited for.
  */
-import { type Clock, type ContainerId, type PodSandboxId, RuntimeError, assert } from '#core';
+import { type Clock, type ContainerId, type PodSandboxId, RuntimeError, assert, wrapError } from '#core';
 import type { ContainerStatus, Engine, ImageSummary, ProcessStreams } from '#pod';
 import { buildContainerConfig } from './plan-container.ts';
 import type { ContainerPlan, PodPlan } from './plan-types.ts';
@@ -181,7 +181,9 @@ export class PodRun {
     const backoff = new RestartBackoff();
     let instance = first;
     for (;;) {
-      const status = await this.#engine.waitContainer(instance.id, this.#over.signal);
+      const status = await this.#engine.waitContainer(instance.id, this.#over.signal).catch((error: unknown) => {
+        throw wrapError(`wait for container ${container.name}`, error);
+      });
       this.#running.delete(container);
       await instance.output;
       const outcome: ContainerOutcome = {

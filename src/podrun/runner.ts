@@ -3,7 +3,7 @@
  * and their end. In: a PodPlan and ports. Out: events and the exit codes. On failure nothing is left behind.
  * It decides nothing about the pod's shape, which the plan has fixed, and touches the host only through its ports.
  */
-import { type Clock, RuntimeError, errorMessage, isAbort, withRollback } from '#core';
+import { type Clock, RuntimeError, errorCode, errorMessage, isAbort, withRollback } from '#core';
 import type { Engine } from '#pod';
 import type { PodPlan } from './plan-types.ts';
 import { PodRun } from './run.ts';
@@ -50,10 +50,16 @@ export class PodRunner {
         rollback.defer(`remove the volumes of pod ${name}`, async () => volumes.remove(uid));
         throwIfStopped();
         // The engine finishes a create whose caller has gone, so it gets no signal: an abandoned sandbox would have no owner.
-        const podSandboxId = await runStage(report, { stage: 'sandbox', name }, async () =>
-          engine.runPodSandbox(plan.podConfig, { foreground: options.remove && !options.detach }),
-        );
-        rollback.defer(`remove pod ${name}`, async (signal) => engine.removePodSandbox(podSandboxId, signal));
+        const foreground = options.remove && !options.detach;
+        const podSandboxId = await runStage(report, { stage: 'sandbox', name }, async () => engine.runPodSandbox(plan.podConfig, { foreground }));
+        rollback.defer(`remove pod ${name}`, async (signal) => {
+          try {
+            await engine.removePodSandbox(podSandboxId, signal);
+          } catch (error) {
+            // An engine that closes removes foreground pods itself.
+            if (!foreground || errorCode(error) !== 'unavailable') throw error;
+          }
+        });
         const { ips } = await engine.podSandboxStatus(podSandboxId);
         options.onEvent({ kind: 'stageDone', stage: 'network', name: ips[0] ?? 'host', detail: ips.slice(1).join(' ') });
         throwIfStopped();

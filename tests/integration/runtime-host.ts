@@ -125,6 +125,8 @@ export function makeSpec(host: HostFacts, parts: SpecParts): RuntimeSpec {
 export interface TestPod extends AsyncDisposable {
   readonly id: string;
   readonly shim: ShimConnection;
+  /** What a connection to the shim must know. */
+  readonly secret: Uint8Array;
   readonly sandbox: SandboxPlans;
   readonly logDirectory: string;
   /** Creates and starts; the log is `<name>.log`. */
@@ -157,7 +159,8 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
   mkdirSync(podDir, { mode: 0o700 });
   mkdirSync(logDirectory);
   mkdirSync(mountpoint);
-  const shim = await launcher.startShim({ podId: id, podDir, secret: randomBytes(32), cgroupFiles: [] });
+  const secret = randomBytes(32);
+  const shim = await launcher.startShim({ podId: id, podDir, secret, cgroupFiles: [] });
   const cgroup = { path: `/berth-test/${id}` };
   const sandbox = planSandbox({
     host,
@@ -191,6 +194,7 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
   const pod: TestPod = {
     id,
     shim,
+    secret,
     sandbox,
     logDirectory,
     execute: (plan) => shim.execute(plan),

@@ -1,0 +1,102 @@
+/** Foreground runs beside another engine: a daemon, or a command that came first. They end as they would alone, and so does nobody else. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { after, before, describe, it } from 'node:test';
+import { BerthHost, type Running, manifest, shellContainer, skipReason } from './berth-host.ts';
+
+const endless = (name: string): string => manifest({ containers: [shellContainer('main', 'echo up; exec sleep 1000'), shellContainer('other', 'exec sleep 1000')] }, name);
+
+describe('beside a daemon', { skip: skipReason() }, () => {
+  let host: BerthHost;
+  let daemon: Running;
+  before(async () => {
+    host = await BerthHost.open();
+    daemon = host.start(['daemon', '--socket', `${host.run}/berth.sock`]);
+    const deadline = performance.now() + 10_000;
+    while (!readFileSync('/proc/net/unix', 'utf8').includes(`${host.run}/berth.sock`)) {
+      assert.ok(performance.now() < deadline, 'the daemon does not listen');
+      await sleep(50);
+    }
+  });
+  after(async () => {
+    daemon.child.kill('SIGTERM');
+    await daemon.finished;
+    await host[Symbol.asyncDispose]();
+  });
+
+  /** Waits until the daemon has no pod; returns the milliseconds. */
+  async function podsGone(withinMs: number): Promise<void> {
+    const deadline = performance.now() + withinMs;
+    while ((await host.json(['pods'])).length > 0) assert.ok(performance.now() < deadline, `pods left after ${withinMs} ms`);
+  }
+
+  it('removes the pod of a foreground run that was killed with -9 within a second, and nobody else’s', async () => {
+    await host.ok(['run', '-d', '-'], endless('stays'));
+    const run = host.start(['run', '-'], endless('goes'));
+    await run.untilOutput('main | up');
+    assert.deepEqual((await host.json(['ps'])).length, 4);
+    const pids = (await host.json(['inspect', 'goes'])).flatMap(({ containers }) => (Array.isArray(containers) ? containers.map(({ pid }: { pid: number }) => pid) : []));
+    assert.equal(pids.length, 2);
+    run.child.kill('SIGKILL');
+    await run.finished;
+    const deadline = performance.now() + 1000;
+    for (const pid of pids) {
+      while (isAlive(pid)) {
+        assert.ok(performance.now() < deadline, `process ${pid} lives on`);
+        await sleep(20);
+      }
+    }
+    while ((await host.json(['pods'])).length > 1) assert.ok(performance.now() < deadline + 1000, 'the record stays');
+    assert.deepEqual((await host.json(['pods'])).map(({ metadata }) => metadata), [{ name: 'stays', uid: (await podUid('stays')), namespace: 'default', attempt: 0 }]);
+    await host.ok(['rm', '-f', 'stays']);
+  });
+
+  async function podUid(name: string): Promise<unknown> {
+    const [pod] = await host.json(['inspect', name]);
+    const metadata = pod?.['metadata'];
+    return typeof metadata === 'object' && metadata !== null && 'uid' in metadata ? metadata.uid : undefined;
+  }
+
+  it('removes a pod whose client is killed at any moment of its start', async () => {
+    for (const afterMs of [150, 250, 350, 450]) {
+      const run = host.start(['run', '-'], endless('early'));
+      await sleep(afterMs);
+      run.child.kill('SIGKILL');
+      await run.finished;
+      await podsGone(2000);
+    }
+  });
+
+  it('keeps a detached pod when its client has ended', async () => {
+    assert.match(await host.ok(['run', '-d', '-'], endless('kept')), /^kept is running/);
+    await sleep(300);
+    assert.deepEqual((await host.json(['ps'])).map(({ state }) => state), ['running', 'running']);
+    await host.ok(['rm', '-f', 'kept']);
+  });
+});
+
+describe('beside another command', { skip: skipReason() }, () => {
+  it('lets a run that came second end by itself after the first', async () => {
+    await using host = await BerthHost.open();
+    const first = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 2')] }, 'first'));
+    await first.untilOutput('main | up');
+    const second = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 4; echo done; exit 3')] }, 'second'));
+    await second.untilOutput('main | up');
+    const ends = await Promise.all([first.finished, second.finished]);
+    assert.deepEqual(ends.map(({ status }) => status), [0, 3]);
+    assert.match(ends[1].stdout, /^main \| done$/m);
+    assert.equal(ends[0].stderr, 'berth: done, and waiting for other commands that use this engine (Ctrl-C ends them)\n');
+    assert.equal(ends[1].stderr, '');
+    await host.assertNoRemains(2000);
+  });
+});
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
