@@ -2,7 +2,7 @@
  * A small CRI client for the benchmarks. In: the socket of any CRI runtime. Out: its calls, timed by the caller.
  * It uses the project's own message types, so both runtimes are asked by the same code.
  */
-import { Client, credentials, makeGenericClientConstructor } from '@grpc/grpc-js';
+import { type Client, credentials, makeGenericClientConstructor } from '@grpc/grpc-js';
 import { type DescMethodUnary, type DescService, type Message, create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { ImageService, RuntimeService } from '../src/gen/cri-v1_pb.js';
 

@@ -23,6 +23,10 @@
 
 #define PENDING_MAX 64
 #define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+#define EXECUTABLE_MODE 0555
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
+#endif
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x10u
 #endif
@@ -50,8 +54,10 @@ static int copy_sealed(int from) {
   if (fd < 0 || fstat(from, &st) < 0) return -1;
   for (off_t at = 0; at < st.st_size;)
     if (sendfile(fd, from, &at, (size_t)(st.st_size - at)) <= 0) return -1;
-  /* SAFETY: with these seals nobody can change the bytes that every helper executes, root in a container included (CVE-2019-5736). */
-  return fchmod(fd, 0555) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -1 : fd;
+  if (fchmod(fd, EXECUTABLE_MODE) < 0) return -1;
+  /* SAFETY: with these seals nobody can change the bytes that every helper executes, root in a container included (CVE-2019-5736),
+   * nor take away the right to execute them; before Linux 6.3 the mode is put back at each use instead. */
+  return fcntl(fd, F_ADD_SEALS, SEALS | F_SEAL_EXEC) < 0 && fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -1 : fd;
 }
 
 /* Returns the sealed memfd that this process executes from, after executing again from one where it does not yet. */
@@ -130,6 +136,7 @@ static void request_shim(int connection, struct reader *in, uint32_t id, struct 
   strcpy(child->pod_id, pod_id);
   memcpy(birth.argv, (char *[]){"berth-shim", "shim", child->pod_id, name[0] ? (char *)(uintptr_t)name : NULL, NULL}, sizeof birth.argv);
   birth.connection = fcntl(connection, F_DUPFD_CLOEXEC, 10);
+  fchmod(launcher.executable, EXECUTABLE_MODE); /* see copy_sealed; where it fails, the execution says so */
   birth.data = birth_data(id, secret, directory);
   child->pid = birth.connection < 0 || birth.data < 0 ? -1 : spawn_shim(&birth);
   if (child->pid < 0 || birth.err) {

@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "steps.h"
@@ -158,11 +159,31 @@ static bool is_ignored(const struct step_header *step, int err) {
   return false;
 }
 
-/* A stream that the request left out is the host's /dev/null, opened before any root changes, so no image can forge it. */
+/*
+ * SAFETY: the host's /dev/null, opened before any root changes, so no image can forge it, and through a read-only mount of its own: root in
+ * a container could otherwise change its mode or owner for the whole host. Reading and writing a device need no writable mount.
+ */
+static int open_null(void) {
+  struct kernel_mount_attr attr = {.set = MOUNT_ATTR_RDONLY};
+  char path[32];
+  int plain = open("/dev/null", O_RDWR | O_CLOEXEC);
+  int tree = plain < 0 ? -1 : sys_open_tree(plain, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+  /* Without the right to mount there is no container either, only a process of the host. */
+  if (tree < 0) return plain;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", tree);
+  int fd = sys_mount_setattr(tree, 0, &attr) < 0 ? -1 : open(path, O_RDWR | O_CLOEXEC);
+  int err = errno;
+  close(tree);
+  close(plain);
+  errno = err;
+  return fd;
+}
+
+/* A stream that the request left out is /dev/null. */
 static int open_missing_streams(struct run *run) {
   for (int i = 0; i < 3; i++) {
     if (run->stdio[i] >= 0) continue;
-    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int fd = open_null();
     if (fd < 0) return errno;
     for (int j = i; j < 3; j++) {
       if (run->stdio[j] < 0) run->stdio[j] = fd;

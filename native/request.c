@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 static bool good_id(const char *id) { return id[0] != 0 && strlen(id) <= 256; }
 
@@ -62,6 +63,8 @@ static void request_create(struct connection *c, struct reader *in, uint32_t id)
     return;
   }
   p->log.fd = log;
+  /* A pause process executes ours: root in a container may have taken the mode away where the kernel cannot seal it. */
+  fchmod(shim.executable, 0555);
   begin_process(c, id, p, x);
 }
 
@@ -234,6 +237,7 @@ static void request_hello(struct connection *c) {
   uint8_t difference = reader_done(&in) && c->frame.type == FRAME_HELLO && version == PROTOCOL_VERSION && secret.size == SECRET_SIZE ? 0 : 1;
   for (size_t i = 0; secret.size == SECRET_SIZE && i < SECRET_SIZE; i++) difference |= secret.data[i] ^ shim.secret[i];
   reader_free(&in);
+  explicit_bzero(c->frame.payload, c->frame.size); /* what is freed is copied into children all the same */
   if (difference) {
     connection_fail(c);
     return;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -279,6 +280,9 @@ static uint32_t read_birth(void) {
   struct bytes secret = read_bytes(&in);
   const char *directory = read_text(&in);
   if (!reader_done(&in) || secret.size != SECRET_SIZE || !(shim.directory = strdup(directory))) _exit(125);
+  /* SAFETY: a child that joins a container is readable to SYS_PTRACE there, so it must not hold the pod's secret. */
+  shim.secret = mmap(NULL, SECRET_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (shim.secret == MAP_FAILED || madvise(shim.secret, SECRET_SIZE, MADV_WIPEONFORK) < 0) _exit(125);
   memcpy(shim.secret, secret.data, SECRET_SIZE);
   explicit_bzero(data, sizeof data);
   reader_free(&in);

@@ -97,7 +97,7 @@ struct shim {
   struct connection *connections;
   struct process *processes;
   struct job *jobs;
-  uint8_t secret[SECRET_SIZE];
+  uint8_t *secret; /* SECRET_SIZE bytes on a page that children get empty */
   char *directory;
   bool told;            /* something was asked for: stay */
   int64_t idle_since;

@@ -180,6 +180,15 @@ int run_ask(struct run *run, const struct step_ask *step, struct failure *failur
 }
 
 /*
+ * What a plan holds leads to the host: the directory of a process in the host's procfs, cgroups, namespaces. "Not dumpable" closes
+ * it to most, but not to a container with SYS_PTRACE, so none of it enters a PID namespace that others live in.
+ */
+static int shed_slots(struct run *run) {
+  for (int i = 0; i < SLOT_COUNT; i++) slots_set(run->slots, (uint16_t)i, -1);
+  return prepare_streams(run);
+}
+
+/*
  * SAFETY: the new process waits until the old one has reported it and is gone, so messages stay in order and nothing that
  * was copied from the host is seen twice in a joined PID namespace. It is as little dumpable as the old one (CVE-2016-9962).
  */
@@ -190,6 +199,8 @@ int run_fork(struct run *run, const struct step_fork *step, struct failure *fail
   if (run->control < 0) return EPERM;
   prctl(PR_GET_PDEATHSIG, &death_signal, 0, 0, 0);
   if ((step->flags & ~NAMESPACE_FLAGS) != 0) return EINVAL;
+  int shed = shed_slots(run);
+  if (shed != 0) return shed;
   if (pipe2(gate, O_CLOEXEC) < 0) return errno;
   long pid = syscall(SYS_clone, (unsigned long)(CLONE_PARENT | SIGCHLD | step->flags), 0, 0, 0, 0);
   if (pid != 0) {

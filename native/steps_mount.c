@@ -116,7 +116,8 @@ int run_move_mount(struct run *run, const struct step_move_mount *step, struct f
   bool directory = err == 0 && S_ISDIR(info.st_mode);
   if (err == 0 && !directory && (step->create == TARGET_DIRECTORY || step->no_links != 0)) err = ENOTDIR;
   if (err == 0 && directory && step->create == TARGET_FILE) err = EISDIR;
-  if (err == 0 && !directory && is_on(target, MAGIC_PROC)) err = EPERM;
+  /* Nothing of procfs is a target: a link of the image may lead there, and what is hidden there is relied on later. */
+  if (err == 0 && is_on(target, MAGIC_PROC)) err = EPERM;
   return close_with(target, err != 0 ? err : attach(from, target));
 }
 

@@ -71,6 +71,9 @@ is_newer() { # stamp, find arguments…
 header_is_current() { is_newer build/setup/header src/plan src/core/limits.ts native/steps.gen.h scripts/generate-native.ts \( -name '*.ts' ! -name '*.test.ts' -o -name '*.h' \); }
 native_is_current() { [ -x native/build/berth-shim ] && is_newer build/setup/native native -path native/build -prune -o -type f; }
 bundle_is_current() { [ -f dist/berth.mjs ] && is_newer dist/berth.mjs src package-lock.json scripts/bundle.ts \( -type d -o -name '*.ts' ! -name '*.test.ts' -o -name package-lock.json \); }
+has_go() { PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin; has go; }
+go_tools_are_current() { ! has_go || { is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
+native_tests_are_current() { [ -x native/build/run_plan ] && is_newer native/build/run_plan native/tests; }
 guest_kernel_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || has_any "$guest_packages"/boot/vmlinuz-6.1.*; }
 
 find_missing_packages
@@ -196,5 +199,12 @@ fetch_guest_kernel() {
   mv "$guest_packages.new/tree" "$guest_packages"
   rm -rf "$guest_packages.new"
 }
-if ! guest_kernel_is_there; then fetch_guest_kernel; fi
+if [ "$profile" = tests ]; then
+  if ! guest_kernel_is_there; then fetch_guest_kernel; fi
+  make -s -C native/tests 9>&- || fail 'compile the tests of the native helper: make failed, its words are above'
+  if ! go_tools_are_current; then
+    say 'builds crictl and criprobe from their Go modules, for the tests of the CRI door'
+    scripts/build-go-tools.sh 9>&- || fail 'build the Go programs of the tests: see above'
+  fi
+fi
 say 'ready'

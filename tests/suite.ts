@@ -32,7 +32,7 @@ function describeFailure(error: unknown): string {
   const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
   // A test file whose process ended early: its own words, if any, follow from its output.
   if (error instanceof Error && 'exitCode' in error && 'signal' in error)
-    return `${String(cause)}: the process ended with ${error.signal === null ? `exit status ${String(error.exitCode)}` : String(error.signal)}`;
+    return `${String(cause)}: the process ended with ${typeof error.signal === 'string' ? error.signal : `exit status ${String(error.exitCode)}`}`;
   return cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
 }
 

@@ -17,6 +17,7 @@ const shortOwnerPatienceMs = 1000;
 /** What is left of the 107 bytes of a socket's path above `pods/<24 characters>/shim.sock`. */
 const runDirectoryBytesMax = 64;
 
+/** What a process needs to become the owner of a location. */
 export interface OwnerOptions {
   readonly location: Location;
   readonly version: string;

@@ -101,10 +101,11 @@ export function codeOfErrno(errno: string | undefined): ErrorCode | undefined {
  * Use it once per layer, and never around a message that already names the same object.
  */
 export function wrapError(context: string, cause: unknown, code?: ErrorCode): RuntimeError {
+  const errno = errnoName(cause);
   const options: RuntimeErrorOptions = {
     cause,
     ...(cause instanceof RuntimeError ? { cleanupFailures: cause.cleanupFailures } : {}),
-    ...(errnoName(cause) === undefined ? {} : { errno: errnoName(cause) as string }),
+    ...(errno === undefined ? {} : { errno }),
   };
   return new RuntimeError(code ?? errorCode(cause), `${context}: ${errorMessage(cause)}`, options);
 }

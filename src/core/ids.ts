@@ -5,7 +5,9 @@ declare const brand: unique symbol;
 /** A string that only a decoder of this project may produce. */
 export type Branded<Name extends string> = string & { readonly [brand]: Name };
 
+/** Id of a pod sandbox: 64 hex digits in practice, always one path component. */
 export type PodSandboxId = Branded<'PodSandboxId'>;
+/** Id of a container, shaped like a PodSandboxId. */
 export type ContainerId = Branded<'ContainerId'>;
 
 const idPattern = /^[a-z0-9][a-z0-9_.-]{0,127}$/i;

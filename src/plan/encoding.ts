@@ -16,8 +16,8 @@ const kindsByOp: ReadonlyMap<number, StepKind> = new Map(
 );
 
 function writeField(out: ByteWriter, type: FieldType, value: unknown): void {
-  // SAFETY: the Step type ties each field's value to its type in the vocabulary.
   switch (type) {
+    // SAFETY: the Step type ties each field's value to its type in the vocabulary.
     case 'u32': out.u32(value as FieldValues['u32']); return;
     case 'i32': out.i32(value as FieldValues['i32']); return;
     case 'u64': out.u64(value as FieldValues['u64']); return;
@@ -41,6 +41,7 @@ function writeStep(out: ByteWriter, step: Step): void {
   out.u32(0);
   for (const errno of ignore) out.i32(errno);
   const start = out.length;
+  // SAFETY: the names of a kind's fields are keys of its step.
   for (const [name, type] of Object.entries(fields)) writeField(out, type, step[name as keyof Step]);
   out.setU32(lengthAt, out.length - start);
 }

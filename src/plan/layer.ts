@@ -8,6 +8,7 @@
  */
 import { ByteWriter } from './bytes.ts';
 
+/** Record numbers of the wire. */
 export const layerOps = { directory: 1, file: 2, data: 3, link: 4, hardLink: 5, node: 6, whiteout: 7, opaque: 8, finish: 9 } as const;
 
 /** What every entry carries. Times are nanoseconds since the epoch; xattr names are whole (`security.capability`). */
@@ -21,6 +22,7 @@ export interface LayerEntryAttributes {
   readonly xattrs: readonly { readonly name: string; readonly value: Uint8Array }[];
 }
 
+/** One record of the stream; see docs/native.md for how the child answers. */
 export type LayerRecord =
   /** Made, or its attributes replaced when it exists as a directory; anything else in its place is removed first. Missing parents are made as 0755 root. */
   | ({ readonly op: 'directory' } & LayerEntryAttributes)

@@ -11,6 +11,7 @@
 /** Wire types. `slot` is an index into the slot table (65535: none); `text` and `texts` carry no NUL bytes. */
 export type FieldType = 'u32' | 'i32' | 'u64' | 'slot' | 'text' | 'bytes' | 'texts' | 'u32s';
 
+/** Values of the wire types in TypeScript. */
 export interface FieldValues {
   u32: number;
   i32: number;
@@ -99,6 +100,7 @@ const control = (data: Uint8Array): string => JSON.stringify(Buffer.from(data).t
 const redactEnv = (env: readonly string[], { showSecrets }: Wording): string =>
   env.map((entry) => (showSecrets ? entry : `${entry.slice(0, entry.indexOf('='))}=<redacted>`)).join(' ');
 
+/** Every step. A row's key is the step's kind. */
 export const vocabulary = {
   // --- control flow (1 to 9)
   skip: step({
@@ -353,7 +355,9 @@ export const vocabulary = {
   }),
 } as const;
 
+/** The table as a type, from which those of the steps follow. */
 export type Vocabulary = typeof vocabulary;
+/** Name of a step. */
 export type StepKind = keyof Vocabulary;
 
 type FieldsOf<K extends StepKind> = { readonly [F in keyof Vocabulary[K]['fields']]: Vocabulary[K]['fields'][F] extends FieldType ? FieldValues[Vocabulary[K]['fields'][F]] : never };
@@ -379,6 +383,7 @@ export type Actor = keyof typeof actors;
 /** The start barrier; see the step `barrier`. */
 export const startBarrier = 1;
 
+/** Steps that one actor runs in order. */
 export interface Section {
   readonly actor: Actor;
   /** Host sections only: run when a child reaches this barrier; 0 or absent: in order, before any child. */

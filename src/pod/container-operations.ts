@@ -15,6 +15,7 @@ import type { ContainerConfig } from './types.ts';
 /** After SIGKILL a process that is still there hangs in the kernel. */
 const killTimeoutMs = 10_000;
 
+/** One per engine. Ids may be shortened to a unique prefix; every method rejects with RuntimeError. */
 export class ContainerOperations {
   readonly #state: EngineState;
   readonly #creates = new JoinedCreates<ContainerId>('container');

@@ -7,6 +7,7 @@ import type { ImagePort, NetworkPort, ProcessEnd, Sandbox, SandboxDriver, SpecDe
 import { type ContainerRecord, PodStore } from './store.ts';
 import type { EngineEvent } from './types.ts';
 
+/** What an engine is wired with. */
 export interface EngineDependencies {
   readonly records: Records;
   readonly clock: Clock;

@@ -1,3 +1,4 @@
+/** The engine over in-memory ports: lifecycles, joined creates, rollback at each step, what a second engine finds. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { RuntimeError } from '#core';

@@ -10,6 +10,7 @@ import type { PodFiles, Sandbox, SandboxDriver, SandboxRequest } from './ports.t
 import { type ContainerRecord, type PodRecord, podKey } from './store.ts';
 import type { PodSandboxConfig } from './types.ts';
 
+/** One per engine. Ids may be shortened to a unique prefix; every method rejects with RuntimeError. */
 export class PodOperations {
   readonly #state: EngineState;
   readonly #creates = new JoinedCreates<PodSandboxId>('pod sandbox');

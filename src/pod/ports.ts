@@ -23,10 +23,12 @@ export interface ImageProcess {
   readonly stopSignal: string;
 }
 
+/** An image and what of it a container uses. */
 export interface ResolvedImage extends ImageSummary {
   readonly process: ImageProcess;
 }
 
+/** The image store. Methods throw RuntimeError; names, digests, ids and unique prefixes of ids all resolve. */
 export interface ImagePort {
   resolve(nameOrId: string): ResolvedImage | undefined;
   /** Keeps the image's layers until `release`; survives a restart. Throws notFound. */
@@ -46,6 +48,7 @@ export interface ImagePort {
 /** A plan as `plan` makes it; the engine only hands it on. */
 export type OpaquePlan = object;
 
+/** What a pod has got from the network. */
 export interface NetworkAttachment {
   /** Without prefix lengths, the primary first. */
   readonly ips: readonly string[];
@@ -53,6 +56,7 @@ export interface NetworkAttachment {
   readonly details: unknown;
 }
 
+/** The network of the pods. One record per attached pod, kept by the network itself. */
 export interface NetworkPort {
   /**
    * Records the attachment, then runs its plan through `execute`. `deposit`, where given, gets the undo plan before anything is made: what
@@ -96,6 +100,7 @@ export interface PodFiles {
   readonly hostname: string;
 }
 
+/** Everything that a sandbox needs to create a container. */
 export interface ContainerRequest {
   readonly containerId: ContainerId;
   readonly runtimeSpec: RuntimeSpec;
@@ -112,12 +117,14 @@ export interface ContainerRequest {
   readonly sharesPodPid: boolean;
 }
 
+/** Who a process runs as, in the container's numbers. */
 export interface Identity {
   readonly uid: number;
   readonly gid: number;
   readonly groups: readonly number[];
 }
 
+/** A further process in a running container. */
 export interface ExecProcess {
   readonly command: readonly string[];
   readonly terminal: boolean;
@@ -126,6 +133,7 @@ export interface ExecProcess {
   readonly stdin: boolean;
 }
 
+/** The end of a process: exit code as shells show it (128 and the signal). */
 export interface ProcessEnd {
   readonly processId: string;
   readonly exitCode: number;
@@ -133,6 +141,7 @@ export interface ProcessEnd {
   readonly endedAtNs: bigint;
 }
 
+/** A process as its shim knows it now; 0n for times that have not come. */
 export interface ProcessSnapshot {
   readonly processId: string;
   readonly pid: number;
@@ -187,6 +196,7 @@ export interface Sandbox {
   readonly ended: Promise<void>;
 }
 
+/** A sandbox class: how pods of one runtime handler come to be. */
 export interface SandboxDriver {
   readonly name: string;
   /** The record to store before `prepare` is called. */
@@ -223,6 +233,7 @@ export interface SpecDefaults {
   readonly readHostHosts: () => Promise<string>;
 }
 
+/** A device node of the host; `mode` holds the permission bits. */
 export interface HostDevice {
   readonly path: string;
   readonly type: 'c' | 'b' | 'p';

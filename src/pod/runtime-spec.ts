@@ -8,6 +8,7 @@ import type { RuntimeSpec, SpecDevice, SpecDeviceRule, SpecMount, SpecNamespace,
 import type { ContainerRequest, HostDevice, ImageProcess, SpecDefaults } from './ports.ts';
 import type { ContainerConfig, LinuxResources, Mount, PodSandboxConfig, SeccompProfile } from './types.ts';
 
+/** All that the runtime spec of a container depends on. */
 export interface SpecInput {
   readonly pod: PodSandboxConfig;
   readonly podId: string;

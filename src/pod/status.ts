@@ -24,6 +24,7 @@ export function logPathOf(pod: PodRecord, container: ContainerRecord): string {
   return pod.config.logDirectory === '' || container.config.logPath === '' ? '' : `${pod.config.logDirectory.replace(/\/+$/, '')}/${container.config.logPath}`;
 }
 
+/** A container's status; without its pod the log path is unknown. */
 export function describeContainer(container: ContainerRecord, pod: PodRecord | undefined): ContainerStatus {
   const { config } = container;
   return {
@@ -58,10 +59,12 @@ function matchesLabels(labels: Readonly<Record<string, string>>, wanted: Readonl
   return Object.entries(wanted ?? {}).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value);
 }
 
+/** True where the pod fits every part of the filter. */
 export function matchesPod(pod: PodSandboxStatus, filter: PodFilter): boolean {
   return (filter.id === undefined || filter.id === '' || pod.id.startsWith(filter.id)) && (filter.state === undefined || pod.state === filter.state) && matchesLabels(pod.labels, filter.labels);
 }
 
+/** True where the container fits every part of the filter. */
 export function matchesContainer(container: ContainerStatus, filter: ContainerFilter): boolean {
   return (
     (filter.id === undefined || filter.id === '' || container.id.startsWith(filter.id)) &&

@@ -12,6 +12,7 @@ import type { ContainerConfig, PodSandboxConfig } from './types.ts';
  */
 export type PodRecordState = 'creating' | 'ready' | 'notReady';
 
+/** A pod as it is kept. */
 export interface PodRecord {
   readonly id: PodSandboxId;
   readonly config: PodSandboxConfig;
@@ -27,6 +28,7 @@ export interface PodRecord {
 /** States of a container: creating → created → running → exited → gone; a created one may end without running. */
 export type ContainerRecordState = 'creating' | 'created' | 'running' | 'exited';
 
+/** A container as it is kept. Times are Unix nanoseconds, 0n: not yet. */
 export interface ContainerRecord {
   readonly id: ContainerId;
   readonly podId: PodSandboxId;
@@ -51,6 +53,7 @@ export function podKey(config: PodSandboxConfig): string {
   return `${namespace}/${name}/${uid}/${attempt}`;
 }
 
+/** The same for containers of one pod. */
 export function containerKey(podId: string, config: ContainerConfig): string {
   return `${podId}/${config.metadata.name}/${config.metadata.attempt}`;
 }

@@ -12,11 +12,13 @@ export interface PodMetadata {
   readonly attempt: number;
 }
 
+/** Name of a container in its pod; a retry of the same one has a higher attempt. */
 export interface ContainerMetadata {
   readonly name: string;
   readonly attempt: number;
 }
 
+/** A port of the pod, and the host's port that leads to it. */
 export interface PortMapping {
   readonly protocol: 'tcp' | 'udp' | 'sctp';
   readonly containerPort: number;
@@ -25,6 +27,7 @@ export interface PortMapping {
   readonly hostIp?: string;
 }
 
+/** What goes into resolv.conf. */
 export interface DnsConfig {
   readonly servers: readonly string[];
   readonly searches: readonly string[];
@@ -34,6 +37,7 @@ export interface DnsConfig {
 /** `pod`: the pod's own; `container`: one per container (PID only); `node`: the host's; `target`: that of another container (PID only). */
 export type NamespaceMode = 'pod' | 'container' | 'node' | 'target';
 
+/** Which namespaces a pod or container uses. */
 export interface NamespaceOptions {
   readonly network: 'pod' | 'node';
   readonly pid: NamespaceMode;
@@ -42,6 +46,7 @@ export interface NamespaceOptions {
   readonly targetId?: string;
 }
 
+/** Which seccomp profile a process gets. */
 export interface SeccompProfile {
   readonly kind: 'runtimeDefault' | 'unconfined' | 'localhost';
   /** Absolute path, with `localhost`. */
@@ -63,6 +68,7 @@ export interface LinuxResources {
   readonly unified?: Readonly<Record<string, string>>;
 }
 
+/** Security context of a pod, the default of its containers. */
 export interface PodSandboxSecurity {
   readonly namespaces: NamespaceOptions;
   readonly runAsUser?: number;
@@ -73,6 +79,7 @@ export interface PodSandboxSecurity {
   readonly seccomp?: SeccompProfile;
 }
 
+/** Everything a creator says of a pod sandbox. */
 export interface PodSandboxConfig {
   readonly metadata: PodMetadata;
   /** Empty: the pod's name, or the node's with host network. */
@@ -91,8 +98,10 @@ export interface PodSandboxConfig {
   readonly resources?: LinuxResources;
 }
 
+/** `notReady`: stopped, or its sandbox is gone. */
 export type PodState = 'ready' | 'notReady';
 
+/** A pod as the doors show it. */
 export interface PodSandboxStatus {
   readonly id: PodSandboxId;
   readonly metadata: PodMetadata;
@@ -109,8 +118,10 @@ export interface PodSandboxStatus {
   readonly info: Readonly<Record<string, unknown>>;
 }
 
+/** Whether mounts below a volume cross between host and container; see mount_namespaces(7). */
 export type MountPropagation = 'private' | 'hostToContainer' | 'bidirectional';
 
+/** A bind mount from the host. */
 export interface Mount {
   readonly containerPath: string;
   /** Host path; absent for tmpfs. */
@@ -119,6 +130,7 @@ export interface Mount {
   readonly propagation: MountPropagation;
 }
 
+/** A device of the host in a container. */
 export interface Device {
   readonly containerPath: string;
   readonly hostPath: string;
@@ -126,12 +138,14 @@ export interface Device {
   readonly permissions: string;
 }
 
+/** Changes to the default capability set; names with or without `CAP_`, `ALL` for every one. */
 export interface Capabilities {
   readonly add: readonly string[];
   readonly drop: readonly string[];
   readonly addAmbient: readonly string[];
 }
 
+/** Security context of a container. */
 export interface ContainerSecurity {
   readonly capabilities?: Capabilities;
   readonly privileged: boolean;
@@ -149,6 +163,7 @@ export interface ContainerSecurity {
   readonly seccomp?: SeccompProfile;
 }
 
+/** Everything a creator says of a container. */
 export interface ContainerConfig {
   readonly metadata: ContainerMetadata;
   /** Any name, digest or id that the image store resolves. */
@@ -173,8 +188,10 @@ export interface ContainerConfig {
   readonly stopSignal?: string;
 }
 
+/** `unknown` is for clients of other runtimes; this engine always knows. */
 export type ContainerState = 'created' | 'running' | 'exited' | 'unknown';
 
+/** A container as the doors show it. Times are Unix nanoseconds. */
 export interface ContainerStatus {
   readonly id: ContainerId;
   readonly podSandboxId: PodSandboxId;
@@ -213,6 +230,7 @@ export interface PodFilter {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
+/** Like PodFilter, for containers. */
 export interface ContainerFilter {
   readonly id?: string;
   readonly podSandboxId?: string;
@@ -220,6 +238,7 @@ export interface ContainerFilter {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
+/** A command to run in a container, with live streams. */
 export interface ExecRequest {
   readonly command: readonly string[];
   readonly tty: boolean;
@@ -228,6 +247,7 @@ export interface ExecRequest {
   readonly rows?: number;
 }
 
+/** What a command printed (at most 16 MiB per stream) and its exit code. */
 export interface ExecSyncResult {
   readonly stdout: Uint8Array;
   readonly stderr: Uint8Array;
@@ -247,6 +267,7 @@ export interface ProcessStreams {
   close(): void;
 }
 
+/** A change of a pod or container, in the order in which it was recorded. */
 export type EngineEvent =
   | { readonly kind: 'podCreated' | 'podStopped' | 'podRemoved'; readonly podSandboxId: PodSandboxId; readonly atNs: bigint }
   | { readonly kind: 'containerCreated' | 'containerStarted' | 'containerStopped' | 'containerRemoved'; readonly podSandboxId: PodSandboxId; readonly containerId: ContainerId; readonly atNs: bigint };
@@ -259,6 +280,7 @@ export interface PullProgress {
   readonly bytesTotal: number;
 }
 
+/** Credentials for one registry, as CRI's AuthConfig has them. */
 export interface RegistryAuth {
   readonly username?: string;
   readonly password?: string;
@@ -266,6 +288,7 @@ export interface RegistryAuth {
   readonly registryToken?: string;
 }
 
+/** An image as the doors list it. */
 export interface ImageSummary {
   /** `sha256:…` of the image configuration. */
   readonly id: string;
@@ -279,11 +302,13 @@ export interface ImageSummary {
   readonly username?: string;
 }
 
+/** A file that went into an image made from the host. */
 export interface HostFile {
   readonly path: string;
   readonly sizeBytes: number;
 }
 
+/** Space that images take. */
 export interface ImageFileSystemUsage {
   readonly atNs: bigint;
   readonly mountpoint: string;
@@ -291,6 +316,7 @@ export interface ImageFileSystemUsage {
   readonly inodesUsed: number;
 }
 
+/** Conditions and facts of the engine. */
 export interface EngineStatus {
   readonly version: string;
   readonly runtimeReady: boolean;
@@ -348,6 +374,7 @@ export interface Engine {
   explain(request: ExplainRequest): Promise<string[]>;
 }
 
+/** An image to be made from programs of the host. */
 export interface ImageFromHostRequest {
   readonly name: string;
   /** Executables on the host; each brings its interpreter and libraries. */
@@ -357,6 +384,7 @@ export interface ImageFromHostRequest {
   readonly workingDir?: string;
 }
 
+/** What to explain. */
 export interface ExplainRequest {
   readonly pod: PodSandboxConfig;
   readonly containers: readonly ContainerConfig[];

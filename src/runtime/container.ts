@@ -196,7 +196,7 @@ function payloadSection(input: PlanContainerInput, identity: Identity): Section 
     terminal: input.terminal ?? process.terminal,
     consoleTarget: hasOwnDev(spec.mounts) ? '/dev/console' : '',
     startBarrier: true,
-    fork: resolveNamespaces(spec, input.pod).pid.kind === 'slot',
+    fork: ['slot', 'path'].includes(resolveNamespaces(spec, input.pod).pid.kind),
     path: 'process',
     ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
   });
@@ -221,20 +221,16 @@ export function planContainer(input: PlanContainerInput): Plan {
   const request = { placement: input.cgroup, limitDevices: true, path: 'linux.resources', origin: '/linux/resources', ...(resources === undefined ? {} : { resources }) };
   const create = driver.create(request);
   const attachment = driver.attach(input.cgroup, { optional: false, ...(resources === undefined ? {} : { resources }) });
-  const joined = table.pid.kind === 'path' ? table.pid : undefined;
   // Compiled even where it is asked for later, so that a bad process object fails before anything exists.
   const payload = payloadSection(input, identityOf(processOf(spec)));
   const flags = (table.pid.kind === 'new' ? clone.newPid : 0) | (table.time.kind === 'new' ? clone.newTime : 0);
   const setup: Section = {
     actor: 'containerSetup',
     ...(flags === 0 ? {} : { cloneFlags: flags }),
-    ...(joined === undefined ? {} : { pidNamespace: joined.slot }),
     ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }),
     steps: planSetup(input, table, attachment.child),
   };
-  const openJoined: readonly Step[] =
-    joined === undefined ? [] : [{ kind: 'openPath', dir: noSlot, path: joined.path, flags: open.readOnly, mode: 0, resolve: 0, out: joined.slot, origin: joined.origin }];
-  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host, ...openJoined] }, setup, ...(input.askIdentity ? [] : [payload])] };
+  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host] }, setup, ...(input.askIdentity ? [] : [payload])] };
 }
 
 /** The plan that kills what is left of a container and removes its cgroup; absence is no error. */

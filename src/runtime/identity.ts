@@ -83,7 +83,8 @@ export function decodeGroup(bytes: Uint8Array | undefined): readonly GroupEntry[
   });
 }
 
-const isNumeric = (text: string): boolean => /^[0-9]+$/.test(text);
+/** Also what other readers would take for a number: a name `-1` or `+0` of an image's passwd names nobody. */
+const isNumeric = (text: string): boolean => /^[+-]?[0-9]+$/.test(text);
 
 function requireId(number: number | undefined, text: string, what: 'user' | 'group'): number {
   const id = number ?? parseId(text);

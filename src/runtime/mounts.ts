@@ -117,6 +117,25 @@ function planPodMount(mount: SpecMount, from: string, options: MountOptions, slo
   };
 }
 
+/**
+ * The procfs of the process whose PID namespace is joined. Only a process inside could mount a new one, and none of ours may be there with the
+ * right to mount; so a visit to that process's mount namespace clones its own.
+ */
+function planJoinedProc(mount: SpecMount, namespacePath: string, options: MountOptions, slot: number, origin: string): MountPlan {
+  const noLinks = 0x06; // RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS: /proc there may be anything
+  return {
+    sources: [
+      { kind: 'openNamespace', type: clone.newMount, out: localSlots.ownMount },
+      { kind: 'openPath', dir: noSlot, path: namespacePath.replace(/pid$/, 'mnt'), flags: open.readOnly, mode: 0, resolve: 0, out: localSlots.scratch, origin },
+      { kind: 'enterNamespace', slot: localSlots.scratch, type: clone.newMount, origin },
+      { kind: 'openTree', dir: noSlot, path: '/proc', resolve: noLinks, recursive: 0, out: slot, origin },
+      { kind: 'enterNamespace', slot: localSlots.ownMount, type: clone.newMount, origin },
+    ],
+    podSources: [],
+    attach: planPodMount(mount, '', options, slot, origin).attach,
+  };
+}
+
 function planFileSystem(type: string, mount: SpecMount, options: MountOptions, slot: number, origin: string): readonly Step[] {
   const source = mount.source === undefined || mount.source === '' ? [] : [`source=${mount.source}`];
   // /proc and /sys must be plain directories of the root itself (CVE-2023-27561).
@@ -184,6 +203,7 @@ function planMount(mount: SpecMount, index: number, slots: Slots, context: Mount
     if (pod?.slots.mount === undefined || pod.procPath === undefined) throw invalidArgument(path, "a shared PID namespace needs the pod's own /proc");
     return planPodMount(mount, pod.procPath, options, slots.next(origin), origin);
   }
+  if (type === 'proc' && table.pid.kind === 'path') return planJoinedProc(mount, table.pid.path, options, slots.next(origin), origin);
   if (type === 'cgroup' || type === 'cgroup2') return planCgroupMount(mount, options, slots, context, origin);
   return { sources: [], podSources: [], attach: planFileSystem(type, mount, options, slots.next(origin), origin) };
 }

@@ -72,6 +72,7 @@ export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined
   };
   const placeOf = (type: NamespaceType): string => `linux.namespaces[${spec.linux.namespaces.findIndex((namespace) => namespace.type === type)}]`;
   if (table.mount.kind === 'host') throw invalidArgument('linux.namespaces', 'a container needs a mount namespace');
+  if (table.pid.kind === 'path' && !/^\/proc\/\d+\/ns\/pid$/.test(table.pid.path)) throw unsupported(`${placeOf('pid')}.path`, 'only /proc/<pid>/ns/pid');
   if (table.mount.kind !== 'new') throw unsupported(placeOf('mount'), 'joining a mount namespace by path');
   if (table.user.kind !== 'host') throw unsupported(placeOf('user'), 'user namespaces');
   if (spec.linux.hasIdMappings) throw unsupported('linux.uidMappings', 'user namespaces');
@@ -86,12 +87,14 @@ export function openJoinedNamespaces(table: NamespaceTable): readonly Step[] {
   );
 }
 
-/** Enters what is joined and creates the rest, the mount namespace included. A PID namespace from a slot takes effect at the later fork. */
+/**
+ * Enters what is joined and creates the rest, the mount namespace included. A joined PID namespace takes effect at the later fork: until then
+ * the child holds the host's mounts and every capability, and a container with SYS_PTRACE in that namespace could take it over.
+ */
 export function enterNamespaces(table: NamespaceTable): readonly Step[] {
   const joins = namespaceTypes.flatMap((type): readonly Step[] => {
     const source = table[type];
-    // A PID namespace by path is the child's own from its making on; see planContainer.
-    if (source.kind === 'host' || source.kind === 'new' || (type === 'pid' && source.kind === 'path')) return [];
+    if (source.kind === 'host' || source.kind === 'new') return [];
     return [{ kind: 'enterNamespace', slot: source.slot, type: cloneFlagOf[type], ...(source.kind === 'path' ? { origin: source.origin } : {}) }];
   });
   const created = namespaceTypes.filter((type) => table[type].kind === 'new' && type !== 'pid' && type !== 'time').reduce((flags, type) => flags | cloneFlagOf[type], 0);

@@ -25,6 +25,7 @@ interface KnownContainer {
   readonly home: string;
 }
 
+/** What a live sandbox is made of. */
 export interface NativeSandboxParts {
   readonly context: PodContext;
   readonly shim: ShimConnection;
@@ -42,6 +43,7 @@ export interface ContainerMemory {
   delete(containerId: string): void;
 }
 
+/** A sandbox whose plans the pod's shim runs. Methods reject with RuntimeError. */
 export class NativeSandbox implements Sandbox {
   readonly record: SandboxRecord;
   readonly #parts: NativeSandboxParts;

@@ -11,6 +11,7 @@ import { type NativeLayout, containerPaths } from './layout.ts';
 import { type PodContext, containerInput, planPod, planRelease, planWritableLayer, prepend, shimCgroups } from './native-plans.ts';
 import { type ContainerMemory, NativeSandbox } from './native-sandbox.ts';
 
+/** What the driver is wired with. */
 export interface NativeDriverParts {
   readonly launcher: Launcher;
   readonly host: HostFacts;
@@ -27,6 +28,7 @@ const podDirectoryCharacters = 24;
 const farewellTimeoutMs = 5_000;
 const removeTimeoutMs = 5_000;
 
+/** The driver of the runtime handler `native`; call `open` before and `close` after use. */
 export class NativeDriver implements SandboxDriver {
   readonly name = 'native';
   readonly features = { recursiveReadOnlyMounts: true, userNamespaces: false };

@@ -7,6 +7,7 @@ import { ByteReader } from '#plan';
 import { type FrameConnection } from './connection.io.ts';
 import { type Frame, frameTypes } from './frames.ts';
 
+/** Which stream output came from; a terminal has stdout only. */
 export type OutputStream = 'stdout' | 'stderr';
 
 /** How an attached process ended. */

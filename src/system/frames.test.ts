@@ -1,3 +1,4 @@
+/** Frames: what is encoded is decoded, what is malformed is refused. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type RuntimeError, limits } from '#core';

@@ -14,7 +14,9 @@ export const frameTypes = {
   subscribe: 50, processEnded: 51, deposit: 52, shutdown: 53, ended: 54,
 } as const;
 
+/** Version that HELLO carries. */
 export const protocolVersion = 1;
+/** Length of a pod's secret: 256 bits. */
 export const secretByteCount = 32;
 const headerByteCount = 12;
 

@@ -11,6 +11,7 @@ import { FrameConnection, openSocket } from './connection.io.ts';
 import { type Frame, decodeFailure, frameTypes, planError } from './frames.ts';
 import { type ShimConnection, adoptShimConnection } from './shim.io.ts';
 
+/** How the launcher is started. */
 export interface LauncherOptions {
   /** Path of `berth-shim`. */
   readonly executable: string;

@@ -16,6 +16,7 @@ export interface LogTarget {
   readonly path: string;
 }
 
+/** A process to make up to its start barrier. */
 export interface CreateProcessOptions {
   readonly processId: string;
   /** With exactly one process: containerSetup and payload sections, after host and podNamespaces sections. */
@@ -37,6 +38,7 @@ export interface CreateProcessOptions {
   readonly answer?: (files: readonly AskedFile[]) => Plan;
 }
 
+/** A process to run to its end with its output collected. */
 export interface ExecOptions {
   /** Free name, unique among the shim's processes; `signalProcess` with it can cancel the exec. */
   readonly processId: string;

@@ -47,8 +47,8 @@ describe('recovery', { skip: skipReason() }, () => {
     await stopDaemon(first, 'SIGKILL');
     await sleep(1300);
     const second = await startDaemon();
-    const states = (await host.json(['ps', '-a'])).map((container) => [container['state'], container['exitCode']]);
-    assert.deepEqual(states.toSorted(), [['exited', 6], ['running', 0]]);
+    const states = (await host.json(['ps', '-a'])).map((container) => `${String(container['state'])} ${String(container['exitCode'])}`);
+    assert.deepEqual(states.toSorted((a, b) => (a < b ? -1 : 1)), ['exited 6', 'running 0']);
     assert.equal(await host.ok(['exec', 'stays', busybox, 'echo', 'still here']), 'still here\n');
     await stopDaemon(second, 'SIGTERM');
     // Without a daemon the command line is the engine, and sees the same pods.
