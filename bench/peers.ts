@@ -22,7 +22,8 @@ export interface Peer {
   stop(): Promise<void>;
 }
 
-const run = (command: string, args: readonly string[], options: { readonly cwd?: string } = {}): string => execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], ...options });
+const run = (command: string, args: readonly string[], options: { readonly cwd?: string } = {}): string =>
+  execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], ...options });
 
 /** One OCI layout per image with static busybox as the applets sh, true and sleep; by default it sleeps. */
 function makeLayouts(scratch: string): (tag: string) => string {
@@ -78,11 +79,26 @@ async function startBerth(scratch: string, layoutOf: (tag: string) => string): P
 async function startContainerd(scratch: string, layoutOf: (tag: string) => string): Promise<Peer> {
   const base = `${scratch}/containerd`;
   mkdirSync(`${base}/cni`, { recursive: true });
-  writeFileSync(`${base}/cni/10-bench.conflist`, JSON.stringify({
-    cniVersion: '0.4.0', name: 'bench',
-    plugins: [{ type: 'bridge', bridge: 'cbench0', isGateway: true, ipMasq: true, ipam: { type: 'host-local', ranges: [[{ subnet: '10.77.0.0/16' }]], routes: [{ dst: '0.0.0.0/0' }], dataDir: `${base}/ipam` } }, { type: 'portmap', capabilities: { portMappings: true } }],
-  }));
-  writeFileSync(`${base}/config.toml`, `version = 2
+  writeFileSync(
+    `${base}/cni/10-bench.conflist`,
+    JSON.stringify({
+      cniVersion: '0.4.0',
+      name: 'bench',
+      plugins: [
+        {
+          type: 'bridge',
+          bridge: 'cbench0',
+          isGateway: true,
+          ipMasq: true,
+          ipam: { type: 'host-local', ranges: [[{ subnet: '10.77.0.0/16' }]], routes: [{ dst: '0.0.0.0/0' }], dataDir: `${base}/ipam` },
+        },
+        { type: 'portmap', capabilities: { portMappings: true } },
+      ],
+    }),
+  );
+  writeFileSync(
+    `${base}/config.toml`,
+    `version = 2
 root = "${base}/root"
 state = "${base}/state"
 [grpc]
@@ -98,12 +114,16 @@ state = "${base}/state"
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
-`);
+`,
+  );
   const log = openSync(`${scratch}/containerd.log`, 'a');
   const child = spawn('containerd', ['--config', `${base}/config.toml`], { stdio: ['ignore', log, log] });
   const client = openCri(`${base}/containerd.sock`);
   await untilReady('containerd', client, child);
-  for (const [tag, name] of [['bench', image], ['pause', pauseImage]]) {
+  for (const [tag, name] of [
+    ['bench', image],
+    ['pause', pauseImage],
+  ]) {
     run('skopeo', ['copy', '--quiet', `oci:${layoutOf(tag ?? '')}:${tag}`, `docker-archive:${scratch}/${tag}.tar:${name}`]);
     run('ctr', ['--address', `${base}/containerd.sock`, '--namespace', 'k8s.io', 'images', 'import', `${scratch}/${tag}.tar`]);
   }

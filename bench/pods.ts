@@ -21,9 +21,20 @@ let serial = 0;
 /** The configuration of one pod; names never repeat, as those of a kubelet do not. */
 function podConfig(): Record<string, unknown> {
   serial += 1;
-  return { metadata: { name: `bench-${serial}`, uid: `uid-${process.pid}-${serial}`, namespace: 'bench', attempt: 0 }, hostname: `bench-${serial}`, logDirectory: '', linux: { securityContext: { namespaceOptions: { network: 0, pid: 1, ipc: 0 } } } };
+  return {
+    metadata: { name: `bench-${serial}`, uid: `uid-${process.pid}-${serial}`, namespace: 'bench', attempt: 0 },
+    hostname: `bench-${serial}`,
+    logDirectory: '',
+    linux: { securityContext: { namespaceOptions: { network: 0, pid: 1, ipc: 0 } } },
+  };
 }
-const containerConfig = { metadata: { name: 'main', attempt: 0 }, image: { image }, command: ['/bin/sleep'], args: ['1000000'], linux: { securityContext: { namespaceOptions: { network: 0, pid: 1, ipc: 0 } } } };
+const containerConfig = {
+  metadata: { name: 'main', attempt: 0 },
+  image: { image },
+  command: ['/bin/sleep'],
+  args: ['1000000'],
+  linux: { securityContext: { namespaceOptions: { network: 0, pid: 1, ipc: 0 } } },
+};
 
 async function timed(into: number[], call: () => Promise<Record<string, unknown>>): Promise<Record<string, unknown>> {
   const start = performance.now();
@@ -73,15 +84,18 @@ function pssOf(pid: number): number {
 
 /** Processes whose name begins with one of these, and pause processes, which containerd's pods have. */
 function helperPids(names: readonly string[], pauseImagePids: ReadonlySet<number>): number[] {
-  return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter((pid) => {
-    if (pauseImagePids.has(pid)) return true;
-    try {
-      const comm = readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
-      return names.some((name) => comm.startsWith(name));
-    } catch {
-      return false;
-    }
-  });
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      if (pauseImagePids.has(pid)) return true;
+      try {
+        const comm = readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
+        return names.some((name) => comm.startsWith(name));
+      } catch {
+        return false;
+      }
+    });
 }
 
 function availableMemory(): number {
@@ -92,14 +106,19 @@ function availableMemory(): number {
 function pausePids(workloads: ReadonlySet<number>, peer: Peer): ReadonlySet<number> {
   if (peer.name === 'berth') return new Set();
   const shims = new Set(helperPids(['containerd-shim'], new Set()));
-  return new Set(readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter((pid) => {
-    try {
-      const parent = Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0);
-      return shims.has(parent) && !workloads.has(pid);
-    } catch {
-      return false;
-    }
-  }));
+  return new Set(
+    readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .map(Number)
+      .filter((pid) => {
+        try {
+          const parent = Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0);
+          return shims.has(parent) && !workloads.has(pid);
+        } catch {
+          return false;
+        }
+      }),
+  );
 }
 
 interface Burst {
@@ -148,7 +167,15 @@ try {
   const [ours, theirs] = peers.map((peer) => samples.get(peer.name) ?? emptySamples());
   const rows = steps.map((step) => {
     const [a, b] = [ours?.[step] ?? [], theirs?.[step] ?? []];
-    return [step, round(percentile(a, 50)), round(percentile(a, 99)), round(percentile(b, 50)), round(percentile(b, 99)), round(percentile(b, 50) / percentile(a, 50)), round(percentile(b, 99) / percentile(a, 99))];
+    return [
+      step,
+      round(percentile(a, 50)),
+      round(percentile(a, 99)),
+      round(percentile(b, 50)),
+      round(percentile(b, 99)),
+      round(percentile(b, 50) / percentile(a, 50)),
+      round(percentile(b, 99) / percentile(a, 99)),
+    ];
   });
   console.log(`\nmilliseconds, ${runs} alternating runs, ${gapMs} ms between calls`);
   console.log(formatTable([['', 'berth p50', 'p99', `${peers[1]?.name} p50`, 'p99', 'ratio p50', 'ratio p99'], ...rows]));
@@ -158,13 +185,15 @@ try {
   if (a !== undefined && b !== undefined) {
     const mib = (bytes: number): string => round(bytes / 1024 / 1024);
     console.log(`\n${burst} pods at once`);
-    console.log(formatTable([
-      ['', 'berth', peers[1]?.name ?? '', 'ratio'],
-      ['seconds until all run', round(a.seconds), round(b.seconds), round(b.seconds / a.seconds)],
-      ['daemon PSS, MiB', mib(a.daemonPss), mib(b.daemonPss), round(b.daemonPss / a.daemonPss)],
-      ['shim and pause per pod, PSS, MiB', mib(a.helpersPerPod), mib(b.helpersPerPod), round(b.helpersPerPod / a.helpersPerPod)],
-      ['fall of MemAvailable per pod, MiB', mib(a.availablePerPod), mib(b.availablePerPod), round(b.availablePerPod / a.availablePerPod)],
-    ]));
+    console.log(
+      formatTable([
+        ['', 'berth', peers[1]?.name ?? '', 'ratio'],
+        ['seconds until all run', round(a.seconds), round(b.seconds), round(b.seconds / a.seconds)],
+        ['daemon PSS, MiB', mib(a.daemonPss), mib(b.daemonPss), round(b.daemonPss / a.daemonPss)],
+        ['shim and pause per pod, PSS, MiB', mib(a.helpersPerPod), mib(b.helpersPerPod), round(b.helpersPerPod / a.helpersPerPod)],
+        ['fall of MemAvailable per pod, MiB', mib(a.availablePerPod), mib(b.availablePerPod), round(b.availablePerPod / a.availablePerPod)],
+      ]),
+    );
   }
   if (process.env['BERTH_BENCH_SAMPLES'] !== undefined) writeFileSync(process.env['BERTH_BENCH_SAMPLES'], JSON.stringify(Object.fromEntries(samples)));
 } finally {

@@ -6,7 +6,16 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { type FieldType, layerOps, noSlot, planMagic, planVersion, podSlotCount, vocabulary, actors } from '../src/plan/index.ts';
 import { limits } from '../src/core/index.ts';
 
-const cTypes: Readonly<Record<FieldType, string>> = { u32: 'uint32_t', i32: 'int32_t', u64: 'uint64_t', slot: 'uint16_t', text: 'const char *', bytes: 'struct bytes', texts: 'struct texts', u32s: 'struct u32s' };
+const cTypes: Readonly<Record<FieldType, string>> = {
+  u32: 'uint32_t',
+  i32: 'int32_t',
+  u64: 'uint64_t',
+  slot: 'uint16_t',
+  text: 'const char *',
+  bytes: 'struct bytes',
+  texts: 'struct texts',
+  u32s: 'struct u32s',
+};
 const snake = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 const upper = (name: string): string => snake(name).toUpperCase();
 const declare = (type: FieldType, name: string): string => `${cTypes[type]}${type === 'text' ? '' : ' '}${snake(name)};`;
@@ -41,8 +50,12 @@ const out: string[] = [
   `#define FAILURE_DETAIL_MAX ${limits.failureDetailBytesMax}`,
   `#define LOG_LINE_MAX ${limits.logLineBytesMax}`,
   '',
-  `enum actor { ${Object.entries(actors).map(([name, number]) => `ACTOR_${upper(name)} = ${number}`).join(', ')} };`,
-  `enum layer_op { ${Object.entries(layerOps).map(([name, number]) => `LAYER_${upper(name)} = ${number}`).join(', ')} };`,
+  `enum actor { ${Object.entries(actors)
+    .map(([name, number]) => `ACTOR_${upper(name)} = ${number}`)
+    .join(', ')} };`,
+  `enum layer_op { ${Object.entries(layerOps)
+    .map(([name, number]) => `LAYER_${upper(name)} = ${number}`)
+    .join(', ')} };`,
   '',
   'enum step_op {',
   ...Object.entries(vocabulary).map(([kind, { op }]) => `  STEP_${upper(kind)} = ${op},`),

@@ -18,7 +18,12 @@ export async function explainBundle(path: string, { showSecrets }: { readonly sh
     const spec = decodeRuntimeSpec(JSON.parse(await readFile(file, 'utf8')));
     const rootPath = resolve(bundle, spec.root.path);
     const plan = planContainer({
-      spec, bundle, rootfs: { kind: 'directory', path: rootPath }, host: await readHostFacts(), cgroup: { path: spec.linux.cgroupsPath ?? '/berth/bundle' }, askIdentity: false,
+      spec,
+      bundle,
+      rootfs: { kind: 'directory', path: rootPath },
+      host: await readHostFacts(),
+      cgroup: { path: spec.linux.cgroupsPath ?? '/berth/bundle' },
+      askIdentity: false,
     });
     return explainPlan(plan, { showSecrets });
   } catch (error) {

@@ -20,38 +20,60 @@ interface Probe {
 }
 
 const scratch = '/tmp';
-const inMountNamespace: readonly Step[] = [{ kind: 'unshare', flags: clone.newMount }, { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive }];
+const inMountNamespace: readonly Step[] = [
+  { kind: 'unshare', flags: clone.newMount },
+  { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive },
+];
 const tmpfsOnScratch: Step = { kind: 'mount', cwd: '', source: 'tmpfs', target: scratch, type: 'tmpfs', flags: 0, data: '' };
 const makeDirectory = (path: string): Step => ({ kind: 'makeDirectory', dir: noSlot, path, mode: 0o755, parents: 1 });
 
 const probes: readonly Probe[] = [
   {
-    name: 'namespaces', offers: 'mount, PID, network, IPC, UTS and cgroup namespaces', state: 'missing', remedy: 'run as root on a kernel with namespaces',
+    name: 'namespaces',
+    offers: 'mount, PID, network, IPC, UTS and cgroup namespaces',
+    state: 'missing',
+    remedy: 'run as root on a kernel with namespaces',
     steps: [{ kind: 'unshare', flags: clone.newMount | clone.newNet | clone.newIpc | clone.newUts | clone.newCgroup }],
   },
   {
-    name: 'overlay', offers: 'overlay file systems for container roots', state: 'missing', remedy: 'load the kernel module overlay',
+    name: 'overlay',
+    offers: 'overlay file systems for container roots',
+    state: 'missing',
+    remedy: 'load the kernel module overlay',
     steps: [
-      ...inMountNamespace, tmpfsOnScratch, ...['lower', 'upper', 'work', 'merged'].map((name) => makeDirectory(`${scratch}/${name}`)),
+      ...inMountNamespace,
+      tmpfsOnScratch,
+      ...['lower', 'upper', 'work', 'merged'].map((name) => makeDirectory(`${scratch}/${name}`)),
       { kind: 'mount', cwd: scratch, source: 'overlay', target: 'merged', type: 'overlay', flags: 0, data: 'lowerdir=lower,upperdir=upper,workdir=work' },
     ],
   },
   {
-    name: 'mount API', offers: 'mounts by descriptor (open_tree, move_mount, mount_setattr)', state: 'missing', remedy: 'use Linux 5.15 or later',
+    name: 'mount API',
+    offers: 'mounts by descriptor (open_tree, move_mount, mount_setattr)',
+    state: 'missing',
+    remedy: 'use Linux 5.15 or later',
     steps: [
-      ...inMountNamespace, tmpfsOnScratch, makeDirectory(`${scratch}/target`),
+      ...inMountNamespace,
+      tmpfsOnScratch,
+      makeDirectory(`${scratch}/target`),
       { kind: 'newFileSystem', type: 'tmpfs', options: ['size=4096'], attributes: 1, out: 64 },
       { kind: 'openPath', dir: noSlot, path: scratch, flags: 0o10000000, mode: 0, resolve: 0, out: 65 },
       { kind: 'moveMount', from: 64, root: 65, target: '/target', create: 0, noLinks: 1 },
     ],
   },
   {
-    name: 'seccomp', offers: 'seccomp filters', state: 'limited', remedy: 'use a kernel with CONFIG_SECCOMP_FILTER',
+    name: 'seccomp',
+    offers: 'seccomp filters',
+    state: 'limited',
+    remedy: 'use a kernel with CONFIG_SECCOMP_FILTER',
     // One instruction: BPF_RET with SECCOMP_RET_ALLOW.
     steps: [{ kind: 'setNoNewPrivileges' }, { kind: 'setSeccomp', flags: 0, program: Uint8Array.of(6, 0, 0, 0, 0, 0, 0xff, 0x7f) }],
   },
   {
-    name: 'user namespaces', offers: 'user namespaces', state: 'limited', remedy: 'raise user.max_user_namespaces',
+    name: 'user namespaces',
+    offers: 'user namespaces',
+    state: 'limited',
+    remedy: 'raise user.max_user_namespaces',
     steps: [{ kind: 'unshare', flags: clone.newUser }],
   },
 ];
@@ -76,18 +98,33 @@ function describeCgroups({ cgroups }: HostFacts): DoctorCheck {
 
 function describeKernel({ kernel }: HostFacts): DoctorCheck {
   const isOld = kernel.major < 5 || (kernel.major === 5 && kernel.minor < 15);
-  return isOld ? { name: 'kernel', state: 'missing', detail: kernel.release, remedy: 'use Linux 5.15 or later' } : { name: 'kernel', state: 'ok', detail: `Linux ${kernel.release}` };
+  return isOld
+    ? { name: 'kernel', state: 'missing', detail: kernel.release, remedy: 'use Linux 5.15 or later' }
+    : { name: 'kernel', state: 'ok', detail: `Linux ${kernel.release}` };
 }
 
 function describeCapabilities({ capabilities }: HostFacts): DoctorCheck {
   const all = (1n << BigInt(capabilities.last + 1)) - 1n;
   const hasSysResource = (capabilities.own & (1n << 24n)) !== 0n;
   if ((capabilities.own & all) === all) return { name: 'capabilities', state: 'ok', detail: 'all' };
-  return { name: 'capabilities', state: 'limited', detail: hasSysResource ? 'some are missing' : 'CAP_SYS_RESOURCE is missing', remedy: 'oom scores cannot be lowered nor hard limits raised; privileged containers get what this process has' };
+  return {
+    name: 'capabilities',
+    state: 'limited',
+    detail: hasSysResource ? 'some are missing' : 'CAP_SYS_RESOURCE is missing',
+    remedy: 'oom scores cannot be lowered nor hard limits raised; privileged containers get what this process has',
+  };
 }
 
 /** Every check in the order that people read: the kernel, what it lets us do, the network. `network` is the engine's own check. */
-export async function buildDoctorReport({ facts, run, network }: { readonly facts: HostFacts; readonly run: RunPlan; readonly network: (run: RunPlan) => Promise<DoctorCheck> }): Promise<DoctorReport> {
+export async function buildDoctorReport({
+  facts,
+  run,
+  network,
+}: {
+  readonly facts: HostFacts;
+  readonly run: RunPlan;
+  readonly network: (run: RunPlan) => Promise<DoctorCheck>;
+}): Promise<DoctorReport> {
   const probed: DoctorCheck[] = [];
   for (const probe of probes) probed.push(await runProbe(probe, run));
   return { checks: [describeKernel(facts), describeCapabilities(facts), describeCgroups(facts), ...probed, await network(run)] };

@@ -38,5 +38,10 @@ export function hostNames({ runDirectory }: Location): { readonly bridge: string
   const digest = createHash('sha256').update(runDirectory).digest();
   const suffix = digest.toString('hex').slice(0, 8);
   // 10.89 to 10.216, each cut into sixteen networks of 4094 pods.
-  return { bridge: `berth${suffix}`, subnet: `10.${89 + (digest.readUInt8(4) & 127)}.${(digest.readUInt8(5) & 15) * 16}.0/20`, table: `berth_${suffix}`, cgroup: `/berth-${suffix}` };
+  return {
+    bridge: `berth${suffix}`,
+    subnet: `10.${89 + (digest.readUInt8(4) & 127)}.${(digest.readUInt8(5) & 15) * 16}.0/20`,
+    table: `berth_${suffix}`,
+    cgroup: `/berth-${suffix}`,
+  };
 }

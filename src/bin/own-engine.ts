@@ -50,7 +50,17 @@ function specDefaults(host: HostFacts): SpecDefaults {
 }
 
 /** Opens everything below the location and repairs what earlier owners left. On failure everything opened is closed again. */
-export async function openOwnEngine({ location, launcher, version, report }: { readonly location: Location; readonly launcher: Launcher; readonly version: string; readonly report: (error: unknown) => void }): Promise<OwnEngine> {
+export async function openOwnEngine({
+  location,
+  launcher,
+  version,
+  report,
+}: {
+  readonly location: Location;
+  readonly launcher: Launcher;
+  readonly version: string;
+  readonly report: (error: unknown) => void;
+}): Promise<OwnEngine> {
   const files = engineFiles(location);
   const names = hostNames(location);
   const host = await readHostFacts();
@@ -58,21 +68,53 @@ export async function openOwnEngine({ location, launcher, version, report }: { r
   try {
     const runOnHost = launcher.runOnce.bind(launcher);
     const driver = new NativeDriver({
-      launcher, host, clock: systemClock, report,
+      launcher,
+      host,
+      clock: systemClock,
+      report,
       layout: { pods: files.pods, containers: files.containers, trash: files.trash, rootfs: files.rootfs, cgroup: names.cgroup },
-      memory: { put: (id, value) => records.put('native-container', id, value), get: (id) => records.get('native-container', id), delete: (id) => records.delete('native-container', id) },
+      memory: {
+        put: (id, value) => records.put('native-container', id, value),
+        get: (id) => records.get('native-container', id),
+        delete: (id) => records.delete('native-container', id),
+      },
     });
     await makeDirectory(files.images);
     await driver.open(await listDirectory(files.trash));
     const images = await ImageStore.open({
-      stateDir: files.images, records, clock: systemClock, unpack: async (request) => launcher.unpack(request), runOnHost,
-      platform: { os: 'linux', architecture: host.architecture === 'arm64' ? 'arm64' : 'amd64' }, workerPath: programFiles.imageWorker,
+      stateDir: files.images,
+      records,
+      clock: systemClock,
+      unpack: async (request) => launcher.unpack(request),
+      runOnHost,
+      platform: { os: 'linux', architecture: host.architecture === 'arm64' ? 'arm64' : 'amd64' },
+      workerPath: programFiles.imageWorker,
     });
-    const network = new BridgeNetwork({ records, clock: systemClock, runOnHost, readHost: networkHostReader, options: { name: names.bridge, subnet: names.subnet, tableName: names.table, markerDir: files.networkMarkers } });
+    const network = new BridgeNetwork({
+      records,
+      clock: systemClock,
+      runOnHost,
+      readHost: networkHostReader,
+      options: { name: names.bridge, subnet: names.subnet, tableName: names.table, markerDir: files.networkMarkers },
+    });
     const engine = new PodEngine({
-      records, clock: systemClock, drivers: new Map([[driver.name, driver]]), defaultHandler: driver.name, images: createImagePort(images), network: createNetworkPort(network),
-      defaults: specDefaults(host), version, report,
-      info: () => ({ rootDirectory: location.rootDirectory, runDirectory: location.runDirectory, ownerPid: process.pid, launcherPid: launcher.pid, kernel: host.kernel.release, cgroups: host.cgroups.mode }),
+      records,
+      clock: systemClock,
+      drivers: new Map([[driver.name, driver]]),
+      defaultHandler: driver.name,
+      images: createImagePort(images),
+      network: createNetworkPort(network),
+      defaults: specDefaults(host),
+      version,
+      report,
+      info: () => ({
+        rootDirectory: location.rootDirectory,
+        runDirectory: location.runDirectory,
+        ownerPid: process.pid,
+        launcherPid: launcher.pid,
+        kernel: host.kernel.release,
+        cgroups: host.cgroups.mode,
+      }),
     });
     await engine.reconcile();
     return {

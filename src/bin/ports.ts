@@ -1,24 +1,31 @@
 /** The engine's ports filled with the real network and image store. Only translation; the work is theirs. */
 import type { PodSandboxId } from '#core';
 import type { ImageStore, StoredImage } from '#image';
-import type { BridgeNetwork } from '#network';
+import type { Attachment, BridgeNetwork } from '#network';
 import type { Plan } from '#plan';
-import type { ImagePort, NetworkPort, OpaquePlan, ResolvedImage } from '#pod';
+import type { ImagePort, NetworkAttachment, NetworkPort, OpaquePlan, ResolvedImage } from '#pod';
 import { podSlots } from '#runtime';
 
 type RunPlan = (plan: Plan) => Promise<void>;
 /** The engine hands plans on unseen; between these two ports they are plans. */
-const opaque = (run: (plan: OpaquePlan) => Promise<void>): RunPlan => async (plan) => run(plan);
+const opaque =
+  (run: (plan: OpaquePlan) => Promise<void>): RunPlan =>
+  async (plan) =>
+    run(plan);
+
+function describeAttachment({ addresses, interfaceName, gateway, hostInterface }: Attachment): NetworkAttachment {
+  return { ips: addresses.map((address) => address.replace(/\/\d+$/, '')), details: { interface: interfaceName, gateway, hostInterface } };
+}
 
 /** The built-in bridge as the engine's network. */
 export function createNetworkPort(network: BridgeNetwork): NetworkPort {
   return {
     async attach({ podId, portMappings }, execute, deposit) {
       const published = portMappings.filter(({ hostPort }) => hostPort !== 0);
-      const attachment = await network.attach({ podId, netnsSlot: podSlots.net, portMappings: published }, opaque(execute), deposit === undefined ? undefined : opaque(deposit));
-      return { ips: attachment.addresses.map((address) => address.replace(/\/\d+$/, '')), details: { interface: attachment.interfaceName, gateway: attachment.gateway, hostInterface: attachment.hostInterface } };
+      const run = async (plan: Plan, attachment?: Attachment): Promise<void> => execute(plan, attachment === undefined ? undefined : describeAttachment(attachment));
+      return describeAttachment(await network.attach({ podId, netnsSlot: podSlots.net, portMappings: published }, run, deposit === undefined ? undefined : opaque(deposit)));
     },
-    detach: async (podId: PodSandboxId) => network.detach(podId),
+    detach: async (podId: PodSandboxId, execute) => network.detach(podId, execute === undefined ? undefined : opaque(execute)),
     reconcile: async (livePodIds) => network.reconcile(livePodIds),
     explain: ({ podId, portMappings }) => network.explain({ podId, portMappings: portMappings.filter(({ hostPort }) => hostPort !== 0) }),
     status: () => network.status(),
@@ -28,7 +35,13 @@ export function createNetworkPort(network: BridgeNetwork): NetworkPort {
 
 function describeImage(image: StoredImage): ResolvedImage {
   return {
-    id: image.id, names: image.names, digests: image.digests, sizeBytes: image.sizeBytes, createdAtNs: image.createdAtNs, pinned: image.pinned, process: image.process,
+    id: image.id,
+    names: image.names,
+    digests: image.digests,
+    sizeBytes: image.sizeBytes,
+    createdAtNs: image.createdAtNs,
+    pinned: image.pinned,
+    process: image.process,
     ...(image.uid === undefined ? {} : { uid: image.uid }),
     ...(image.username === undefined ? {} : { username: image.username }),
   };

@@ -12,6 +12,11 @@ export async function probeNetwork(run: (plan: Plan) => Promise<void>, names: Re
     await run(buildNetworkProbe({ name: names.bridge, subnet: names.subnet, tableName: names.table, markerDir: '/run' }));
     return { name, state: 'ok', detail: `bridge ${names.bridge} with ${names.subnet}, nftables for host ports and masquerading` };
   } catch (error) {
-    return { name, state: 'limited', detail: errorMessage(error), remedy: 'load the kernel modules bridge, veth, nf_tables, nft_nat and nft_masq; pods with hostNetwork run without them' };
+    return {
+      name,
+      state: 'limited',
+      detail: errorMessage(error),
+      remedy: 'load the kernel modules bridge, veth, nf_tables, nft_nat and nft_masq; pods with hostNetwork run without them',
+    };
   }
 }

@@ -37,7 +37,8 @@ export interface Owner extends OwnEngine {
 /** Takes the state directory, or gives the pid of who has it. */
 export async function takeOwnership({ location, version, lasting, report }: OwnerOptions): Promise<Owner | { readonly lockedBy: number }> {
   const files = engineFiles(location);
-  if (Buffer.byteLength(location.runDirectory) > runDirectoryBytesMax) throw invalidArgument('', `open run directory ${location.runDirectory}: longer than ${runDirectoryBytesMax} bytes, so sockets below it cannot be named`);
+  if (Buffer.byteLength(location.runDirectory) > runDirectoryBytesMax)
+    throw invalidArgument('', `open run directory ${location.runDirectory}: longer than ${runDirectoryBytesMax} bytes, so sockets below it cannot be named`);
   await makeDirectory(location.rootDirectory);
   await makeDirectory(location.runDirectory);
   const result = await startLauncher({ executable: programFiles.shim, runDir: location.runDirectory, lockFile: files.lock });
@@ -75,7 +76,8 @@ export async function openSession(options: OwnerOptions): Promise<EngineSession>
     if ('engine' in owner) return { engine: owner.engine, isUsedByOthers: owner.isUsedByOthers, untilUnused: owner.untilUnused, close: owner.close };
     try {
       const engine = await connectEngine(engineFiles(options.location).engineSocket);
-      if (engine.isOwnerLasting || systemClock.monotonicMs() - startMs > shortOwnerPatienceMs) return { engine, isUsedByOthers: () => false, untilUnused: async () => undefined, close: async () => engine.close() };
+      if (engine.isOwnerLasting || systemClock.monotonicMs() - startMs > shortOwnerPatienceMs)
+        return { engine, isUsedByOthers: () => false, untilUnused: async () => undefined, close: async () => engine.close() };
       engine.close();
       await systemClock.sleep(retryPauseMs);
     } catch (error) {

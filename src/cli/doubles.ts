@@ -111,7 +111,12 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
     openEngine: async ({ rootDirectory, runDirectory }) => {
       calls.push(`open ${rootDirectory} ${runDirectory}`);
       // SAFETY: a method that a test does not give fails the test that reaches it.
-      return { engine: { listPodSandboxes: async () => [], listContainers: async () => [], ...double.engine } as Engine, isUsedByOthers: () => false, untilUnused: async () => undefined, close: async () => void calls.push('close') };
+      return {
+        engine: { listPodSandboxes: async () => [], listContainers: async () => [], ...double.engine } as Engine,
+        isUsedByOthers: () => false,
+        untilUnused: async () => undefined,
+        close: async () => void calls.push('close'),
+      };
     },
     doctor: async () => ({ checks: [] }),
     explainBundle: async (path) => [`bundle ${path}`],

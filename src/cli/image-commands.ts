@@ -50,27 +50,35 @@ function addPull(program: Command, context: CliContext): void {
       const { io, clock } = context.deps;
       if ((flags.username === undefined) !== (flags.passwordStdin === undefined)) usageError(command, '--username and --password-stdin belong together');
       const auth: RegistryAuth | undefined = flags.username === undefined ? undefined : { username: flags.username, password: await readPassword(context) };
-      await context.withEngine(flags, async (engine) => {
-        const target = new Progress(io.stderr);
-        const abort = new AbortController();
-        const listeners = (['SIGINT', 'SIGTERM'] as const).map((signal) => io.onSignal(signal, () => abort.abort()));
-        const startMs = clock.monotonicMs();
-        try {
-          const image = await engine.pullImage(name, { ...(auth === undefined ? {} : { auth }), onProgress: (progress) => showPull(target, 'pull', name, progress) }, abort.signal);
-          await target.finish();
-          if (flags.output === 'json') await context.json(image);
-          else await context.print(`${describeImage(image)}  ${formatDuration(clock.monotonicMs() - startMs)}`);
-        } catch (error) {
-          if (abort.signal.aborted) {
-            context.interruptedStatus = 130;
-            throw new RuntimeError('cancelled', `pull ${name}: interrupted`, { cause: error });
+      await context.withEngine(
+        flags,
+        async (engine) => {
+          const target = new Progress(io.stderr);
+          const abort = new AbortController();
+          const listeners = (['SIGINT', 'SIGTERM'] as const).map((signal) => io.onSignal(signal, () => abort.abort()));
+          const startMs = clock.monotonicMs();
+          try {
+            const image = await engine.pullImage(
+              name,
+              { ...(auth === undefined ? {} : { auth }), onProgress: (progress) => showPull(target, 'pull', name, progress) },
+              abort.signal,
+            );
+            await target.finish();
+            if (flags.output === 'json') await context.json(image);
+            else await context.print(`${describeImage(image)}  ${formatDuration(clock.monotonicMs() - startMs)}`);
+          } catch (error) {
+            if (abort.signal.aborted) {
+              context.interruptedStatus = 130;
+              throw new RuntimeError('cancelled', `pull ${name}: interrupted`, { cause: error });
+            }
+            throw error;
+          } finally {
+            for (const stop of listeners) stop();
+            await target.finish();
           }
-          throw error;
-        } finally {
-          for (const stop of listeners) stop();
-          await target.finish();
-        }
-      }, { lasting: true });
+        },
+        { lasting: true },
+      );
     }),
   );
 }
@@ -121,25 +129,29 @@ function addFromHost(image: Command, context: CliContext): void {
     context.action<FromHostFlags>(async ({ args: [name = ''], rest, flags }) => {
       const relative = rest.find((path) => !path.startsWith('/'));
       if (relative !== undefined) usageError(command, `executable ${JSON.stringify(relative)} must be an absolute path`);
-      await context.withEngine(flags, async (engine) => {
-        const result = await engine.imageFromHost({
-          name,
-          executables: rest,
-          ...(flags.entrypoint === undefined ? {} : { entrypoint: flags.entrypoint }),
-          ...(flags.env === undefined ? {} : { env: flags.env }),
-          ...(flags.workdir === undefined ? {} : { workingDir: flags.workdir }),
-        });
-        if (flags.output === 'json') return context.json(result);
-        await context.print(
-          [
-            ...formatTable(
-              ['FILE', 'SIZE'],
-              result.files.map(({ path, sizeBytes }) => [path, formatBytes(sizeBytes)]),
-            ),
-            describeImage(result.image),
-          ].join('\n'),
-        );
-      }, { lasting: true });
+      await context.withEngine(
+        flags,
+        async (engine) => {
+          const result = await engine.imageFromHost({
+            name,
+            executables: rest,
+            ...(flags.entrypoint === undefined ? {} : { entrypoint: flags.entrypoint }),
+            ...(flags.env === undefined ? {} : { env: flags.env }),
+            ...(flags.workdir === undefined ? {} : { workingDir: flags.workdir }),
+          });
+          if (flags.output === 'json') return context.json(result);
+          await context.print(
+            [
+              ...formatTable(
+                ['FILE', 'SIZE'],
+                result.files.map(({ path, sizeBytes }) => [path, formatBytes(sizeBytes)]),
+              ),
+              describeImage(result.image),
+            ].join('\n'),
+          );
+        },
+        { lasting: true },
+      );
     }),
   );
 }
@@ -153,12 +165,16 @@ function addImport(image: Command, context: CliContext): void {
     .addHelpText('after', '\nExamples:\n  $ berth image import ./layout --name localhost/app:1');
   command.action(
     context.action<GlobalFlags & { readonly name?: string }>(async ({ args: [path = ''], flags }) =>
-      context.withEngine(flags, async (engine) => {
-        const { workingDirectory } = context.deps.io;
-        const images = await engine.importImages(path.startsWith('/') ? path : `${workingDirectory}/${path}`, flags.name === undefined ? {} : { name: flags.name });
-        if (flags.output === 'json') return context.json(images);
-        for (const imported of images) await context.print(describeImage(imported));
-      }, { lasting: true }),
+      context.withEngine(
+        flags,
+        async (engine) => {
+          const { workingDirectory } = context.deps.io;
+          const images = await engine.importImages(path.startsWith('/') ? path : `${workingDirectory}/${path}`, flags.name === undefined ? {} : { name: flags.name });
+          if (flags.output === 'json') return context.json(images);
+          for (const imported of images) await context.print(describeImage(imported));
+        },
+        { lasting: true },
+      ),
     ),
   );
 }

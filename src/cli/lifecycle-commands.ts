@@ -27,21 +27,25 @@ function addExec(program: Command, context: CliContext): void {
       const stdin = flags.interactive === true;
       const tty = flags.tty === true;
       if (tty && stdin && !io.stdin.isTTY) usageError(command, '--tty with --interactive needs a terminal as standard input');
-      return context.withEngine(flags, async (engine) => {
-        const container = await getContainer(engine, reference);
-        const size = tty && io.stdout.isTTY ? { columns: io.stdout.columns, rows: io.stdout.rows } : {};
-        const streams = await engine.exec(container.id, { command: rest, tty, stdin, ...size });
-        // Awaited below; until then a rejection must not count as unhandled.
-        streams.exited.catch(() => undefined);
-        const stopListening = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) => io.onSignal(name, () => streams.close()));
-        try {
-          await connectStreams(io, streams, { stdin, tty });
-          return await streams.exited;
-        } finally {
-          for (const stop of stopListening) stop();
-          streams.close();
-        }
-      }, { lasting: true });
+      return context.withEngine(
+        flags,
+        async (engine) => {
+          const container = await getContainer(engine, reference);
+          const size = tty && io.stdout.isTTY ? { columns: io.stdout.columns, rows: io.stdout.rows } : {};
+          const streams = await engine.exec(container.id, { command: rest, tty, stdin, ...size });
+          // Awaited below; until then a rejection must not count as unhandled.
+          streams.exited.catch(() => undefined);
+          const stopListening = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) => io.onSignal(name, () => streams.close()));
+          try {
+            await connectStreams(io, streams, { stdin, tty });
+            return await streams.exited;
+          } finally {
+            for (const stop of stopListening) stop();
+            streams.close();
+          }
+        },
+        { lasting: true },
+      );
     }),
   );
 }
@@ -72,15 +76,19 @@ function addStop(program: Command, context: CliContext): void {
     .addHelpText('after', '\nExamples:\n  $ berth stop web\n  $ berth stop -t 0 hello/server');
   command.action(
     context.action<GlobalFlags & { readonly time?: number }>(async ({ rest, flags }) =>
-      context.withEngine(flags, async (engine) => {
-        const graceSeconds = flags.time ?? defaultGraceSeconds;
-        await forEachName(rest, async (name) => {
-          const found = await getPodOrContainer(engine, name);
-          if (found.kind === 'pod') await stopPod(engine, found.pod, graceSeconds);
-          else await engine.stopContainer(found.container.id, { timeoutMs: graceSeconds * 1000 });
-          await context.print(name);
-        });
-      }, { lasting: true }),
+      context.withEngine(
+        flags,
+        async (engine) => {
+          const graceSeconds = flags.time ?? defaultGraceSeconds;
+          await forEachName(rest, async (name) => {
+            const found = await getPodOrContainer(engine, name);
+            if (found.kind === 'pod') await stopPod(engine, found.pod, graceSeconds);
+            else await engine.stopContainer(found.container.id, { timeoutMs: graceSeconds * 1000 });
+            await context.print(name);
+          });
+        },
+        { lasting: true },
+      ),
     ),
   );
 }

@@ -179,30 +179,34 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
   if (detach) await noteRestarts(context, source.plan);
   using signals = listenToSignals(context);
   // Awaited here: the listeners must stay until the pod has ended.
-  return await context.withEngine(given, async (engine) => {
-    const volumes = context.deps.openVolumes(context.location(given));
-    await sweepLeftovers(engine, volumes);
-    const runner = new PodRunner({ engine, volumes, clock });
-    try {
-      const result = await runner.run(source.plan, {
-        detach,
-        remove,
-        onEvent: new RunReport(target, { colour: colourOf(sink, io.env), quiet }).show,
-        ...(detach || json ? {} : { attach: attachTo(context, source, target, input) }),
-        stopSignal: signals.stop,
-        killSignal: signals.kill,
-      });
-      await target.finish();
-      if (json) await context.json(result);
-      else if (detach) await context.print(source.isManifest ? `${printable(source.plan.manifest.name)} is running (${result.podSandboxId.slice(0, 12)})` : result.podSandboxId);
-      return detach ? 0 : exitStatusOf(result);
-    } catch (error) {
-      if (signals.stop.aborted && error instanceof RuntimeError && error.code === 'cancelled') context.interruptedStatus = 130;
-      throw error;
-    } finally {
-      await target.finish();
-    }
-  }, { lasting: true });
+  return await context.withEngine(
+    given,
+    async (engine) => {
+      const volumes = context.deps.openVolumes(context.location(given));
+      await sweepLeftovers(engine, volumes);
+      const runner = new PodRunner({ engine, volumes, clock });
+      try {
+        const result = await runner.run(source.plan, {
+          detach,
+          remove,
+          onEvent: new RunReport(target, { colour: colourOf(sink, io.env), quiet }).show,
+          ...(detach || json ? {} : { attach: attachTo(context, source, target, input) }),
+          stopSignal: signals.stop,
+          killSignal: signals.kill,
+        });
+        await target.finish();
+        if (json) await context.json(result);
+        else if (detach) await context.print(source.isManifest ? `${printable(source.plan.manifest.name)} is running (${result.podSandboxId.slice(0, 12)})` : result.podSandboxId);
+        return detach ? 0 : exitStatusOf(result);
+      } catch (error) {
+        if (signals.stop.aborted && error instanceof RuntimeError && error.code === 'cancelled') context.interruptedStatus = 130;
+        throw error;
+      } finally {
+        await target.finish();
+      }
+    },
+    { lasting: true },
+  );
 }
 
 /** Adds `run` to the program. */

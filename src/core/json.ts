@@ -5,7 +5,8 @@ function encodeValue(this: unknown, _key: string, value: unknown): unknown {
   if (typeof value === 'bigint') return { $int: value.toString() };
   if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString('base64') };
   // Buffer has a toJSON of its own, which runs before this function; its result is turned back.
-  if (typeof value === 'object' && value !== null && 'type' in value && value.type === 'Buffer' && 'data' in value && Array.isArray(value.data)) return { $bytes: Buffer.from(value.data).toString('base64') };
+  if (typeof value === 'object' && value !== null && 'type' in value && value.type === 'Buffer' && 'data' in value && Array.isArray(value.data))
+    return { $bytes: Buffer.from(value.data).toString('base64') };
   return value;
 }
 

@@ -54,7 +54,12 @@ export async function syncContent(contentDir: string): Promise<void> {
  * Takes a stream in as the blob `digest` of exactly `sizeBytes`. Throws dataLoss when size or digest differ; the errno's code when the disk
  * refuses; whatever the stream throws. Nothing is left behind on failure. Pieces may be of any size.
  */
-export async function ingestBlob(contentDir: string, wanted: { readonly digest: Digest; readonly sizeBytes: number }, chunks: AsyncIterable<Uint8Array>, onBytes: (count: number) => void): Promise<void> {
+export async function ingestBlob(
+  contentDir: string,
+  wanted: { readonly digest: Digest; readonly sizeBytes: number },
+  chunks: AsyncIterable<Uint8Array>,
+  onBytes: (count: number) => void,
+): Promise<void> {
   const path = ingestPath(contentDir);
   const { algorithm } = digestParts(wanted.digest);
   const hash = createHash(algorithm);

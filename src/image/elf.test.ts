@@ -26,7 +26,10 @@ function makeElf(options: { readonly interpreter?: string; readonly tags: readon
     file.writeBigUInt64LE(BigInt(tag), dynamic + index * 16);
     file.writeBigUInt64LE(BigInt(value), dynamic + index * 16 + 8);
   });
-  const segments: [number, number, number, number][] = [[1, 0, 0x1000, 4096], [2, dynamic, 0x1000 + dynamic, entries.length * 16]];
+  const segments: [number, number, number, number][] = [
+    [1, 0, 0x1000, 4096],
+    [2, dynamic, 0x1000 + dynamic, entries.length * 16],
+  ];
   if (options.interpreter !== undefined) segments.push([3, put(options.interpreter), 0, 0]);
   segments.forEach(([type, offset, address, size], index) => {
     const at = 64 + index * 56;
@@ -38,12 +41,30 @@ function makeElf(options: { readonly interpreter?: string; readonly tags: readon
   return file;
 }
 
-const reader = (file: Buffer) => (offset: number, length: number): Buffer => file.subarray(offset, offset + length);
+const reader =
+  (file: Buffer) =>
+  (offset: number, length: number): Buffer =>
+    file.subarray(offset, offset + length);
 
 test('interpreter, libraries and search paths are read', () => {
-  const file = makeElf({ interpreter: '/lib64/ld.so', tags: [[1, 'libc.so.6'], [1, 'libm.so.6'], [29, '$ORIGIN/../lib:/opt/lib'], [15, '/old']] });
+  const file = makeElf({
+    interpreter: '/lib64/ld.so',
+    tags: [
+      [1, 'libc.so.6'],
+      [1, 'libm.so.6'],
+      [29, '$ORIGIN/../lib:/opt/lib'],
+      [15, '/old'],
+    ],
+  });
   assert.equal(isElf(file), true);
-  assert.deepEqual(readElfNeeds(reader(file)), { machine: 62, is64Bit: true, interpreter: '/lib64/ld.so', libraries: ['libc.so.6', 'libm.so.6'], rpath: ['/old'], runpath: ['$ORIGIN/../lib', '/opt/lib'] });
+  assert.deepEqual(readElfNeeds(reader(file)), {
+    machine: 62,
+    is64Bit: true,
+    interpreter: '/lib64/ld.so',
+    libraries: ['libc.so.6', 'libm.so.6'],
+    rpath: ['/old'],
+    runpath: ['$ORIGIN/../lib', '/opt/lib'],
+  });
   assert.deepEqual(expandSearchPath(['$ORIGIN/../lib', '${ORIGIN}', '$LIB/x', 'relative'], '/usr/bin'), ['/usr/bin/../lib', '/usr/bin']);
 });
 
@@ -65,11 +86,14 @@ test('damage is an error and never a wild read', () => {
     [damaged((file) => file.writeBigUInt64LE(1_000_000n, 1024 + 8)), 'a name has no end'],
   ];
   for (const [file, cause] of cases) {
-    assert.throws(() => readElfNeeds(reader(file)), (error) => {
-      assert.ok(error instanceof RuntimeError);
-      assert.deepEqual([error.code, error.message], ['invalidArgument', `read ELF file: ${cause}`]);
-      return true;
-    });
+    assert.throws(
+      () => readElfNeeds(reader(file)),
+      (error) => {
+        assert.ok(error instanceof RuntimeError);
+        assert.deepEqual([error.code, error.message], ['invalidArgument', `read ELF file: ${cause}`]);
+        return true;
+      },
+    );
   }
 });
 

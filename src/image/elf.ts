@@ -60,7 +60,10 @@ export function readElfNeeds(readAt: ReadAt): ElfNeeds {
   if (table === undefined) throw elfError('no string table');
   const tableOffset = fileOffset(segments, table.value);
   const texts = (wanted: number): string[] => entries.filter((entry) => entry.tag === wanted).map(({ value }) => readString(readAt, tableOffset + value));
-  const paths = (wanted: number): string[] => texts(wanted).flatMap((text) => text.split(':')).filter((path) => path !== '');
+  const paths = (wanted: number): string[] =>
+    texts(wanted)
+      .flatMap((text) => text.split(':'))
+      .filter((path) => path !== '');
   return { ...base, libraries: texts(tag.needed), rpath: paths(tag.rpath), runpath: paths(tag.runpath) };
 }
 
@@ -125,7 +128,15 @@ export function expandSearchPath(paths: readonly string[], directory: string): r
 
 /** Directories that the loader searches last, for 64-bit and 32-bit programs. Debian's multiarch ones stand before them. */
 export function standardLibraryDirs(needs: Pick<ElfNeeds, 'machine' | 'is64Bit'>): readonly string[] {
-  const triplet: Readonly<Record<number, string>> = { 62: 'x86_64-linux-gnu', 183: 'aarch64-linux-gnu', 3: 'i386-linux-gnu', 40: 'arm-linux-gnueabihf', 243: 'riscv64-linux-gnu', 21: 'powerpc64le-linux-gnu', 22: 's390x-linux-gnu' };
+  const triplet: Readonly<Record<number, string>> = {
+    62: 'x86_64-linux-gnu',
+    183: 'aarch64-linux-gnu',
+    3: 'i386-linux-gnu',
+    40: 'arm-linux-gnueabihf',
+    243: 'riscv64-linux-gnu',
+    21: 'powerpc64le-linux-gnu',
+    22: 's390x-linux-gnu',
+  };
   const name = triplet[needs.machine];
   const multiarch = name === undefined ? [] : [`/usr/local/lib/${name}`, `/lib/${name}`, `/usr/lib/${name}`];
   return [...multiarch, '/usr/local/lib', ...(needs.is64Bit ? ['/lib64', '/usr/lib64'] : []), '/lib', '/usr/lib'];

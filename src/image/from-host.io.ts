@@ -38,7 +38,9 @@ interface Part {
 
 function partOf(path: string, entry: HostEntry): Part {
   const name = path.slice(1);
-  return entry.kind === 'link' ? { item: { kind: 'link', path: name, target: entry.target } } : { item: { kind: 'file', path: name, mode: entry.mode, sizeBytes: entry.sizeBytes }, hostPath: path };
+  return entry.kind === 'link'
+    ? { item: { kind: 'link', path: name, target: entry.target } }
+    : { item: { kind: 'file', path: name, mode: entry.mode, sizeBytes: entry.sizeBytes }, hostPath: path };
 }
 
 /** Everything the layer holds, parents before children. Pure. */
@@ -93,22 +95,27 @@ async function* hostFileBytes(path: string, sizeBytes: number, signal: AbortSign
 
 function configOf(request: FromHostRequest, platform: Platform, diffId: Digest): Buffer {
   const { executables, entrypoint, env, workingDir, user } = request;
-  return Buffer.from(JSON.stringify({
-    architecture: platform.architecture,
-    os: platform.os,
-    ...(platform.variant === undefined ? {} : { variant: platform.variant }),
-    config: {
-      Entrypoint: entrypoint ?? executables.slice(0, 1),
-      Env: [...(env?.some((entry) => entry.startsWith('PATH=')) === true ? [] : [defaultPath]), ...(env ?? [])],
-      ...(workingDir === undefined ? {} : { WorkingDir: workingDir }),
-      ...(user === undefined ? {} : { User: user }),
-    },
-    rootfs: { type: 'layers', diff_ids: [diffId] },
-  }));
+  return Buffer.from(
+    JSON.stringify({
+      architecture: platform.architecture,
+      os: platform.os,
+      ...(platform.variant === undefined ? {} : { variant: platform.variant }),
+      config: {
+        Entrypoint: entrypoint ?? executables.slice(0, 1),
+        Env: [...(env?.some((entry) => entry.startsWith('PATH=')) === true ? [] : [defaultPath]), ...(env ?? [])],
+        ...(workingDir === undefined ? {} : { WorkingDir: workingDir }),
+        ...(user === undefined ? {} : { User: user }),
+      },
+      rootfs: { type: 'layers', diff_ids: [diffId] },
+    }),
+  );
 }
 
 /** Takes the files and makes the image's blobs. Throws invalidArgument and notFound with the path that is refused. */
-export async function imageFromHost(request: FromHostRequest, context: { readonly contentDir: string; readonly platform: Platform; readonly signal: AbortSignal }): Promise<MadeImage> {
+export async function imageFromHost(
+  request: FromHostRequest,
+  context: { readonly contentDir: string; readonly platform: Platform; readonly signal: AbortSignal },
+): Promise<MadeImage> {
   const { contentDir, platform, signal } = context;
   if (request.executables.length === 0) throw new RuntimeError('invalidArgument', `make image ${request.name}: needs at least one executable`);
   const taken = new HostFiles();
@@ -118,12 +125,14 @@ export async function imageFromHost(request: FromHostRequest, context: { readonl
   const layer = await ingestNew(contentDir, layerBytes(parts, signal));
   const config = configOf(request, platform, layer.digest);
   const configDigest = await ingestBytes(contentDir, config);
-  const manifest = Buffer.from(JSON.stringify({
-    schemaVersion: 2,
-    mediaType: mediaTypes.ociManifest,
-    config: { mediaType: mediaTypes.ociConfig, digest: configDigest, size: config.length },
-    layers: [{ mediaType: mediaTypes.ociLayer, digest: layer.digest, size: layer.sizeBytes }],
-  }));
+  const manifest = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: mediaTypes.ociManifest,
+      config: { mediaType: mediaTypes.ociConfig, digest: configDigest, size: config.length },
+      layers: [{ mediaType: mediaTypes.ociLayer, digest: layer.digest, size: layer.sizeBytes }],
+    }),
+  );
   const digest = await ingestBytes(contentDir, manifest);
   const files = parts.flatMap(({ item, hostPath }) => (item.kind === 'file' && hostPath !== undefined ? [{ path: hostPath, sizeBytes: item.sizeBytes }] : []));
   return { source: madeSource(request.name, contentDir), found: { bytes: manifest, mediaType: mediaTypes.ociManifest, digest }, files };

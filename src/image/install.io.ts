@@ -3,7 +3,23 @@
  * Out: everything that the image's record will name, present and synced. Records nothing itself.
  */
 import { RuntimeError, errorMessage, limits, wrapError } from '#core';
-import { type Descriptor, type Digest, type ImageConfig, type ImageIndex, type ImageManifest, type LayerCompression, type Platform, decodeImageConfig, decodeManifestDocument, formatPlatform, isIndexType, isManifestType, layerCompressionOf, platformRank, selectManifests } from '#oci';
+import {
+  type Descriptor,
+  type Digest,
+  type ImageConfig,
+  type ImageIndex,
+  type ImageManifest,
+  type LayerCompression,
+  type Platform,
+  decodeImageConfig,
+  decodeManifestDocument,
+  formatPlatform,
+  isIndexType,
+  isManifestType,
+  layerCompressionOf,
+  platformRank,
+  selectManifests,
+} from '#oci';
 import { blobSize, ingestBytes, readBlob, syncContent } from './content.io.ts';
 import { type LayerStore, type LayerToUnpack, type StoredLayer, chainIdsOf } from './layer-store.io.ts';
 import type { ImageProgress, ImageSource, ResolvedDocument } from './types.ts';
@@ -64,7 +80,13 @@ async function chooseFromIndex(context: InstallContext, index: ImageIndex, depth
     }
   }
   const offered = index.manifests.flatMap(({ platform }) => (platform === undefined ? [] : [formatPlatform(platform)]));
-  throw refusal ?? new RuntimeError('notFound', `no image for ${formatPlatform(context.platform)} (there is ${offered.length === 0 ? 'none with a platform' : [...new Set(offered)].slice(0, 20).join(', ')})`);
+  throw (
+    refusal ??
+    new RuntimeError(
+      'notFound',
+      `no image for ${formatPlatform(context.platform)} (there is ${offered.length === 0 ? 'none with a platform' : [...new Set(offered)].slice(0, 20).join(', ')})`,
+    )
+  );
 }
 
 /** Follows a document down to one manifest and its config. Throws notFound where nothing suits the platform. */
@@ -77,7 +99,8 @@ async function choose(context: InstallContext, found: ResolvedDocument, depth: n
   }
   const configBytes = await document(context, decoded.config, limits.imageConfigBytesMax);
   const config = decodeImageConfig(configBytes, `config ${decoded.config.digest}`);
-  if (platformRank(context.platform, config.platform) === undefined) throw new RuntimeError('notFound', `no image for ${formatPlatform(context.platform)} (there is ${formatPlatform(config.platform)})`);
+  if (platformRank(context.platform, config.platform) === undefined)
+    throw new RuntimeError('notFound', `no image for ${formatPlatform(context.platform)} (there is ${formatPlatform(config.platform)})`);
   await ingestBytes(context.contentDir, configBytes);
   return { manifest: decoded, config, documents: [found.digest, decoded.config.digest], documentBytes: found.bytes.length + configBytes.length };
 }
@@ -88,12 +111,14 @@ interface PlannedLayer extends LayerToUnpack {
 
 /** The layers as they will be unpacked. Throws invalidArgument on a contradiction between manifest and config. */
 function planLayers({ manifest, config }: Chosen): PlannedLayer[] {
-  if (manifest.layers.length !== config.diffIds.length) throw new RuntimeError('invalidArgument', `the manifest has ${manifest.layers.length} layers, the config ${config.diffIds.length}`);
+  if (manifest.layers.length !== config.diffIds.length)
+    throw new RuntimeError('invalidArgument', `the manifest has ${manifest.layers.length} layers, the config ${config.diffIds.length}`);
   const chainIds = chainIdsOf(config.diffIds);
   return manifest.layers.map((descriptor, index) => {
     const compression: LayerCompression | undefined = layerCompressionOf(descriptor.mediaType);
     const [diffId, chainId] = [config.diffIds[index], chainIds[index]];
-    if (compression === undefined) throw new RuntimeError('invalidArgument', `layer ${descriptor.digest}: the media type ${JSON.stringify(descriptor.mediaType.slice(0, 140))} is not supported`);
+    if (compression === undefined)
+      throw new RuntimeError('invalidArgument', `layer ${descriptor.digest}: the media type ${JSON.stringify(descriptor.mediaType.slice(0, 140))} is not supported`);
     if (diffId === undefined || chainId === undefined) throw new RuntimeError('internal', 'bug: a layer without its diff ID');
     return { descriptor, diffId, chainId, blob: descriptor.digest, compression, isBase: index === 0 };
   });

@@ -19,20 +19,34 @@ interface Compiled {
 
 function describe(record: LayerRecord): string {
   switch (record.op) {
-    case 'directory': return `directory ${record.path} ${record.mode.toString(8)} ${record.uid}:${record.gid}`;
-    case 'file': return `file ${record.path} ${record.size}`;
-    case 'data': return `data ${record.data.length}`;
-    case 'link': case 'hardLink': return `${record.op} ${record.path} -> ${record.target}`;
-    case 'node': return `node ${record.path} ${record.type.toString(8)} ${record.major}:${record.minor}`;
-    case 'whiteout': case 'opaque': return `${record.op} ${record.path}`;
-    case 'finish': return 'finish';
+    case 'directory':
+      return `directory ${record.path} ${record.mode.toString(8)} ${record.uid}:${record.gid}`;
+    case 'file':
+      return `file ${record.path} ${record.size}`;
+    case 'data':
+      return `data ${record.data.length}`;
+    case 'link':
+    case 'hardLink':
+      return `${record.op} ${record.path} -> ${record.target}`;
+    case 'node':
+      return `node ${record.path} ${record.type.toString(8)} ${record.major}:${record.minor}`;
+    case 'whiteout':
+    case 'opaque':
+      return `${record.op} ${record.path}`;
+    case 'finish':
+      return 'finish';
   }
 }
 
 function compile(entries: readonly CraftedEntry[], parents?: readonly DirectoryNode[]): Compiled {
   const records: string[] = [];
   const placed: PlacedEntry[] = [];
-  const compiler = new LayerCompiler({ isBase: parents === undefined, parents: () => parents ?? [], emit: (record) => void records.push(describe(record)), onPlaced: (entry) => void placed.push(entry) });
+  const compiler = new LayerCompiler({
+    isBase: parents === undefined,
+    parents: () => parents ?? [],
+    emit: (record) => void records.push(describe(record)),
+    onPlaced: (entry) => void placed.push(entry),
+  });
   const reader = new TarReader(compiler);
   reader.write(craftTar(entries));
   reader.finish();
@@ -44,15 +58,28 @@ const link = (name: string, target: string): CraftedEntry => ({ name, type: '2',
 const hardLink = (name: string, target: string): CraftedEntry => ({ name, type: '1', link: target });
 
 function refuses(entries: readonly CraftedEntry[], message: string, parents?: readonly DirectoryNode[]): void {
-  assert.throws(() => compile(entries, parents), (error) => {
-    assert.ok(error instanceof RuntimeError);
-    assert.deepEqual([error.code, error.message], ['invalidArgument', message]);
-    return true;
-  });
+  assert.throws(
+    () => compile(entries, parents),
+    (error) => {
+      assert.ok(error instanceof RuntimeError);
+      assert.deepEqual([error.code, error.message], ['invalidArgument', message]);
+      return true;
+    },
+  );
 }
 
 test('an archive that names its directories is self-contained', () => {
-  const { records, compiler } = compile([directory('./', { mode: 0o700, uid: 3 }), directory('a', { uid: 5, gid: 6 }), { name: './a//f', content: 'abc' }, hardLink('a/g', '/a/f'), link('l', '../../etc'), { name: 'null', type: '3', device: [1, 3] }], []);
+  const { records, compiler } = compile(
+    [
+      directory('./', { mode: 0o700, uid: 3 }),
+      directory('a', { uid: 5, gid: 6 }),
+      { name: './a//f', content: 'abc' },
+      hardLink('a/g', '/a/f'),
+      link('l', '../../etc'),
+      { name: 'null', type: '3', device: [1, 3] },
+    ],
+    [],
+  );
   assert.deepEqual(records, ['directory a 755 5:6', 'file a/f 3', 'data 3', 'hardLink a/g -> a/f', 'link l -> ../../etc', 'node null 20000 1:3']);
   assert.equal(compiler.needsParents, false);
   assert.deepEqual([compiler.rootAttributes?.mode, compiler.rootAttributes?.uid], [0o700, 3]);
@@ -120,17 +147,25 @@ test('hostile names, devices and attributes are refused or taken out', () => {
   assert.deepEqual(compile([{ name: '/etc/x' }]).records.at(-1), 'file etc/x 0', 'a leading slash means the root of the layer');
   const seen: LayerRecord[] = [];
   const compiler = new LayerCompiler({ isBase: true, parents: () => [], emit: (record) => void seen.push(record) });
-  new TarReader(compiler).write(craftTar([{ name: 'd/', type: '5', pax: { 'SCHILY.xattr.trusted.overlay.redirect': '/etc', 'SCHILY.xattr.user.overlay.opaque': 'y', 'SCHILY.xattr.user.ok': '1' } }]));
-  assert.deepEqual(seen.map((record) => (record.op === 'directory' ? record.xattrs.map(({ name }) => name) : [])), [['user.ok']]);
+  new TarReader(compiler).write(
+    craftTar([{ name: 'd/', type: '5', pax: { 'SCHILY.xattr.trusted.overlay.redirect': '/etc', 'SCHILY.xattr.user.overlay.opaque': 'y', 'SCHILY.xattr.user.ok': '1' } }]),
+  );
+  assert.deepEqual(
+    seen.map((record) => (record.op === 'directory' ? record.xattrs.map(({ name }) => name) : [])),
+    [['user.ok']],
+  );
 });
 
 test('a damaged index is data loss, never a guess', () => {
   for (const text of ['{', '["f","a/b"]', '["d"]', '["d","a",1]']) {
-    assert.throws(() => decodeIndexTree(text), (error) => {
-      assert.ok(error instanceof RuntimeError);
-      assert.equal(error.code, 'dataLoss');
-      assert.match(error.message, /^read layer index: /);
-      return true;
-    });
+    assert.throws(
+      () => decodeIndexTree(text),
+      (error) => {
+        assert.ok(error instanceof RuntimeError);
+        assert.equal(error.code, 'dataLoss');
+        assert.match(error.message, /^read layer index: /);
+        return true;
+      },
+    );
   }
 });

@@ -273,13 +273,17 @@ export class LayerCompiler implements TarHandler {
         this.#options.emit({ op: 'link', path, ...attributes, target: entry.linkTarget });
         this.#options.onPlaced?.({ kind: 'link', path, attributes, origin, target: entry.linkTarget });
         return;
-      case 'characterDevice': case 'blockDevice': case 'fifo':
+      case 'characterDevice':
+      case 'blockDevice':
+      case 'fifo':
         // Character device 0:0 is how an overlay writes a whiteout.
         if (entry.type === 'characterDevice' && entry.major === 0 && entry.minor === 0) throw entryError(entry.path, 'character device 0:0 is reserved');
         this.#options.emit({ op: 'node', path, ...attributes, type: deviceTypes[entry.type], major: entry.major, minor: entry.minor });
         this.#options.onPlaced?.({ kind: 'node', path, attributes, origin, sizeBytes: 0 });
         return;
-      case 'directory': case 'hardLink': throw new RuntimeError('internal', 'bug: placed elsewhere');
+      case 'directory':
+      case 'hardLink':
+        throw new RuntimeError('internal', 'bug: placed elsewhere');
     }
   }
 
@@ -296,7 +300,8 @@ export class LayerCompiler implements TarHandler {
     const target = place === undefined ? undefined : [...place.path, targetName];
     const path = [...parent.path, name].join('/');
     const own = place?.node?.children.get(targetName);
-    if (target === undefined || place === undefined || own === null) throw entryError(entry.path, `is a hard link to ${JSON.stringify(entry.linkTarget.slice(0, 300))}, which does not exist`);
+    if (target === undefined || place === undefined || own === null)
+      throw entryError(entry.path, `is a hard link to ${JSON.stringify(entry.linkTarget.slice(0, 300))}, which does not exist`);
     if (target.join('/') === path) throw entryError(entry.path, 'is a hard link to itself');
     const node = own ?? this.#copyFromBelow(entry, place, target);
     if (node instanceof DirectoryNode) throw entryError(entry.path, 'is a hard link to a directory');
@@ -322,6 +327,7 @@ export class LayerCompiler implements TarHandler {
 function attributesOf(entry: TarEntry): DirectoryAttributes {
   const xattrs = entry.xattrs.filter(({ name }) => !isReservedXattr(name));
   const bytes = xattrs.reduce((sum, { name, value }) => sum + name.length + value.length, 0);
-  if (bytes > xattrsBytesMax || xattrs.some(({ value }) => value.length > xattrValueBytesMax)) throw entryError(entry.path, `has ${bytes} bytes of extended attributes, at most ${xattrsBytesMax}, ${xattrValueBytesMax} each`);
+  if (bytes > xattrsBytesMax || xattrs.some(({ value }) => value.length > xattrValueBytesMax))
+    throw entryError(entry.path, `has ${bytes} bytes of extended attributes, at most ${xattrsBytesMax}, ${xattrValueBytesMax} each`);
   return { mode: entry.type === 'link' ? 0o777 : entry.mode, uid: entry.uid, gid: entry.gid, mtimeNs: entry.mtimeNs, xattrs };
 }

@@ -22,11 +22,17 @@ function originFields({ ordinal, layer }: EntryOrigin): unknown[] {
 export function encodeIndexLine(placed: PlacedEntry, sha256 = ''): string {
   const head = [kinds[placed.kind], placed.path];
   switch (placed.kind) {
-    case 'directory': return `${JSON.stringify([...head, ...attributeFields(placed.attributes), placed.isOpaque ? 1 : 0])}\n`;
-    case 'file': case 'node': return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.sizeBytes, sha256])}\n`;
-    case 'link': return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.target])}\n`;
-    case 'hardLink': return `${JSON.stringify([...head, placed.target])}\n`;
-    case 'whiteout': return `${JSON.stringify(head)}\n`;
+    case 'directory':
+      return `${JSON.stringify([...head, ...attributeFields(placed.attributes), placed.isOpaque ? 1 : 0])}\n`;
+    case 'file':
+    case 'node':
+      return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.sizeBytes, sha256])}\n`;
+    case 'link':
+      return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.target])}\n`;
+    case 'hardLink':
+      return `${JSON.stringify([...head, placed.target])}\n`;
+    case 'whiteout':
+      return `${JSON.stringify(head)}\n`;
   }
 }
 
@@ -67,7 +73,8 @@ export function decodeIndexTree(text: string): DirectoryNode {
       const [kind, path] = [decodeString(line[0], 'kind'), decodeString(line[1], 'path').split('/')];
       const parent = nodeAt(root, path.slice(0, -1));
       const name = path.at(-1);
-      if (!(parent instanceof DirectoryNode) || name === undefined) throw new RuntimeError('dataLoss', `entry ${JSON.stringify(path.join('/').slice(0, 200))} without its directory`);
+      if (!(parent instanceof DirectoryNode) || name === undefined)
+        throw new RuntimeError('dataLoss', `entry ${JSON.stringify(path.join('/').slice(0, 200))} without its directory`);
       parent.children.set(name, nodeOf(line, kind, parent.children.get(name), root));
     }
   } catch (cause) {

@@ -104,11 +104,17 @@ export class LayerStore {
    * Unpacks the layer unless it is there. `parents` is called only when the archive needs what is below; it waits for those layers.
    * Throws what the archive or the disk deserves; nothing is left behind.
    */
-  async unpack(layer: LayerToUnpack, context: { readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal }): Promise<StoredLayer> {
+  async unpack(
+    layer: LayerToUnpack,
+    context: { readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal },
+  ): Promise<StoredLayer> {
     return this.#mutex.run(layer.chainId, async () => this.find(layer) ?? (await this.#unpackNow(layer, context)));
   }
 
-  async #unpackNow(layer: LayerToUnpack, context: { readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal }): Promise<StoredLayer> {
+  async #unpackNow(
+    layer: LayerToUnpack,
+    context: { readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal },
+  ): Promise<StoredLayer> {
     const { stateDir, unpack } = this.#options;
     const name = this.#reserve();
     const layerDir = `${this.storeDir}/${name}`;
@@ -137,12 +143,31 @@ export class LayerStore {
     const isSelfContained = !result.needsParents;
     // The diff ID may be taken by the same archive as a base layer that was not self-contained.
     const key = isSelfContained && this.get(layer.diffId) === undefined ? layer.diffId : layer.chainId;
-    const stored: StoredLayer = { key, diffId: layer.diffId, isSelfContained, name, blob: layer.blob, compression: layer.compression, contentBytes: result.contentBytes, entries: result.entries };
+    const stored: StoredLayer = {
+      key,
+      diffId: layer.diffId,
+      isSelfContained,
+      name,
+      blob: layer.blob,
+      compression: layer.compression,
+      contentBytes: result.contentBytes,
+      entries: result.entries,
+    };
     this.#records.put(recordKind, key, stored);
     return stored;
   }
 
-  async #stream(layer: LayerToUnpack, context: { readonly name: string; readonly layerDir: string; readonly session: UnpackSession; readonly parents: () => Promise<readonly StoredLayer[]>; readonly onBytes: (count: number) => void; readonly signal: AbortSignal }): Promise<UnpackResult> {
+  async #stream(
+    layer: LayerToUnpack,
+    context: {
+      readonly name: string;
+      readonly layerDir: string;
+      readonly session: UnpackSession;
+      readonly parents: () => Promise<readonly StoredLayer[]>;
+      readonly onBytes: (count: number) => void;
+      readonly signal: AbortSignal;
+    },
+  ): Promise<UnpackResult> {
     const { stateDir } = this.#options;
     const { session, name, layerDir } = context;
     const contentDir = `${stateDir}/content`;
@@ -150,7 +175,14 @@ export class LayerStore {
       (await context.parents()).map((parent) => ({ blobPath: blobPath(contentDir, parent.blob), compression: parent.compression, indexPath: `${stateDir}/index/${parent.name}` }));
     try {
       const result = await this.#pool.run(
-        { kind: 'unpack', blobPath: blobPath(contentDir, layer.blob), compression: layer.compression, diffId: layer.diffId, isBase: layer.isBase, indexPath: `${stateDir}/index/${name}` },
+        {
+          kind: 'unpack',
+          blobPath: blobPath(contentDir, layer.blob),
+          compression: layer.compression,
+          diffId: layer.diffId,
+          isBase: layer.isBase,
+          indexPath: `${stateDir}/index/${name}`,
+        },
         { onRecords: (bytes) => session.write(bytes), onProgress: (_digest, bytes) => context.onBytes(bytes), parents },
         context.signal,
       );

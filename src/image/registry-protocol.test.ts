@@ -12,7 +12,12 @@ test('only loopback registries are reached by plain http', () => {
 });
 
 test('challenges are understood, the bearer one first', () => {
-  assert.deepEqual(decodeChallenge('Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push"'), { kind: 'bearer', realm: 'https://auth.example/token', service: 'reg', scope: 'repository:a/b:pull,push' });
+  assert.deepEqual(decodeChallenge('Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push"'), {
+    kind: 'bearer',
+    realm: 'https://auth.example/token',
+    service: 'reg',
+    scope: 'repository:a/b:pull,push',
+  });
   assert.deepEqual(decodeChallenge('Basic realm="x", Bearer realm="https://t"'), { kind: 'bearer', realm: 'https://t', service: undefined, scope: undefined });
   assert.deepEqual(decodeChallenge('basic realm="x"'), { kind: 'basic' });
   assert.equal(decodeChallenge('Negotiate'), undefined);
@@ -21,7 +26,8 @@ test('challenges are understood, the bearer one first', () => {
 
 test('a token is one printable word, so that a server cannot write our headers', () => {
   assert.equal(decodeToken(Buffer.from('{"access_token":"abc.def"}'), 'get a token'), 'abc.def');
-  for (const body of ['{"token":"a\\r\\nx: y"}', '{}', '{"token":""}']) assert.throws(() => decodeToken(Buffer.from(body), 'get a token'), { code: 'unauthenticated', message: 'get a token: no token in the answer' });
+  for (const body of ['{"token":"a\\r\\nx: y"}', '{}', '{"token":""}'])
+    assert.throws(() => decodeToken(Buffer.from(body), 'get a token'), { code: 'unauthenticated', message: 'get a token: no token in the answer' });
 });
 
 test('failures carry the words of the registry on one line, or the status', () => {

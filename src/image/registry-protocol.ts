@@ -29,7 +29,8 @@ export function decodeChallenge(header: string): Challenge | undefined {
   const bearer = /(?:^|,\s*)bearer\s+(.*)$/i.exec(header.slice(0, 8192));
   if (bearer !== null) {
     const parameters = new Map<string, string>();
-    for (const [, key = '', quoted, plain] of (bearer[1] ?? '').matchAll(/([a-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))/gi)) parameters.set(key.toLowerCase(), (quoted ?? plain ?? '').replaceAll(/\\(.)/g, '$1'));
+    for (const [, key = '', quoted, plain] of (bearer[1] ?? '').matchAll(/([a-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))/gi))
+      parameters.set(key.toLowerCase(), (quoted ?? plain ?? '').replaceAll(/\\(.)/g, '$1'));
     const realm = parameters.get('realm');
     if (realm !== undefined) return { kind: 'bearer', realm, service: parameters.get('service'), scope: parameters.get('scope') };
   }
@@ -48,10 +49,18 @@ export function decodeToken(body: Buffer, what: string): string {
 /** The registry's own words for a failure, at most 200 characters, or undefined where the body is no error document. */
 export function decodeRegistryErrors(body: Buffer): string | undefined {
   try {
-    const errors = fieldsOf(parseJson(body.toString('utf8'), 'errors'), '').required('errors', arrayOf((value, path) => fieldsOf(value, path), 20));
+    const errors = fieldsOf(parseJson(body.toString('utf8'), 'errors'), '').required(
+      'errors',
+      arrayOf((value, path) => fieldsOf(value, path), 20),
+    );
     const first = errors[0];
     const text = first?.optional('message', decodeString) || first?.optional('code', decodeString);
-    return text === undefined ? undefined : text.replaceAll(/[^\x20-\x7e]+/g, ' ').slice(0, 200).toLowerCase();
+    return text === undefined
+      ? undefined
+      : text
+          .replaceAll(/[^\x20-\x7e]+/g, ' ')
+          .slice(0, 200)
+          .toLowerCase();
   } catch {
     // An HTML page or nothing at all: the status alone has to do.
     return undefined;

@@ -51,6 +51,11 @@ class RegistrySource implements ImageSource, Disposable {
 }
 
 /** Opens the source; nothing is asked of the registry yet. */
-export function openRegistrySource(options: { readonly reference: ImageReference; readonly auth: RegistryAuth | undefined; readonly contentDir: string; readonly pool: WorkerPool }): ImageSource & Disposable & { resolve(signal: AbortSignal): Promise<ResolvedDocument> } {
+export function openRegistrySource(options: {
+  readonly reference: ImageReference;
+  readonly auth: RegistryAuth | undefined;
+  readonly contentDir: string;
+  readonly pool: WorkerPool;
+}): ImageSource & Disposable & { resolve(signal: AbortSignal): Promise<ResolvedDocument> } {
   return new RegistrySource(options);
 }

@@ -192,13 +192,21 @@ export class RegistryClient implements Disposable {
     } else if (challenge?.kind === 'basic' && basic !== undefined && this.#authorization !== basic) {
       this.#authorization = basic;
     } else {
-      throw new RuntimeError('unauthenticated', challenge?.kind === 'basic' ? (basic === undefined ? 'the registry wants credentials' : 'the registry refuses the credentials') : 'the registry wants a kind of credentials that is not supported');
+      throw new RuntimeError(
+        'unauthenticated',
+        challenge?.kind === 'basic'
+          ? basic === undefined
+            ? 'the registry wants credentials'
+            : 'the registry refuses the credentials'
+          : 'the registry wants a kind of credentials that is not supported',
+      );
     }
   }
 
   async #token(challenge: Challenge & { kind: 'bearer' }, basic: string | undefined, signal: AbortSignal): Promise<string> {
     const realm = URL.canParse(challenge.realm) ? new URL(challenge.realm) : undefined;
-    if (realm === undefined || (realm.protocol !== 'https:' && !(realm.protocol === 'http:' && isLoopbackHost(realm.hostname) && this.#base.protocol === 'http:'))) throw new RuntimeError('unauthenticated', 'the registry names a token server that is not reached by https');
+    if (realm === undefined || (realm.protocol !== 'https:' && !(realm.protocol === 'http:' && isLoopbackHost(realm.hostname) && this.#base.protocol === 'http:')))
+      throw new RuntimeError('unauthenticated', 'the registry names a token server that is not reached by https');
     const scope = challenge.scope ?? `repository:${this.#options.repository}:pull`;
     const identityToken = this.#options.auth?.identityToken;
     const service: Record<string, string> = challenge.service === undefined ? {} : { service: challenge.service };

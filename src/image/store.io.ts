@@ -14,7 +14,19 @@ import { LayerStore } from './layer-store.io.ts';
 import { openLayout } from './layout.io.ts';
 import { openRegistrySource } from './registry-source.io.ts';
 import { SharedWork } from './shared-work.ts';
-import type { FromHostRequest, HostFile, ImageLayers, ImageProgress, ImageSource, ImageStoreOptions, ImageUsage, ImportOptions, PullOptions, ResolvedDocument, StoredImage } from './types.ts';
+import type {
+  FromHostRequest,
+  HostFile,
+  ImageLayers,
+  ImageProgress,
+  ImageSource,
+  ImageStoreOptions,
+  ImageUsage,
+  ImportOptions,
+  PullOptions,
+  ResolvedDocument,
+  StoredImage,
+} from './types.ts';
 import { measureUsage } from './usage.io.ts';
 import { WorkerPool } from './worker-pool.io.ts';
 
@@ -91,14 +103,26 @@ export class ImageStore implements AsyncDisposable {
     return this.#pulls.run(key, async (onProgress, signal) => this.#pullNow(parsed, platform, { ...options, onProgress, signal }), options);
   }
 
-  async #pullNow(reference: ImageReference, platform: Platform, options: PullOptions & { readonly onProgress: (progress: ImageProgress) => void; readonly signal: AbortSignal }): Promise<StoredImage> {
+  async #pullNow(
+    reference: ImageReference,
+    platform: Platform,
+    options: PullOptions & { readonly onProgress: (progress: ImageProgress) => void; readonly signal: AbortSignal },
+  ): Promise<StoredImage> {
     options.onProgress({ stage: 'resolving', bytesDone: 0, bytesTotal: 0 });
     const signal = AbortSignal.any([options.signal, this.#closing.signal]);
     using source = openRegistrySource({ reference, auth: options.auth, contentDir: this.#contentDir, pool: this.#pool });
     try {
       const found = await source.resolve(signal);
       const tag = repositoryTag(reference);
-      return await this.#install({ source, found, platform, tags: tag === undefined ? [] : [tag], digests: [repositoryDigest(reference, found.digest)], onProgress: options.onProgress, signal });
+      return await this.#install({
+        source,
+        found,
+        platform,
+        tags: tag === undefined ? [] : [tag],
+        digests: [repositoryDigest(reference, found.digest)],
+        onProgress: options.onProgress,
+        signal,
+      });
     } catch (error) {
       if (isAbort(error) || signal.aborted) throw new RuntimeError('cancelled', `pull ${formatReference(reference)}: cancelled`, { cause: error });
       throw errorMessage(error).startsWith('pull ') ? error : wrapError(`pull ${formatReference(reference)}`, error);
@@ -114,7 +138,9 @@ export class ImageStore implements AsyncDisposable {
     await using layout = await openLayout({ path, contentDir: this.#contentDir, pool: this.#pool, signal, name: options.name });
     const images: StoredImage[] = [];
     for (const { found, tags } of layout.images) {
-      images.push(await this.#install({ source: layout.source, found, platform: this.#options.platform, tags, digests: [], onProgress: options.onProgress ?? (() => undefined), signal }));
+      images.push(
+        await this.#install({ source: layout.source, found, platform: this.#options.platform, tags, digests: [], onProgress: options.onProgress ?? (() => undefined), signal }),
+      );
     }
     return images;
   }
@@ -123,18 +149,38 @@ export class ImageStore implements AsyncDisposable {
   async fromHost(request: FromHostRequest, signal?: AbortSignal): Promise<{ readonly image: StoredImage; readonly files: readonly HostFile[] }> {
     const reference = parseReference(request.name);
     const tag = repositoryTag(reference);
-    if (tag === undefined || reference.digest !== undefined) throw new RuntimeError('invalidArgument', `image name ${JSON.stringify(request.name.slice(0, 300))}: must have no digest`);
+    if (tag === undefined || reference.digest !== undefined)
+      throw new RuntimeError('invalidArgument', `image name ${JSON.stringify(request.name.slice(0, 300))}: must have no digest`);
     const either = AbortSignal.any([...(signal === undefined ? [] : [signal]), this.#closing.signal]);
     return this.#installed(async () => {
       const made = await imageFromHost(request, { contentDir: this.#contentDir, platform: this.#options.platform, signal: either });
-      const image = await this.#install({ source: made.source, found: made.found, platform: this.#options.platform, tags: [tag], digests: [], onProgress: () => undefined, signal: either });
+      const image = await this.#install({
+        source: made.source,
+        found: made.found,
+        platform: this.#options.platform,
+        tags: [tag],
+        digests: [],
+        onProgress: () => undefined,
+        signal: either,
+      });
       return { image, files: made.files };
     });
   }
 
-  async #install(work: { readonly source: ImageSource; readonly found: ResolvedDocument; readonly platform: Platform; readonly tags: readonly string[]; readonly digests: readonly string[]; readonly onProgress: (progress: ImageProgress) => void; readonly signal: AbortSignal }): Promise<StoredImage> {
+  async #install(work: {
+    readonly source: ImageSource;
+    readonly found: ResolvedDocument;
+    readonly platform: Platform;
+    readonly tags: readonly string[];
+    readonly digests: readonly string[];
+    readonly onProgress: (progress: ImageProgress) => void;
+    readonly signal: AbortSignal;
+  }): Promise<StoredImage> {
     return this.#installed(async () => {
-      const installed = await installImage({ contentDir: this.#contentDir, layers: this.#layers, platform: work.platform, source: work.source, onProgress: work.onProgress, signal: work.signal }, work.found);
+      const installed = await installImage(
+        { contentDir: this.#contentDir, layers: this.#layers, platform: work.platform, source: work.source, onProgress: work.onProgress, signal: work.signal },
+        work.found,
+      );
       return this.#record(installed, work);
     });
   }
@@ -249,7 +295,8 @@ export class ImageStore implements AsyncDisposable {
     const { records } = this.#options;
     const existing = this.#readLease(leaseId);
     const image = this.resolve(imageId);
-    if (existing !== undefined && existing.imageId !== (image?.id ?? imageId)) throw new RuntimeError('alreadyExists', `lease ${leaseId}: is for image ${existing.imageId}, not ${imageId}`);
+    if (existing !== undefined && existing.imageId !== (image?.id ?? imageId))
+      throw new RuntimeError('alreadyExists', `lease ${leaseId}: is for image ${existing.imageId}, not ${imageId}`);
     const lease = existing ?? { imageId: this.#resolved(imageId).id, layers: this.#readRecord(this.#resolved(imageId).id)?.layers ?? [] };
     const lower = lease.layers.map((key) => {
       const layer = this.#layers.get(key);

@@ -160,7 +160,18 @@ export function decodeGnuSparse(block: Buffer, start: number, count: number): nu
   return numbers;
 }
 
-const types: Readonly<Record<string, TarEntryType>> = { '\0': 'file', '0': 'file', '7': 'file', S: 'file', '1': 'hardLink', '2': 'link', '3': 'characterDevice', '4': 'blockDevice', '5': 'directory', '6': 'fifo' };
+const types: Readonly<Record<string, TarEntryType>> = {
+  '\0': 'file',
+  '0': 'file',
+  '7': 'file',
+  S: 'file',
+  '1': 'hardLink',
+  '2': 'link',
+  '3': 'characterDevice',
+  '4': 'blockDevice',
+  '5': 'directory',
+  '6': 'fifo',
+};
 
 /** Owners are strict 32-bit numbers; 2^32-1 means "leave unchanged" to chown. Source: CVE-2024-40635. */
 function decodeOwner(pax: Buffer | undefined, field: Buffer, what: string): number {
@@ -195,7 +206,13 @@ function sparseOf(block: Buffer, pax: PaxRecords, storedBytes: number): Sparse {
   const map = pax.get('GNU.sparse.map');
   if (size !== undefined && map !== undefined) {
     const sizeBytes = decimal(size, 'real size');
-    const numbers = map.length === 0 ? [] : map.toString('latin1').split(',').map((text) => decimal(Buffer.from(text), 'sparse map'));
+    const numbers =
+      map.length === 0
+        ? []
+        : map
+            .toString('latin1')
+            .split(',')
+            .map((text) => decimal(Buffer.from(text), 'sparse map'));
     return { sizeBytes, sparse: { kind: 'runs', runs: decodeSparseRuns(numbers, sizeBytes), isExtended: false } };
   }
   if (size !== undefined && pax.get('GNU.sparse.major')?.toString() === '1') return { sizeBytes: decimal(size, 'real size'), sparse: { kind: 'inData' } };

@@ -32,38 +32,70 @@ const readOne = (entry: CraftedEntry): Member => {
 };
 
 function refuses(archive: Uint8Array, message: string): void {
-  assert.throws(() => readTar(archive), (error) => {
-    assert.ok(error instanceof RuntimeError);
-    assert.deepEqual([error.code, error.message], ['invalidArgument', `read tar: ${message}`]);
-    return true;
-  });
+  assert.throws(
+    () => readTar(archive),
+    (error) => {
+      assert.ok(error instanceof RuntimeError);
+      assert.deepEqual([error.code, error.message], ['invalidArgument', `read tar: ${message}`]);
+      return true;
+    },
+  );
 }
 
 test('members and their content come out the same whatever the pieces', () => {
   const archive = craftTar([
-    { name: 'dir/', type: '5', mode: 0o755 }, { name: 'dir/file', content: 'x'.repeat(1500), uid: 12, gid: 34, mode: 0o4755 }, { name: 'empty' },
-    { name: 'link', type: '2', link: 'dir/file' }, { name: 'hard', type: '1', link: 'dir/file', sizeBytes: 1500 }, { name: 'long', content: 'y'.repeat(512), pax: { path: 'p/'.repeat(120) + 'long' } },
-    { name: 'null', type: '3', device: [1, 3] }, { name: 'pipe', type: '6' },
+    { name: 'dir/', type: '5', mode: 0o755 },
+    { name: 'dir/file', content: 'x'.repeat(1500), uid: 12, gid: 34, mode: 0o4755 },
+    { name: 'empty' },
+    { name: 'link', type: '2', link: 'dir/file' },
+    { name: 'hard', type: '1', link: 'dir/file', sizeBytes: 1500 },
+    { name: 'long', content: 'y'.repeat(512), pax: { path: 'p/'.repeat(120) + 'long' } },
+    { name: 'null', type: '3', device: [1, 3] },
+    { name: 'pipe', type: '6' },
   ]);
   const whole = readTar(archive);
-  assert.deepEqual(whole.map(({ path, type, content, linkTarget }) => [path.slice(-8), type, content.length, linkTarget]), [
-    ['dir/', 'directory', 0, ''], ['dir/file', 'file', 1500, ''], ['empty', 'file', 0, ''], ['link', 'link', 0, 'dir/file'], ['hard', 'hardLink', 0, 'dir/file'],
-    ['p/p/long', 'file', 512, ''], ['null', 'characterDevice', 0, ''], ['pipe', 'fifo', 0, ''],
-  ]);
+  assert.deepEqual(
+    whole.map(({ path, type, content, linkTarget }) => [path.slice(-8), type, content.length, linkTarget]),
+    [
+      ['dir/', 'directory', 0, ''],
+      ['dir/file', 'file', 1500, ''],
+      ['empty', 'file', 0, ''],
+      ['link', 'link', 0, 'dir/file'],
+      ['hard', 'hardLink', 0, 'dir/file'],
+      ['p/p/long', 'file', 512, ''],
+      ['null', 'characterDevice', 0, ''],
+      ['pipe', 'fifo', 0, ''],
+    ],
+  );
   assert.deepEqual([whole[1]?.uid, whole[1]?.gid, whole[1]?.mode, whole[6]?.major, whole[6]?.minor], [12, 34, 0o4755, 1, 3]);
   for (const pieceBytes of [1, 7, 511, 512, 513, 4096]) assert.deepEqual(readTar(archive, pieceBytes), whole, `pieces of ${pieceBytes}`);
 });
 
 test('PAX records give long names, large owners, nanoseconds and extended attributes', () => {
-  const member = readOne({ name: 'x', pax: { path: 'ä/€', uid: '4000000000', gid: '7', mtime: '1600000000.123456789', 'SCHILY.xattr.security.capability': 'a\u0000b', 'SCHILY.xattr.user.eq': 'k=v\nw' } });
+  const member = readOne({
+    name: 'x',
+    pax: { path: 'ä/€', uid: '4000000000', gid: '7', mtime: '1600000000.123456789', 'SCHILY.xattr.security.capability': 'a\u0000b', 'SCHILY.xattr.user.eq': 'k=v\nw' },
+  });
   assert.deepEqual([member.path, member.uid, member.gid, member.mtimeNs], ['ä/€', 4_000_000_000, 7, 1_600_000_000_123_456_789n]);
-  assert.deepEqual(member.xattrs.map(({ name, value }) => [name, Buffer.from(value).toString('latin1')]), [['security.capability', 'a\0b'], ['user.eq', 'k=v\nw']]);
+  assert.deepEqual(
+    member.xattrs.map(({ name, value }) => [name, Buffer.from(value).toString('latin1')]),
+    [
+      ['security.capability', 'a\0b'],
+      ['user.eq', 'k=v\nw'],
+    ],
+  );
   assert.equal(readOne({ name: 'x', pax: { mtime: '-1.5' } }).mtimeNs, -1_500_000_000n);
 });
 
 test('GNU long names, base-256 numbers and the ustar prefix are understood', () => {
   const name = 'n'.repeat(300);
-  const [member] = readTar(craftTar([{ name: '././@LongLink', type: 'L', content: `${name}\0` }, { name: '././@LongLink', type: 'K', content: 'target\0' }, { name: 'short', type: '2', link: 'cut' }]));
+  const [member] = readTar(
+    craftTar([
+      { name: '././@LongLink', type: 'L', content: `${name}\0` },
+      { name: '././@LongLink', type: 'K', content: 'target\0' },
+      { name: 'short', type: '2', link: 'cut' },
+    ]),
+  );
   assert.deepEqual([member?.path, member?.linkTarget], [name, 'target']);
   assert.equal(readOne({ name: 'x', patch: [[108, Uint8Array.of(0x80, 0, 0, 0, 0xee, 0x6b, 0x28, 0x00)]] }).uid, 4_000_000_000);
   assert.equal(readOne({ name: 'x', patch: [[136, Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)]] }).mtimeNs, -1_000_000_000n);
@@ -73,13 +105,26 @@ test('GNU long names, base-256 numbers and the ustar prefix are understood', () 
 test('sparse files of every format become the file with its zeros', () => {
   const wanted = `${'\0'.repeat(1000)}abcde${'\0'.repeat(3000)}fg${'\0'.repeat(993)}`;
   const octal = (value: number): Buffer => Buffer.from(`${value.toString(8).padStart(11, '0')}\0`);
-  const gnu = readOne({ name: 's', type: 'S', content: 'abcdefg', patch: [[386, Buffer.concat([octal(1000), octal(5), octal(4005), octal(2)])], [483, octal(5000)], [345, Buffer.alloc(0)]] });
+  const gnu = readOne({
+    name: 's',
+    type: 'S',
+    content: 'abcdefg',
+    patch: [
+      [386, Buffer.concat([octal(1000), octal(5), octal(4005), octal(2)])],
+      [483, octal(5000)],
+      [345, Buffer.alloc(0)],
+    ],
+  });
   assert.equal(gnu.content, wanted);
   const pax01 = readOne({ name: 's', content: 'abcdefg', pax: { 'GNU.sparse.map': '1000,5,4005,2', 'GNU.sparse.size': '5000', 'GNU.sparse.name': 'real' } });
   assert.deepEqual([pax01.path, pax01.content], ['real', wanted]);
   const map = Buffer.alloc(512);
   map.write('2\n1000\n5\n4005\n2\n');
-  const pax10 = readOne({ name: 's', content: Buffer.concat([map, Buffer.from('abcdefg')]), pax: { 'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.realsize': '5000', 'GNU.sparse.name': 'real' } });
+  const pax10 = readOne({
+    name: 's',
+    content: Buffer.concat([map, Buffer.from('abcdefg')]),
+    pax: { 'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.realsize': '5000', 'GNU.sparse.name': 'real' },
+  });
   assert.deepEqual([pax10.path, pax10.content], ['real', wanted]);
   const hole = readOne({ name: 's', pax: { 'GNU.sparse.map': '', 'GNU.sparse.size': '700000' } });
   assert.equal(hole.content, '\0'.repeat(700_000));
@@ -116,8 +161,19 @@ test('damaged and dishonest archives are refused', () => {
 test('what our own writer makes is read back', () => {
   const long = `${'d/'.repeat(90)}file`;
   const archive = Buffer.concat([
-    encodeTarHeader({ kind: 'directory', path: 'tmp', mode: 0o1777 }), encodeTarHeader({ kind: 'link', path: 'lib', target: 'usr/lib' }),
-    encodeTarHeader({ kind: 'file', path: long, mode: 0o755, sizeBytes: 3 }), Buffer.from('abc'), Buffer.alloc(509), Buffer.alloc(1024),
+    encodeTarHeader({ kind: 'directory', path: 'tmp', mode: 0o1777 }),
+    encodeTarHeader({ kind: 'link', path: 'lib', target: 'usr/lib' }),
+    encodeTarHeader({ kind: 'file', path: long, mode: 0o755, sizeBytes: 3 }),
+    Buffer.from('abc'),
+    Buffer.alloc(509),
+    Buffer.alloc(1024),
   ]);
-  assert.deepEqual(readTar(archive).map(({ path, type, mode, content, linkTarget }) => [path, type, mode, content, linkTarget]), [['tmp/', 'directory', 0o1777, '', ''], ['lib', 'link', 0o777, '', 'usr/lib'], [long, 'file', 0o755, 'abc', '']]);
+  assert.deepEqual(
+    readTar(archive).map(({ path, type, mode, content, linkTarget }) => [path, type, mode, content, linkTarget]),
+    [
+      ['tmp/', 'directory', 0o1777, '', ''],
+      ['lib', 'link', 0o777, '', 'usr/lib'],
+      [long, 'file', 0o755, 'abc', ''],
+    ],
+  );
 });

@@ -3,7 +3,21 @@
  * Pure and synchronous; memory is bounded by `limits.tarPaxBytesMax`. It judges no names: that is the layer compiler's job.
  */
 import { limits } from '#core';
-import { type PaxRecords, type SparseRun, type TarEntry, type TarHeader, decodeGnuSparse, decodePaxRecords, decodeSparseRuns, decodeTarHeader, decodeTarName, decodeTarNumber, tarBlockBytes, tarError, verifyTarChecksum } from './tar-header.ts';
+import {
+  type PaxRecords,
+  type SparseRun,
+  type TarEntry,
+  type TarHeader,
+  decodeGnuSparse,
+  decodePaxRecords,
+  decodeSparseRuns,
+  decodeTarHeader,
+  decodeTarName,
+  decodeTarNumber,
+  tarBlockBytes,
+  tarError,
+  verifyTarChecksum,
+} from './tar-header.ts';
 
 /** Receives what the archive holds. For every file: one `entry`, then `data` pieces that add up to exactly its size. */
 export interface TarHandler {
@@ -73,28 +87,35 @@ export class TarReader {
 
   /** The archive has ended. Throws where it ended in the middle of something. */
   finish(): void {
-    const isClean = this.#state.kind === 'ended' || (this.#state.kind === 'header' && this.#pendingBytes === 0 && this.#pax.size === 0 && this.#gnuName === undefined && this.#gnuLinkName === undefined);
+    const isClean =
+      this.#state.kind === 'ended' ||
+      (this.#state.kind === 'header' && this.#pendingBytes === 0 && this.#pax.size === 0 && this.#gnuName === undefined && this.#gnuLinkName === undefined);
     if (!isClean) throw tarError('the archive ends in the middle of an entry');
   }
 
   /** Consumes something of the piece and returns the rest. */
   #step(rest: Buffer): Buffer {
     switch (this.#state.kind) {
-      case 'header': return this.#collect(rest, tarBlockBytes, (block) => this.#header(block));
+      case 'header':
+        return this.#collect(rest, tarBlockBytes, (block) => this.#header(block));
       case 'extension': {
         const { sizeBytes, flag } = this.#state;
         return this.#collect(rest, padded(sizeBytes), (bytes) => this.#extension(flag, bytes.subarray(0, sizeBytes)));
       }
-      case 'gnuSparse': return this.#collect(rest, tarBlockBytes, (block) => this.#gnuSparse(block));
-      case 'sparseMap': return this.#collect(rest, tarBlockBytes, (block) => this.#sparseMap(block));
-      case 'content': return this.#content(rest);
+      case 'gnuSparse':
+        return this.#collect(rest, tarBlockBytes, (block) => this.#gnuSparse(block));
+      case 'sparseMap':
+        return this.#collect(rest, tarBlockBytes, (block) => this.#sparseMap(block));
+      case 'content':
+        return this.#content(rest);
       case 'skip': {
         const count = Math.min(rest.length, this.#paddingLeft);
         this.#paddingLeft -= count;
         if (this.#paddingLeft === 0) this.#state = { kind: 'header' };
         return rest.subarray(count);
       }
-      case 'ended': return rest.subarray(rest.length);
+      case 'ended':
+        return rest.subarray(rest.length);
     }
   }
 

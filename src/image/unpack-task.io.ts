@@ -60,7 +60,12 @@ class RecordBatch {
 async function* inflate(path: string, compression: LayerCompression, options: { readonly counter: { bytes: number }; readonly signal: AbortSignal }): AsyncGenerator<Buffer> {
   const source = createReadStream(path, { highWaterMark: readBytes });
   source.on('data', (chunk) => void (options.counter.bytes += chunk.length));
-  const target = compression === 'gzip' ? createGunzip({ chunkSize: readBytes }) : compression === 'zstd' ? createZstdDecompress({ chunkSize: readBytes }) : new PassThrough({ highWaterMark: readBytes });
+  const target =
+    compression === 'gzip'
+      ? createGunzip({ chunkSize: readBytes })
+      : compression === 'zstd'
+        ? createZstdDecompress({ chunkSize: readBytes })
+        : new PassThrough({ highWaterMark: readBytes });
   const running = pipeline(source, target, { signal: options.signal });
   running.catch(() => undefined);
   try {
@@ -78,7 +83,8 @@ async function* inflate(path: string, compression: LayerCompression, options: { 
 
 /** Throws when little input became too much output. */
 function assertRatio(inputBytes: number, outputBytes: number): void {
-  if (outputBytes - ratioFreeBytes > inputBytes * limits.layerRatioMax) throw new RuntimeError('resourceExhausted', `inflate layer: ${outputBytes} bytes from ${inputBytes}, at most ${limits.layerRatioMax} times as many`);
+  if (outputBytes - ratioFreeBytes > inputBytes * limits.layerRatioMax)
+    throw new RuntimeError('resourceExhausted', `inflate layer: ${outputBytes} bytes from ${inputBytes}, at most ${limits.layerRatioMax} times as many`);
 }
 
 /** Writes index lines, each file's line once its checksum is known. */
@@ -166,7 +172,10 @@ export async function runUnpackTask(task: UnpackTask, host: UnpackHost, signal: 
   return { needsParents: compiler.needsParents, entries: compiler.entryCount, contentBytes: compiler.contentBytes, rootAttributes: compiler.rootAttributes };
 }
 
-async function readLayer(task: UnpackTask, context: { readonly compiler: LayerCompiler; readonly host: UnpackHost; readonly flush: () => Promise<void>; readonly signal: AbortSignal }): Promise<void> {
+async function readLayer(
+  task: UnpackTask,
+  context: { readonly compiler: LayerCompiler; readonly host: UnpackHost; readonly flush: () => Promise<void>; readonly signal: AbortSignal },
+): Promise<void> {
   const { compiler, host, flush, signal } = context;
   const algorithm = task.diffId.startsWith('sha512:') ? 'sha512' : 'sha256';
   const hash = createHash(algorithm);
@@ -195,7 +204,10 @@ async function readLayer(task: UnpackTask, context: { readonly compiler: LayerCo
 class Found extends Error {}
 
 /** Reads one entry of a lower layer's archive again and hands it to the compiler as a copy. */
-async function copyEntry(copy: EntryOrigin & { readonly layer: number; readonly paths: readonly string[] }, context: { readonly compiler: LayerCompiler; readonly parents: readonly ParentLayer[]; readonly flush: () => Promise<void>; readonly signal: AbortSignal }): Promise<void> {
+async function copyEntry(
+  copy: EntryOrigin & { readonly layer: number; readonly paths: readonly string[] },
+  context: { readonly compiler: LayerCompiler; readonly parents: readonly ParentLayer[]; readonly flush: () => Promise<void>; readonly signal: AbortSignal },
+): Promise<void> {
   const { compiler, parents, flush, signal } = context;
   const layer = parents[copy.layer];
   if (layer === undefined) throw new RuntimeError('internal', `bug: no parent layer ${copy.layer}`);

@@ -80,9 +80,7 @@ export interface UnpackResult {
 
 /** To a worker. `parentsPort` answers one request for parents with `ParentLayer[]`, or undefined where there will be none. */
 export type ToWorker =
-  | { readonly kind: 'run'; readonly task: WorkerTask; readonly parentsPort?: unknown }
-  | { readonly kind: 'credit'; readonly bytes: number }
-  | { readonly kind: 'cancel' };
+  { readonly kind: 'run'; readonly task: WorkerTask; readonly parentsPort?: unknown } | { readonly kind: 'credit'; readonly bytes: number } | { readonly kind: 'cancel' };
 
 /** From a worker. */
 export type FromWorker =

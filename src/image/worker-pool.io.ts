@@ -125,19 +125,25 @@ export class WorkerPool {
       switch (message.kind) {
         case 'records': {
           const { bytes } = message;
-          records = records.then(async () => {
-            if (failure === undefined) await job.handlers.onRecords?.(bytes);
-            tell({ kind: 'credit', bytes: bytes.length });
-          }).catch(fail);
+          records = records
+            .then(async () => {
+              if (failure === undefined) await job.handlers.onRecords?.(bytes);
+              tell({ kind: 'credit', bytes: bytes.length });
+            })
+            .catch(fail);
           return;
         }
-        case 'progress': job.handlers.onProgress?.(message.digest, message.bytes); return;
+        case 'progress':
+          job.handlers.onProgress?.(message.digest, message.bytes);
+          return;
         case 'parents':
           thread.isWaiting = true;
           this.#assign();
           void answerParents(job, channel, message.gate).then(() => (thread.isWaiting = false));
           return;
-        case 'done': void records.then(() => end(() => (failure === undefined ? job.resolve(message.result) : job.reject(failure.error)))); return;
+        case 'done':
+          void records.then(() => end(() => (failure === undefined ? job.resolve(message.result) : job.reject(failure.error))));
+          return;
         case 'failed': {
           const error = new RuntimeError(message.code, message.message, message.errno === undefined ? {} : { errno: message.errno });
           void records.then(() => end(() => job.reject(failure?.error ?? (job.signal.aborted ? job.signal.reason : error))));

@@ -23,7 +23,7 @@ import { describeNetlink } from './describe.ts';
 import { formatIpv4 } from './address.ts';
 import type { PoolView } from './pool.ts';
 import { AttachmentStore, decodePortMappings, describePort } from './store.ts';
-import type { AttachRequest, Attachment, BridgeOptions, ExecutePlan, NetworkHostReader, NetworkStatus, PortMapping } from './types.ts';
+import type { AttachRequest, Attachment, BridgeOptions, ExecuteAttachment, ExecutePlan, NetworkHostReader, NetworkStatus, PortMapping } from './types.ts';
 
 /** What the network is made of. */
 export interface BridgeNetworkParts {
@@ -109,11 +109,12 @@ export class BridgeNetwork {
   }
 
   /**
-   * Gives the pod an address, a link in its network namespace and its host ports. `execute` runs plans in the pod's shim. `deposit`
+   * Gives the pod an address, a link in its network namespace and its host ports. `execute` runs plans in the pod's shim; with the plan
+   * that gives the pod its address it gets the attachment, so that what depends on the address can be made along with it. `deposit`
    * gets the undo plan before anything was done. On failure everything but the pod's namespace is as before.
    * Throws resourceExhausted (full pool), alreadyExists (port of another pod), failedPrecondition (port of a process), invalidArgument.
    */
-  async attach(request: AttachRequest, execute: ExecutePlan, deposit?: (undo: Plan) => Promise<void>): Promise<Attachment> {
+  async attach(request: AttachRequest, execute: ExecuteAttachment, deposit?: (undo: Plan) => Promise<void>): Promise<Attachment> {
     const { podId } = request;
     if (this.#store.get(podId) !== undefined) throw new RuntimeError('alreadyExists', `attach pod ${podId}: it has the address ${this.#store.get(podId)?.addresses[0]}`);
     const portMappings = await this.#checkPorts(podId, request.portMappings);
@@ -171,10 +172,10 @@ export class BridgeNetwork {
     }
   }
 
-  async #attachRecorded(attachment: Attachment, netnsSlot: number, execute: ExecutePlan, deposit: ((undo: Plan) => Promise<void>) | undefined): Promise<Attachment> {
+  async #attachRecorded(attachment: Attachment, netnsSlot: number, execute: ExecuteAttachment, deposit: ((undo: Plan) => Promise<void>) | undefined): Promise<Attachment> {
     await this.#ensure();
     await deposit?.(this.undoPlan(attachment));
-    await execute(planAttach(this.#bridge, attachment, { netnsSlot }));
+    await execute(planAttach(this.#bridge, attachment, { netnsSlot }), attachment);
     this.#portsPending.delete(attachment.podId);
     if (attachment.portMappings.length > 0) await this.#addPorts(attachment, execute);
     return attachment;

@@ -34,7 +34,10 @@ test('a document that could be read in two ways is refused', () => {
 });
 
 test('a fault in a manifest is named with its place', () => {
-  refuses(() => decode({ ...manifest, layers: [descriptor('a'), { ...descriptor('b'), digest: 'sha256:b' }] }), 'document.layers[1].digest: "sha256:b" is no sha256 or sha512 digest');
+  refuses(
+    () => decode({ ...manifest, layers: [descriptor('a'), { ...descriptor('b'), digest: 'sha256:b' }] }),
+    'document.layers[1].digest: "sha256:b" is no sha256 or sha512 digest',
+  );
   refuses(() => decode({ ...manifest, layers: [{ ...descriptor('b'), size: -1 }] }), 'document.layers[0].size: -1 is outside 0 to 9007199254740991');
   refuses(() => decode({ schemaVersion: 2, layers: [] }), 'document.config: required');
   refuses(() => decodeManifestDocument(Buffer.alloc(5 * 1024 * 1024, 0x20), { what: 'document' }), 'document: 5242880 bytes, at most 4194304', 'resourceExhausted');
@@ -42,10 +45,21 @@ test('a fault in a manifest is named with its place', () => {
 });
 
 test('an image config keeps its defaults as data and lets nulls stand for absence', () => {
-  const config = decodeImageConfig(bytes({ os: 'linux', architecture: 'amd64', config: { Env: ['A=b'], Cmd: null, Entrypoint: '/run', Volumes: { '/data': {} }, Labels: { ['__proto__']: 'x' }, User: '1000' }, rootfs: { type: 'layers', diff_ids: [digest('d')] } }), 'config');
+  const config = decodeImageConfig(
+    bytes({
+      os: 'linux',
+      architecture: 'amd64',
+      config: { Env: ['A=b'], Cmd: null, Entrypoint: '/run', Volumes: { '/data': {} }, Labels: { ['__proto__']: 'x' }, User: '1000' },
+      rootfs: { type: 'layers', diff_ids: [digest('d')] },
+    }),
+    'config',
+  );
   assert.deepEqual([config.env, config.cmd, config.entrypoint, config.volumes, config.user, config.diffIds], [['A=b'], [], ['/run'], ['/data'], '1000', [digest('d')]]);
   refuses(() => decodeImageConfig(bytes({ os: 'linux', architecture: 'amd64', rootfs: { type: 'zip' } }), 'config'), 'config.rootfs.type: must be "layers", not "zip"');
-  refuses(() => decodeImageConfig(bytes({ os: 'linux', architecture: 'amd64', config: { Env: ['A'] }, rootfs: { type: 'layers' } }), 'config'), 'config.config.Env[0]: must be NAME=value');
+  refuses(
+    () => decodeImageConfig(bytes({ os: 'linux', architecture: 'amd64', config: { Env: ['A'] }, rootfs: { type: 'layers' } }), 'config'),
+    'config.config.Env[0]: must be NAME=value',
+  );
 });
 
 test('a numeric user is never a name and never wraps', () => {
@@ -58,12 +72,24 @@ test('a numeric user is never a name and never wraps', () => {
 
 test('the best platform of an index comes first and attestations never match', () => {
   const entry = (letter: string, platform?: object): object => descriptor(letter, { mediaType: mediaTypes.ociManifest, ...(platform === undefined ? {} : { platform }) });
-  const index = decodeManifestDocument(bytes({ schemaVersion: 2, manifests: [
-    entry('0', { os: 'unknown', architecture: 'unknown' }), entry('1', { os: 'linux', architecture: 'arm', variant: 'v6' }),
-    entry('2', { os: 'linux', architecture: 'arm', variant: 'v7' }), entry('3'), entry('4', { os: 'linux', architecture: 'arm', variant: 'v8' }),
-  ] }), { what: 'x' });
+  const index = decodeManifestDocument(
+    bytes({
+      schemaVersion: 2,
+      manifests: [
+        entry('0', { os: 'unknown', architecture: 'unknown' }),
+        entry('1', { os: 'linux', architecture: 'arm', variant: 'v6' }),
+        entry('2', { os: 'linux', architecture: 'arm', variant: 'v7' }),
+        entry('3'),
+        entry('4', { os: 'linux', architecture: 'arm', variant: 'v8' }),
+      ],
+    }),
+    { what: 'x' },
+  );
   assert.ok(index.kind === 'index');
-  assert.deepEqual(selectManifests(index, { os: 'linux', architecture: 'arm', variant: 'v7' }).map((one) => one.digest.at(-1)), ['2', '1', '3']);
+  assert.deepEqual(
+    selectManifests(index, { os: 'linux', architecture: 'arm', variant: 'v7' }).map((one) => one.digest.at(-1)),
+    ['2', '1', '3'],
+  );
   assert.equal(platformRank({ os: 'linux', architecture: 'arm64' }, { os: 'linux', architecture: 'arm64', variant: 'v8' }), 0);
   assert.equal(platformRank({ os: 'linux', architecture: 'amd64' }, { os: 'linux', architecture: 'amd64', variant: 'v3' }), undefined);
 });

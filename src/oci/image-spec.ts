@@ -6,7 +6,21 @@
  * readers could take different halves of it. Source: image-spec v1.1; CVE-2021-41190.
  */
 import { RuntimeError, invalidArgument, limits } from '#core';
-import { type Decoder, type Fields, arrayOf, compact, decodeNonEmptyString, decodeSafeInteger, decodeString, decodeObject, decodeUint32, fieldsOf, integerBetween, mapOf, parseJson } from './decode.ts';
+import {
+  type Decoder,
+  type Fields,
+  arrayOf,
+  compact,
+  decodeNonEmptyString,
+  decodeSafeInteger,
+  decodeString,
+  decodeObject,
+  decodeUint32,
+  fieldsOf,
+  integerBetween,
+  mapOf,
+  parseJson,
+} from './decode.ts';
 import { type Digest, decodeDigest } from './digest.ts';
 
 /** Media types of documents and layers that are understood. */
@@ -230,7 +244,10 @@ export function decodeImageConfig(bytes: Uint8Array, what: string): ImageConfig 
   const fields = fieldsOf(parseJson(textOf(bytes, what, limits.imageConfigBytesMax), what), what);
   const config = fieldsOf(fields.withDefault('config', decodeObject, {}), `${what}.config`);
   return compact({
-    platform: decodePlatform({ os: fields.required('os', decodeString), architecture: fields.required('architecture', decodeString), variant: fields.optional('variant', decodeString) }, what),
+    platform: decodePlatform(
+      { os: fields.required('os', decodeString), architecture: fields.required('architecture', decodeString), variant: fields.optional('variant', decodeString) },
+      what,
+    ),
     created: fields.optional('created', decodeCreated),
     author: fields.optional('author', decodeString),
     user: config.withDefault('User', decodeString, ''),
@@ -287,7 +304,10 @@ export function platformRank(host: Platform, offered: Platform): number | undefi
  */
 export function selectManifests(index: ImageIndex, host: Platform): readonly Descriptor[] {
   const ranked = index.manifests.map((descriptor) => ({ descriptor, rank: descriptor.platform === undefined ? 1000 : platformRank(host, descriptor.platform) }));
-  return ranked.filter(({ rank }) => rank !== undefined).sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0)).map(({ descriptor }) => descriptor);
+  return ranked
+    .filter(({ rank }) => rank !== undefined)
+    .sort((a, b) => (a.rank ?? 0) - (b.rank ?? 0))
+    .map(({ descriptor }) => descriptor);
 }
 
 /** `linux/arm64/v8`. */

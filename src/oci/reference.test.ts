@@ -45,19 +45,23 @@ test('a bad reference is one line that quotes it', () => {
     [`localhost/${'a'.repeat(256)}`, 'repository is longer than 255 characters'],
   ];
   for (const [text, cause] of cases) {
-    assert.throws(() => parseReference(text), (error) => {
-      assert.ok(error instanceof RuntimeError);
-      assert.equal(error.code, 'invalidArgument');
-      const wanted = text === '../x' ? new RegExp('^image reference "\\.\\./x": ') : `image reference ${JSON.stringify(text)}: ${cause}`;
-      if (typeof wanted === 'string') assert.equal(error.message, wanted);
-      else assert.match(error.message, wanted);
-      return true;
-    });
+    assert.throws(
+      () => parseReference(text),
+      (error) => {
+        assert.ok(error instanceof RuntimeError);
+        assert.equal(error.code, 'invalidArgument');
+        const wanted = text === '../x' ? new RegExp('^image reference "\\.\\./x": ') : `image reference ${JSON.stringify(text)}: ${cause}`;
+        if (typeof wanted === 'string') assert.equal(error.message, wanted);
+        else assert.match(error.message, wanted);
+        return true;
+      },
+    );
   }
 });
 
 test('a digest has a registered algorithm and lower-case digits of its length', () => {
   assert.equal(isDigest(digest), true);
   assert.equal(isDigest(`sha512:${'0'.repeat(128)}`), true);
-  for (const text of ['', 'sha256:', `sha256:${'A'.repeat(64)}`, `sha256:${'a'.repeat(63)}`, `md5:${'a'.repeat(32)}`, `sha256:../${'a'.repeat(61)}`, `${digest}\n`]) assert.equal(isDigest(text), false, text);
+  for (const text of ['', 'sha256:', `sha256:${'A'.repeat(64)}`, `sha256:${'a'.repeat(63)}`, `md5:${'a'.repeat(32)}`, `sha256:../${'a'.repeat(61)}`, `${digest}\n`])
+    assert.equal(isDigest(text), false, text);
 });

@@ -9,7 +9,7 @@ export function describeStep(step: Step, wording: Wording = { showSecrets: false
   return (vocabulary[step.kind].says as (step: Step, wording: Wording) => string)(step, wording);
 }
 
-const actorTitles = { host: 'on the host', podNamespaces: 'in the pod\'s namespaces', containerSetup: 'setting up the container', payload: 'as the container\'s process' } as const;
+const actorTitles = { host: 'on the host', podNamespaces: "in the pod's namespaces", containerSetup: 'setting up the container', payload: "as the container's process" } as const;
 
 /** Heading of a section, such as `setting up the container (new namespaces …)`. */
 export function describeSection(section: Section): string {

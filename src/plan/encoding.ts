@@ -15,18 +15,20 @@ const kindsByOp: ReadonlyMap<number, StepKind> = new Map(
   Object.entries(vocabulary).map(([kind, { op }]) => [op, kind as StepKind]),
 );
 
+const writers: { readonly [T in FieldType]: (out: ByteWriter, value: FieldValues[T]) => unknown } = {
+  u32: (out, value) => out.u32(value),
+  i32: (out, value) => out.i32(value),
+  u64: (out, value) => out.u64(value),
+  slot: (out, value) => out.u16(value),
+  text: (out, value) => out.text(value),
+  bytes: (out, value) => out.bytes(value),
+  texts: (out, value) => out.texts(value),
+  u32s: (out, value) => out.u32s(value),
+};
+
 function writeField(out: ByteWriter, type: FieldType, value: unknown): void {
-  switch (type) {
-    // SAFETY: the Step type ties each field's value to its type in the vocabulary.
-    case 'u32': out.u32(value as FieldValues['u32']); return;
-    case 'i32': out.i32(value as FieldValues['i32']); return;
-    case 'u64': out.u64(value as FieldValues['u64']); return;
-    case 'slot': out.u16(value as FieldValues['slot']); return;
-    case 'text': out.text(value as FieldValues['text']); return;
-    case 'bytes': out.bytes(value as FieldValues['bytes']); return;
-    case 'texts': out.texts(value as FieldValues['texts']); return;
-    case 'u32s': out.u32s(value as FieldValues['u32s']); return;
-  }
+  // SAFETY: the Step type ties each field's value to its type in the vocabulary.
+  (writers[type] as (out: ByteWriter, value: unknown) => unknown)(out, value);
 }
 
 function readField(input: ByteReader, type: FieldType): FieldValues[FieldType] {
@@ -36,7 +38,12 @@ function readField(input: ByteReader, type: FieldType): FieldValues[FieldType] {
 function writeStep(out: ByteWriter, step: Step): void {
   const { op, fields } = vocabulary[step.kind];
   const ignore = step.ignore ?? [];
-  out.u16(op).u16(step.skipOnIgnored ?? 0).u8(ignore.length).u8(0).u16(0);
+  out
+    .u16(op)
+    .u16(step.skipOnIgnored ?? 0)
+    .u8(ignore.length)
+    .u8(0)
+    .u16(0);
   const lengthAt = out.length;
   out.u32(0);
   for (const errno of ignore) out.i32(errno);
@@ -47,8 +54,15 @@ function writeStep(out: ByteWriter, step: Step): void {
 }
 
 function writeSection(out: ByteWriter, section: Section): void {
-  out.u8(actors[section.actor]).u8(0).u16(section.barrier ?? 0).u32(section.cloneFlags ?? 0);
-  out.u16(section.pidNamespace ?? noSlot).u16(section.cgroup ?? noSlot).u32(section.steps.length);
+  out
+    .u8(actors[section.actor])
+    .u8(0)
+    .u16(section.barrier ?? 0)
+    .u32(section.cloneFlags ?? 0);
+  out
+    .u16(section.pidNamespace ?? noSlot)
+    .u16(section.cgroup ?? noSlot)
+    .u32(section.steps.length);
   const lengthAt = out.length;
   out.u32(0);
   for (const step of section.steps) writeStep(out, step);
@@ -58,7 +72,8 @@ function writeSection(out: ByteWriter, section: Section): void {
 /** The plan as bytes. Throws resourceExhausted when it exceeds a bound of `limits`, invalidArgument on a NUL in a text. */
 export function encodePlan(plan: Plan): Buffer {
   const steps = plan.sections.reduce((sum, section) => sum + section.steps.length, 0);
-  if (plan.sections.length > limits.planSectionsMax) throw new RuntimeError('resourceExhausted', `encode plan: ${plan.sections.length} sections, at most ${limits.planSectionsMax}`);
+  if (plan.sections.length > limits.planSectionsMax)
+    throw new RuntimeError('resourceExhausted', `encode plan: ${plan.sections.length} sections, at most ${limits.planSectionsMax}`);
   if (steps > limits.planStepsMax) throw new RuntimeError('resourceExhausted', `encode plan: ${steps} steps, at most ${limits.planStepsMax}`);
   const out = new ByteWriter();
   out.u32(planMagic).u16(planVersion).u16(plan.sections.length);

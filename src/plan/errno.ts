@@ -9,4 +9,24 @@ export function errnoNameOf(errno: number): string {
 }
 
 /** Numbers for `StepCommon.ignore`. */
-export const errno = { perm: 1, noEntry: 2, noProcess: 3, io: 5, again: 11, noMemory: 12, access: 13, busy: 16, exists: 17, noDevice: 19, notDirectory: 20, isDirectory: 21, invalid: 22, noSpace: 28, readOnly: 30, noSystemCall: 38, notEmpty: 39, notSupported: 95, timedOut: 110 } as const;
+export const errno = {
+  perm: 1,
+  noEntry: 2,
+  noProcess: 3,
+  io: 5,
+  again: 11,
+  noMemory: 12,
+  access: 13,
+  busy: 16,
+  exists: 17,
+  noDevice: 19,
+  notDirectory: 20,
+  isDirectory: 21,
+  invalid: 22,
+  noSpace: 28,
+  readOnly: 30,
+  noSystemCall: 38,
+  notEmpty: 39,
+  notSupported: 95,
+  timedOut: 110,
+} as const;

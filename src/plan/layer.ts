@@ -51,14 +51,33 @@ export function encodeLayerRecord(record: LayerRecord): Buffer {
   const out = new ByteWriter();
   out.u8(layerOps[record.op]).u8(0).u16(0).u32(0);
   switch (record.op) {
-    case 'directory': writeAttributes(out, record); break;
-    case 'file': writeAttributes(out, record); out.u64(record.size); break;
-    case 'data': out.raw(record.data); break;
-    case 'link': writeAttributes(out, record); out.text(record.target); break;
-    case 'hardLink': out.text(record.path).text(record.target); break;
-    case 'node': writeAttributes(out, record); out.u32(record.type).u32(record.major).u32(record.minor); break;
-    case 'whiteout': case 'opaque': out.text(record.path); break;
-    case 'finish': break;
+    case 'directory':
+      writeAttributes(out, record);
+      break;
+    case 'file':
+      writeAttributes(out, record);
+      out.u64(record.size);
+      break;
+    case 'data':
+      out.raw(record.data);
+      break;
+    case 'link':
+      writeAttributes(out, record);
+      out.text(record.target);
+      break;
+    case 'hardLink':
+      out.text(record.path).text(record.target);
+      break;
+    case 'node':
+      writeAttributes(out, record);
+      out.u32(record.type).u32(record.major).u32(record.minor);
+      break;
+    case 'whiteout':
+    case 'opaque':
+      out.text(record.path);
+      break;
+    case 'finish':
+      break;
   }
   out.setU32(4, out.length - 8);
   return out.take();

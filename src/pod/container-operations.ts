@@ -34,18 +34,26 @@ export class ContainerOperations {
   async create(podId: string, config: ContainerConfig, signal?: AbortSignal): Promise<ContainerId> {
     const pod = this.#state.store.getPod(podId);
     const key = containerKey(pod.id, config);
-    return this.#creates.run(key, config, async () => {
-      const existing = this.#state.store.containerByKey(key);
-      if (existing !== undefined) {
-        if (existing.state === 'created' && encodeJson(existing.config) === encodeJson(config)) return existing.id;
-        throw new RuntimeError('alreadyExists', `create container ${config.metadata.name} (attempt ${config.metadata.attempt}): exists as ${existing.id}, which is ${existing.state}`);
-      }
-      try {
-        return await this.#make(pod, config);
-      } catch (error) {
-        throw wrapError(`create container ${config.metadata.name} in pod ${pod.config.metadata.name}`, error);
-      }
-    }, signal);
+    return this.#creates.run(
+      key,
+      config,
+      async () => {
+        const existing = this.#state.store.containerByKey(key);
+        if (existing !== undefined) {
+          if (existing.state === 'created' && encodeJson(existing.config) === encodeJson(config)) return existing.id;
+          throw new RuntimeError(
+            'alreadyExists',
+            `create container ${config.metadata.name} (attempt ${config.metadata.attempt}): exists as ${existing.id}, which is ${existing.state}`,
+          );
+        }
+        try {
+          return await this.#make(pod, config);
+        } catch (error) {
+          throw wrapError(`create container ${config.metadata.name} in pod ${pod.config.metadata.name}`, error);
+        }
+      },
+      signal,
+    );
   }
 
   async #make(pod: PodRecord, config: ContainerConfig): Promise<ContainerId> {
@@ -60,8 +68,20 @@ export class ContainerOperations {
     await withRollback(async (rollback) => {
       rollback.defer('forget the container', async () => this.#state.store.deleteContainer(id));
       this.#state.store.putContainer({
-        id, podId: pod.id, config, imageId: image.id, imageRef: image.digests[0] ?? image.id, state: 'creating', pid: 0, createdAtNs: clock.nowNs(),
-        startedAtNs: 0n, finishedAtNs: 0n, exitCode: 0, reason: '', message: '', stopSignal: stopSignal === '' ? 'SIGTERM' : stopSignal,
+        id,
+        podId: pod.id,
+        config,
+        imageId: image.id,
+        imageRef: image.digests[0] ?? image.id,
+        state: 'creating',
+        pid: 0,
+        createdAtNs: clock.nowNs(),
+        startedAtNs: 0n,
+        finishedAtNs: 0n,
+        exitCode: 0,
+        reason: '',
+        message: '',
+        stopSignal: stopSignal === '' ? 'SIGTERM' : stopSignal,
       });
       rollback.defer('release the image', async () => images.release(id));
       const layers = images.lease(image.id, id);
@@ -79,8 +99,19 @@ export class ContainerOperations {
   async build(pod: PodRecord, config: ContainerConfig, image: ResolvedImage, id: ContainerId): Promise<Omit<ContainerRequest, 'layers'>> {
     const { namespaces } = config.security;
     const target = namespaces.pid === 'target' ? this.#state.store.getContainer(namespaces.targetId ?? '') : undefined;
-    if (target !== undefined && (target.podId !== pod.id || target.state !== 'running')) throw new RuntimeError('failedPrecondition', `target container ${target.id}: is not a running container of this pod`);
-    const runtimeSpec = await buildRuntimeSpec({ pod: pod.config, podId: pod.id, podDir: pod.sandbox.podDir, cgroupPath: `${pod.sandbox.cgroupPath}/${id}`, hostname: pod.hostname, container: config, image: image.process, defaults: this.#state.deps.defaults, ...(target === undefined ? {} : { targetPid: target.pid }) });
+    if (target !== undefined && (target.podId !== pod.id || target.state !== 'running'))
+      throw new RuntimeError('failedPrecondition', `target container ${target.id}: is not a running container of this pod`);
+    const runtimeSpec = await buildRuntimeSpec({
+      pod: pod.config,
+      podId: pod.id,
+      podDir: pod.sandbox.podDir,
+      cgroupPath: `${pod.sandbox.cgroupPath}/${id}`,
+      hostname: pod.hostname,
+      container: config,
+      image: image.process,
+      defaults: this.#state.deps.defaults,
+      ...(target === undefined ? {} : { targetPid: target.pid }),
+    });
     return {
       containerId: id,
       runtimeSpec,
@@ -145,7 +176,10 @@ export class ContainerOperations {
 
   async #awaitEnd(id: string, end: Promise<void>): Promise<void> {
     const cancel = new AbortController();
-    const timer = this.#state.deps.clock.sleep(killTimeoutMs, cancel.signal).then(() => 'late' as const, () => 'cancelled' as const);
+    const timer = this.#state.deps.clock.sleep(killTimeoutMs, cancel.signal).then(
+      () => 'late' as const,
+      () => 'cancelled' as const,
+    );
     const outcome = await Promise.race([end, timer]);
     cancel.abort();
     if (outcome === 'late') throw new RuntimeError('deadlineExceeded', `stop container ${id}: still there ${killTimeoutMs / 1000} s after SIGKILL`);

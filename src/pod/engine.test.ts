@@ -13,7 +13,19 @@ function setUp() {
   const network = new FakeNetwork(journal);
   const images = new FakeImages(journal);
   const reported: unknown[] = [];
-  const openEngine = (): PodEngine => new PodEngine({ records, clock, drivers: new Map([['native', driver]]), defaultHandler: 'native', images, network, defaults: fakeDefaults, version: '0', info: () => ({}), report: (error) => reported.push(error) });
+  const openEngine = (): PodEngine =>
+    new PodEngine({
+      records,
+      clock,
+      drivers: new Map([['native', driver]]),
+      defaultHandler: 'native',
+      images,
+      network,
+      defaults: fakeDefaults,
+      version: '0',
+      info: () => ({}),
+      report: (error) => reported.push(error),
+    });
   return { journal, clock, records, driver, network, images, reported, openEngine, engine: openEngine() };
 }
 
@@ -34,7 +46,10 @@ describe('pod sandboxes', () => {
   it('become ready, are listed, stopped and removed, and leave no record', async () => {
     const host = setUp();
     const id = await host.engine.runPodSandbox(podConfig());
-    assert.deepEqual((await host.engine.listPodSandboxes()).map((pod) => [pod.id, pod.state, pod.ips]), [[id, 'ready', ['10.88.0.2']]]);
+    assert.deepEqual(
+      (await host.engine.listPodSandboxes()).map((pod) => [pod.id, pod.state, pod.ips]),
+      [[id, 'ready', ['10.88.0.2']]],
+    );
     await host.engine.stopPodSandbox(id.slice(0, 12));
     assert.equal((await host.engine.podSandboxStatus(id)).state, 'notReady');
     await host.engine.stopPodSandbox(id);
@@ -68,9 +83,15 @@ describe('pod sandboxes', () => {
   it('are refused for an unequal request of the same name, in flight and after', async () => {
     const { engine } = setUp();
     const first = engine.runPodSandbox(podConfig());
-    await assert.rejects(engine.runPodSandbox(podConfig({ hostname: 'other' })), { code: 'alreadyExists', message: 'create pod sandbox default/web/u1/0: another configuration of that name is being created' });
+    await assert.rejects(engine.runPodSandbox(podConfig({ hostname: 'other' })), {
+      code: 'alreadyExists',
+      message: 'create pod sandbox default/web/u1/0: another configuration of that name is being created',
+    });
     const id = await first;
-    await assert.rejects(engine.runPodSandbox(podConfig({ hostname: 'other' })), { code: 'alreadyExists', message: `run pod sandbox default/web/u1/0: exists as ${id} with another configuration` });
+    await assert.rejects(engine.runPodSandbox(podConfig({ hostname: 'other' })), {
+      code: 'alreadyExists',
+      message: `run pod sandbox default/web/u1/0: exists as ${id} with another configuration`,
+    });
   });
 
   it('finish and are kept for the retry when the caller goes away', async () => {
@@ -87,7 +108,10 @@ describe('pod sandboxes', () => {
   });
 
   it('refuse an unknown runtime handler', async () => {
-    await assert.rejects(setUp().engine.runPodSandbox(podConfig(), { runtimeHandler: 'kata' }), { code: 'notFound', message: 'runtime handler "kata": not configured (have native)' });
+    await assert.rejects(setUp().engine.runPodSandbox(podConfig(), { runtimeHandler: 'kata' }), {
+      code: 'notFound',
+      message: 'runtime handler "kata": not configured (have native)',
+    });
   });
 });
 
@@ -112,7 +136,10 @@ describe('containers', () => {
     const host = setUp();
     const podId = await host.engine.runPodSandbox(podConfig());
     host.journal.failAt = 'createContainer';
-    await assert.rejects(host.engine.createContainer(podId, containerConfig()), { code: 'resourceExhausted', message: 'create container app in pod web: createContainer: injected' });
+    await assert.rejects(host.engine.createContainer(podId, containerConfig()), {
+      code: 'resourceExhausted',
+      message: 'create container app in pod web: createContainer: injected',
+    });
     assert.deepEqual(await host.engine.listContainers(), []);
     assert.equal(host.images.held.size, 0);
     assert.ok(host.journal.calls.includes('removeContainer'));
@@ -121,7 +148,10 @@ describe('containers', () => {
   it('name a missing image', async () => {
     const { engine } = setUp();
     const podId = await engine.runPodSandbox(podConfig());
-    await assert.rejects(engine.createContainer(podId, containerConfig({ image: 'nope' })), { code: 'notFound', message: 'create container app in pod web: image "nope": not found' });
+    await assert.rejects(engine.createContainer(podId, containerConfig({ image: 'nope' })), {
+      code: 'notFound',
+      message: 'create container app in pod web: image "nope": not found',
+    });
   });
 
   it('are recorded as exited with 128 when their command cannot start', async () => {
@@ -162,7 +192,7 @@ describe('containers', () => {
     const { id, podId, sandbox } = await running(host);
     sandbox.gone.resolve();
     const status = await host.engine.waitContainer(id);
-    assert.deepEqual([status.exitCode, status.message], [137, 'the pod\'s shim ended']);
+    assert.deepEqual([status.exitCode, status.message], [137, "the pod's shim ended"]);
     await settle();
     assert.equal((await host.engine.podSandboxStatus(podId)).state, 'notReady');
     assert.deepEqual(host.reported, []);
@@ -226,6 +256,9 @@ describe('exec', () => {
     const { engine } = setUp();
     const podId = await engine.runPodSandbox(podConfig());
     const id = await engine.createContainer(podId, containerConfig());
-    await assert.rejects(engine.execSync(id, ['true'], { timeoutMs: 0 }), (error: unknown) => error instanceof RuntimeError && error.code === 'failedPrecondition' && error.message === `exec in container ${id}: container is created, not running`);
+    await assert.rejects(
+      engine.execSync(id, ['true'], { timeoutMs: 0 }),
+      (error: unknown) => error instanceof RuntimeError && error.code === 'failedPrecondition' && error.message === `exec in container ${id}: container is created, not running`,
+    );
   });
 });

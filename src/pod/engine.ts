@@ -12,8 +12,25 @@ import { decodeSignal } from './signals.ts';
 import { describeContainer, describePod, logPathOf, matchesContainer, matchesPod } from './status.ts';
 import type { PodRecord } from './store.ts';
 import type {
-  ContainerConfig, ContainerFilter, ContainerStatus, Engine, EngineEvent, EngineStatus, ExecRequest, ExecSyncResult, ExplainRequest, HostFile, ImageFileSystemUsage,
-  ImageFromHostRequest, ImageSummary, PodFilter, PodSandboxConfig, PodSandboxStatus, ProcessStreams, PullProgress, RegistryAuth,
+  ContainerConfig,
+  ContainerFilter,
+  ContainerStatus,
+  Engine,
+  EngineEvent,
+  EngineStatus,
+  ExecRequest,
+  ExecSyncResult,
+  ExplainRequest,
+  HostFile,
+  ImageFileSystemUsage,
+  ImageFromHostRequest,
+  ImageSummary,
+  PodFilter,
+  PodSandboxConfig,
+  PodSandboxStatus,
+  ProcessStreams,
+  PullProgress,
+  RegistryAuth,
 } from './types.ts';
 
 const eventBacklogMax = 4096;
@@ -65,7 +82,11 @@ export class PodEngine implements Engine {
   }
 
   async listPodSandboxes(filter: PodFilter = {}): Promise<PodSandboxStatus[]> {
-    return this.#state.store.pods().filter((pod) => pod.state !== 'creating').map(describePod).filter((pod) => matchesPod(pod, filter));
+    return this.#state.store
+      .pods()
+      .filter((pod) => pod.state !== 'creating')
+      .map(describePod)
+      .filter((pod) => matchesPod(pod, filter));
   }
 
   // --- containers
@@ -129,7 +150,13 @@ export class PodEngine implements Engine {
     if (request.command.length === 0) throw new RuntimeError('invalidArgument', `exec in container ${container.id}: command is empty`);
     const sandbox = this.#state.sandbox(container.podId);
     try {
-      const { processId, streams } = await sandbox.exec(container.id, { command: request.command, terminal: request.tty, stdin: request.stdin, columns: request.columns ?? 80, rows: request.rows ?? 24 });
+      const { processId, streams } = await sandbox.exec(container.id, {
+        command: request.command,
+        terminal: request.tty,
+        stdin: request.stdin,
+        columns: request.columns ?? 80,
+        rows: request.rows ?? 24,
+      });
       return { ...bindStreams(streams), resize: async (size) => sandbox.resize(processId, size) };
     } catch (error) {
       throw wrapError(`exec in container ${container.id}`, error);
@@ -138,7 +165,8 @@ export class PodEngine implements Engine {
 
   async attach(id: string, options: { readonly stdin: boolean }): Promise<ProcessStreams> {
     const container = this.#state.store.getContainer(id);
-    if (container.state !== 'running' && container.state !== 'created') throw new RuntimeError('failedPrecondition', `attach to container ${container.id}: container is ${container.state}`);
+    if (container.state !== 'running' && container.state !== 'created')
+      throw new RuntimeError('failedPrecondition', `attach to container ${container.id}: container is ${container.state}`);
     const sandbox = this.#state.sandbox(container.podId);
     const streams = await sandbox.attach(container.id, options);
     return { ...bindStreams(streams), resize: async (size) => sandbox.resize(container.id, size) };
@@ -153,7 +181,11 @@ export class PodEngine implements Engine {
 
   // --- images
 
-  async pullImage(reference: string, options: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void } = {}, signal?: AbortSignal): Promise<ImageSummary> {
+  async pullImage(
+    reference: string,
+    options: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void } = {},
+    signal?: AbortSignal,
+  ): Promise<ImageSummary> {
     return this.#state.deps.images.pull(reference, { ...options, ...(signal === undefined ? {} : { signal }) });
   }
 
@@ -201,7 +233,10 @@ export class PodEngine implements Engine {
   }
 
   async *events(signal: AbortSignal): AsyncGenerator<EngineEvent, void, void> {
-    const queue = new BoundedQueue<EngineEvent>({ capacity: eventBacklogMax, overflowError: () => new RuntimeError('resourceExhausted', `read events: the reader fell ${eventBacklogMax} events behind`) });
+    const queue = new BoundedQueue<EngineEvent>({
+      capacity: eventBacklogMax,
+      overflowError: () => new RuntimeError('resourceExhausted', `read events: the reader fell ${eventBacklogMax} events behind`),
+    });
     this.#state.subscribers.add(queue);
     const onAbort = (): void => queue.end();
     signal.addEventListener('abort', onAbort, { once: true });
@@ -223,7 +258,8 @@ export class PodEngine implements Engine {
     const lines = [`pod ${pod.metadata.namespace}/${pod.metadata.name}`, ...driver.explainSandbox(request, { showSecrets }), ...network];
     for (const [index, config] of containers.entries()) {
       const image = this.#state.deps.images.resolve(config.image);
-      if (image === undefined) throw new RuntimeError('notFound', `explain container ${config.metadata.name}: image ${JSON.stringify(config.image)}: not found; pull or import it first`);
+      if (image === undefined)
+        throw new RuntimeError('notFound', `explain container ${config.metadata.name}: image ${JSON.stringify(config.image)}: not found; pull or import it first`);
       const built = await this.#containers.build(record, config, image, containerId(`container-${index + 1}`));
       const lease = encodeId(this.#state.deps.clock.randomBytes(16));
       const layers = this.#state.deps.images.lease(image.id, lease);

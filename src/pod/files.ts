@@ -20,21 +20,33 @@ export function encodeResolvConf(dns: DnsConfig): string {
 
 /** The host's resolv.conf as a configuration; unknown lines are passed over. */
 export function decodeResolvConf(text: string): DnsConfig {
-  const words = text.split('\n').map((line) => line.replace(/[#;].*/, '').trim().split(/\s+/));
+  const words = text.split('\n').map((line) =>
+    line
+      .replace(/[#;].*/, '')
+      .trim()
+      .split(/\s+/),
+  );
   const of = (keyword: string): string[][] => words.filter(([first]) => first === keyword).map((line) => line.slice(1));
   return {
     servers: of('nameserver').flatMap((line) => line.slice(0, 1)),
-    searches: (of('search').at(-1) ?? of('domain').at(-1) ?? []),
+    searches: of('search').at(-1) ?? of('domain').at(-1) ?? [],
     options: of('options').flat(),
   };
 }
 
 /** `/etc/hosts` of a pod: loopback names, its own address, and its aliases. With the host's network the host's file comes first. */
 export function encodeHosts(config: PodSandboxConfig, hostname: string, ip: string | undefined, hostFile: string | undefined): string {
-  const own = hostFile ?? [
-    '127.0.0.1\tlocalhost', '::1\tlocalhost ip6-localhost ip6-loopback', 'fe00::\tip6-localnet', 'ff02::1\tip6-allnodes', 'ff02::2\tip6-allrouters',
-    ...(ip === undefined ? [] : [`${ip}\t${hostname}`]), '',
-  ].join('\n');
+  const own =
+    hostFile ??
+    [
+      '127.0.0.1\tlocalhost',
+      '::1\tlocalhost ip6-localhost ip6-loopback',
+      'fe00::\tip6-localnet',
+      'ff02::1\tip6-allnodes',
+      'ff02::2\tip6-allrouters',
+      ...(ip === undefined ? [] : [`${ip}\t${hostname}`]),
+      '',
+    ].join('\n');
   const aliases = config.hostAliases.map(({ ip: address, hostnames }, index) => {
     const names = hostnames.map((name, at) => checkToken(`hostAliases[${index}].hostnames[${at}]`, name));
     return `${checkToken(`hostAliases[${index}].ip`, address)}\t${names.join('\t')}\n`;

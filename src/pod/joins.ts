@@ -48,7 +48,8 @@ export async function abandonable<T>(promise: Promise<T>, signal: AbortSignal): 
     throw new RuntimeError('cancelled', 'the caller went away');
   }
   const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const onAbort = (): void => reject(new RuntimeError(signal.reason instanceof DOMException && signal.reason.name === 'TimeoutError' ? 'deadlineExceeded' : 'cancelled', 'the caller went away'));
+  const onAbort = (): void =>
+    reject(new RuntimeError(signal.reason instanceof DOMException && signal.reason.name === 'TimeoutError' ? 'deadlineExceeded' : 'cancelled', 'the caller went away'));
   signal.addEventListener('abort', onAbort, { once: true });
   try {
     return await Promise.race([promise, aborted]);

@@ -6,7 +6,7 @@ import { type PodSandboxId, RuntimeError, encodeId, encodeJson, podSandboxId, wi
 import { type EngineState, endOf } from './engine-state.ts';
 import { encodeHosts, encodeResolvConf } from './files.ts';
 import { JoinedCreates, abandonable } from './joins.ts';
-import type { PodFiles, Sandbox, SandboxDriver, SandboxRequest } from './ports.ts';
+import type { NetworkAttachment, OpaquePlan, PodFiles, Sandbox, SandboxDriver, SandboxRequest } from './ports.ts';
 import { type ContainerRecord, type PodRecord, podKey } from './store.ts';
 import type { PodSandboxConfig } from './types.ts';
 
@@ -29,14 +29,22 @@ export class PodOperations {
     const driver = this.#state.driver(handler);
     const key = podKey(config);
     const request = { config, handler };
-    return this.#creates.run(key, request, async () => {
-      const existing = this.#state.store.podByKey(key);
-      if (existing !== undefined) {
-        if (existing.state === 'ready' && encodeJson({ config: existing.config, handler: existing.runtimeHandler }) === encodeJson(request)) return existing.id;
-        throw new RuntimeError('alreadyExists', `run pod sandbox ${key}: exists as ${existing.id}${existing.state === 'ready' ? ' with another configuration' : ', which is not ready'}`);
-      }
-      return this.#createPod(driver, { config, handler, foreground: options.foreground === true });
-    }, signal);
+    return this.#creates.run(
+      key,
+      request,
+      async () => {
+        const existing = this.#state.store.podByKey(key);
+        if (existing !== undefined) {
+          if (existing.state === 'ready' && encodeJson({ config: existing.config, handler: existing.runtimeHandler }) === encodeJson(request)) return existing.id;
+          throw new RuntimeError(
+            'alreadyExists',
+            `run pod sandbox ${key}: exists as ${existing.id}${existing.state === 'ready' ? ' with another configuration' : ', which is not ready'}`,
+          );
+        }
+        return this.#createPod(driver, { config, handler, foreground: options.foreground === true });
+      },
+      signal,
+    );
   }
 
   async #createPod(driver: SandboxDriver, { config, handler, foreground }: { config: PodSandboxConfig; handler: string; foreground: boolean }): Promise<PodSandboxId> {
@@ -54,13 +62,16 @@ export class PodOperations {
         const sandbox = await driver.prepare(pod.sandbox, request);
         rollback.defer('end the sandbox', async () => sandbox.shutdown());
         pod = { ...pod, sandbox: sandbox.record };
+        const subscribed = sandbox.onProcessEnd((end) => this.#state.onProcessEnd(end));
+        // Waited for below; where the network fails first, that is the error to tell.
+        subscribed.catch(() => undefined);
         if (!hostNetwork) {
           rollback.defer('detach the network', async () => network.detach(id));
-          const attachment = await network.attach({ podId: id, portMappings: config.portMappings }, async (plan) => sandbox.execute(plan), foreground ? async (undo) => sandbox.deposit(undo) : undefined);
-          pod = { ...pod, attachment };
+          pod = { ...pod, attachment: await this.#attach(pod, sandbox) };
+        } else {
+          await sandbox.commit(await this.#podFiles(pod), config.sysctls);
         }
-        await sandbox.commit(await this.#podFiles(pod), config.sysctls);
-        await sandbox.onProcessEnd((end) => this.#state.onProcessEnd(end));
+        await subscribed;
         this.#state.store.putPod({ ...pod, state: 'ready' });
         this.#watch(id, sandbox);
       });
@@ -69,6 +80,14 @@ export class PodOperations {
     }
     this.#state.publish({ kind: 'podCreated', podSandboxId: id, atNs: clock.nowNs() });
     return id;
+  }
+
+  /** Attaches the network. Its plan and the pod's files, which hold the address, go to the sandbox together. */
+  async #attach(pod: PodRecord, sandbox: Sandbox): Promise<NetworkAttachment> {
+    const { portMappings, sysctls } = pod.config;
+    const execute = async (plan: OpaquePlan, attachment?: NetworkAttachment): Promise<void> =>
+      attachment === undefined ? sandbox.execute(plan) : sandbox.commit(await this.#podFiles({ ...pod, attachment }), sysctls, plan);
+    return this.#state.deps.network.attach({ podId: pod.id, portMappings }, execute, pod.foreground ? async (undo) => sandbox.deposit(undo) : undefined);
   }
 
   async #podFiles(pod: PodRecord): Promise<PodFiles> {
@@ -96,16 +115,27 @@ export class PodOperations {
     // Recorded first: a crash from here on is finished by reconcile.
     if (wasReady) this.#state.store.putPod({ ...pod, state: 'notReady' });
     const sandbox = this.#state.sandboxes.get(id);
-    if (sandbox !== undefined) {
-      await sandbox.shutdown();
-      this.#state.sandboxes.delete(id);
-      this.#state.endContainers(id, { exitCode: 137, reason: 'Error', message: '' });
-    }
-    if (pod.attachment !== undefined) {
-      await this.#state.deps.network.detach(pod.id);
-      this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
-    }
+    await this.#end(pod, sandbox);
+    this.#state.deps.records.transaction(() => {
+      if (sandbox !== undefined) {
+        this.#state.sandboxes.delete(id);
+        this.#state.endContainers(id, { exitCode: 137, reason: 'Error', message: '' });
+      }
+      if (pod.attachment !== undefined) this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
+    });
     if (wasReady) this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });
+  }
+
+  /** Ends the sandbox and detaches the network: where both are there, the sandbox runs the network's plan as its last act. */
+  async #end(pod: PodRecord, sandbox: Sandbox | undefined): Promise<void> {
+    const { network } = this.#state.deps;
+    let isEnded = sandbox === undefined;
+    const shutdown = async (plan?: OpaquePlan): Promise<void> => {
+      isEnded = true;
+      await sandbox?.shutdown(plan);
+    };
+    if (pod.attachment !== undefined) await network.detach(pod.id, isEnded ? undefined : shutdown);
+    if (!isEnded) await shutdown();
   }
 
   async remove(id: string, signal?: AbortSignal): Promise<void> {
@@ -114,7 +144,10 @@ export class PodOperations {
     const removed = this.#state.locks.run(pod.id, async () => {
       await this.#stopPod(pod.id);
       if (this.#state.store.findPod(pod.id) === undefined) return;
-      await this.#state.driver(pod.runtimeHandler).cleanUp(pod.sandbox, this.#state.store.containers(pod.id).map((container) => container.id));
+      await this.#state.driver(pod.runtimeHandler).cleanUp(
+        pod.sandbox,
+        this.#state.store.containers(pod.id).map((container) => container.id),
+      );
       await this.#forgetPod(pod);
       this.#state.publish({ kind: 'podRemoved', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });
     });
@@ -122,12 +155,16 @@ export class PodOperations {
   }
 
   async #forgetPod(pod: PodRecord): Promise<void> {
-    for (const container of this.#state.store.containers(pod.id)) {
-      this.#state.deps.images.release(container.id);
-      this.#state.store.deleteContainer(container.id);
-      this.#state.publish({ kind: 'containerRemoved', podSandboxId: pod.id, containerId: container.id, atNs: this.#state.deps.clock.nowNs() });
-    }
-    this.#state.store.deletePod(pod.id);
+    const { records, images, clock } = this.#state.deps;
+    const containers = this.#state.store.containers(pod.id);
+    records.transaction(() => {
+      for (const container of containers) {
+        images.release(container.id);
+        this.#state.store.deleteContainer(container.id);
+      }
+      this.#state.store.deletePod(pod.id);
+    });
+    for (const container of containers) this.#state.publish({ kind: 'containerRemoved', podSandboxId: pod.id, containerId: container.id, atNs: clock.nowNs() });
   }
 
   /** Repairs what earlier owners left: re-attaches live sandboxes, records the ends of dead ones, removes their remains. */
@@ -137,7 +174,14 @@ export class PodOperations {
     for (const container of this.#state.store.containers()) if (!podIds.has(container.podId)) this.#state.store.deleteContainer(container.id);
     const containerIds = new Set<string>(this.#state.store.containers().map((container) => container.id));
     for (const lease of this.#state.deps.images.leases()) if (!containerIds.has(lease)) this.#state.deps.images.release(lease);
-    await this.#state.deps.network.reconcile(new Set(this.#state.store.pods().filter((pod) => pod.state === 'ready').map((pod) => pod.id)));
+    await this.#state.deps.network.reconcile(
+      new Set(
+        this.#state.store
+          .pods()
+          .filter((pod) => pod.state === 'ready')
+          .map((pod) => pod.id),
+      ),
+    );
   }
 
   async #reconcilePod(pod: PodRecord): Promise<void> {
@@ -149,7 +193,10 @@ export class PodOperations {
       return;
     }
     for (const container of this.#state.store.containers(pod.id)) this.#recordUnseenEnd(container);
-    await driver.cleanUp(pod.sandbox, this.#state.store.containers(pod.id).map((container) => container.id));
+    await driver.cleanUp(
+      pod.sandbox,
+      this.#state.store.containers(pod.id).map((container) => container.id),
+    );
     await this.#state.deps.network.detach(pod.id);
     // A foreground pod belonged to its starter: with that gone, nobody will ask for it again.
     if (pod.state === 'creating' || pod.foreground) await this.#forgetPod(pod);
@@ -182,7 +229,8 @@ export class PodOperations {
         this.#state.recordEnd(container.id, endOf(process));
       } else {
         this.#state.expectEnd(container.id);
-        if (process.state === 'running' && container.state === 'created') this.#state.store.moveContainer(container.id, { state: 'running', startedAtNs: process.startedAtNs, pid: process.pid });
+        if (process.state === 'running' && container.state === 'created')
+          this.#state.store.moveContainer(container.id, { state: 'running', startedAtNs: process.startedAtNs, pid: process.pid });
       }
     }
   }
@@ -190,9 +238,11 @@ export class PodOperations {
   /** Takes a live sandbox; when its shim goes without being asked, its containers are recorded as killed and its remains removed. */
   #watch(podId: string, sandbox: Sandbox): void {
     this.#state.sandboxes.set(podId, sandbox);
-    void sandbox.ended.then(async () => {
-      if (this.#state.sandboxes.get(podId) === sandbox) await this.#state.locks.run(podId, async () => this.#sandboxLost(podId, sandbox));
-    }).catch((error: unknown) => this.#state.deps.report(error));
+    void sandbox.ended
+      .then(async () => {
+        if (this.#state.sandboxes.get(podId) === sandbox) await this.#state.locks.run(podId, async () => this.#sandboxLost(podId, sandbox));
+      })
+      .catch((error: unknown) => this.#state.deps.report(error));
   }
 
   async #sandboxLost(podId: string, sandbox: Sandbox): Promise<void> {
@@ -201,7 +251,7 @@ export class PodOperations {
     this.#state.sandboxes.delete(podId);
     this.#state.store.putPod({ ...pod, state: 'notReady' });
     await this.#state.driver(pod.runtimeHandler).cleanUp(pod.sandbox, []);
-    this.#state.endContainers(podId, { exitCode: 137, reason: 'Error', message: 'the pod\'s shim ended' });
+    this.#state.endContainers(podId, { exitCode: 137, reason: 'Error', message: "the pod's shim ended" });
     await this.#state.deps.network.detach(pod.id);
     this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
     this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });

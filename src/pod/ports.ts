@@ -62,9 +62,13 @@ export interface NetworkPort {
    * Records the attachment, then runs its plan through `execute`. `deposit`, where given, gets the undo plan before anything is made: what
    * the pod's shim runs by itself when its starter is killed. Throws resourceExhausted, alreadyExists.
    */
-  attach(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }, execute: (plan: OpaquePlan) => Promise<void>, deposit?: (undo: OpaquePlan) => Promise<void>): Promise<NetworkAttachment>;
-  /** The pod's namespace is gone or going. No error when nothing is attached. */
-  detach(podId: PodSandboxId): Promise<void>;
+  attach(
+    request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] },
+    execute: (plan: OpaquePlan, attachment?: NetworkAttachment) => Promise<void>,
+    deposit?: (undo: OpaquePlan) => Promise<void>,
+  ): Promise<NetworkAttachment>;
+  /** The pod's namespace is gone or going. No error when nothing is attached. `execute` runs the plan in the ending sandbox; without it the host does. */
+  detach(podId: PodSandboxId, execute?: (plan: OpaquePlan) => Promise<void>): Promise<void>;
   reconcile(livePodIds: ReadonlySet<string>): Promise<void>;
   explain(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }): readonly string[];
   status(): { readonly ready: boolean; readonly reason: string; readonly message: string };
@@ -166,8 +170,8 @@ export interface Sandbox {
   readonly record: SandboxRecord;
   /** Runs a plan of the network in the sandbox's context. */
   execute(plan: OpaquePlan): Promise<void>;
-  /** Writes the pod's files and sysctls: the last step before a pod is ready. */
-  commit(files: PodFiles, sysctls: Readonly<Record<string, string>>): Promise<void>;
+  /** Runs the network's plan, if one is given, and writes the pod's files and sysctls, all in one message. */
+  commit(files: PodFiles, sysctls: Readonly<Record<string, string>>, network?: OpaquePlan): Promise<void>;
   /** With foreground: adds the network's part to what the shim runs by itself when this engine dies. */
   deposit(networkUndo: OpaquePlan): Promise<void>;
   /** Runs up to the start barrier. */
@@ -178,7 +182,11 @@ export interface Sandbox {
   signal(processId: string, signalNumber: number): Promise<void>;
   /** Kills the process and everything in its cgroup. */
   killAll(id: ContainerId): Promise<void>;
-  execSync(id: ContainerId, command: readonly string[], options: { readonly timeoutMs: number }): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }>;
+  execSync(
+    id: ContainerId,
+    command: readonly string[],
+    options: { readonly timeoutMs: number },
+  ): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }>;
   exec(id: ContainerId, process: ExecProcess): Promise<{ readonly processId: string; readonly streams: SandboxStreams }>;
   attach(id: ContainerId, options: { readonly stdin: boolean }): Promise<SandboxStreams>;
   resize(processId: string, size: { readonly columns: number; readonly rows: number }): Promise<void>;
@@ -188,8 +196,8 @@ export interface Sandbox {
   processes(): Promise<ProcessSnapshot[]>;
   /** One listener; called once per ended process, after its last output was logged. */
   onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void>;
-  /** Kills everything, releases namespaces and cgroups, ends the shim. */
-  shutdown(): Promise<void>;
+  /** Kills everything, releases namespaces and cgroups, runs the network's plan, if one is given, and ends the shim. */
+  shutdown(network?: OpaquePlan): Promise<void>;
   /** Leaves the sandbox running and drops the connection. */
   detach(): void;
   /** Resolves when the shim is gone, for whatever reason. */

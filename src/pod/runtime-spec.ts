@@ -100,7 +100,8 @@ export function containerUser(container: ContainerConfig, pod: PodSandboxConfig,
   const { security } = container;
   const [imageUser = '', imageGroup = ''] = splitUser(image.user);
   const hasOwnUser = security.runAsUser !== undefined || (security.runAsUsername !== undefined && security.runAsUsername !== '');
-  if (security.runAsGroup !== undefined && !hasOwnUser && imageUser === '') throw invalidArgument('config.linux.security_context.run_as_group', 'needs run_as_user or run_as_username');
+  if (security.runAsGroup !== undefined && !hasOwnUser && imageUser === '')
+    throw invalidArgument('config.linux.security_context.run_as_group', 'needs run_as_user or run_as_username');
   return {
     user: security.runAsUser !== undefined ? String(security.runAsUser) : hasOwnUser ? (security.runAsUsername ?? '') : imageUser,
     group: security.runAsGroup !== undefined ? String(security.runAsGroup) : hasOwnUser ? '' : imageGroup,
@@ -115,11 +116,13 @@ function splitUser(user: string): readonly string[] {
 }
 
 function planCapabilities({ security }: ContainerConfig, defaults: SpecDefaults): NonNullable<NonNullable<RuntimeSpec['process']>['capabilities']> {
-  const names = (list: readonly string[] | undefined): string[] => (list ?? []).map((name) => (name.toUpperCase() === 'ALL' || /^CAP_/i.test(name) ? name.toUpperCase() : `CAP_${name.toUpperCase()}`));
+  const names = (list: readonly string[] | undefined): string[] =>
+    (list ?? []).map((name) => (name.toUpperCase() === 'ALL' || /^CAP_/i.test(name) ? name.toUpperCase() : `CAP_${name.toUpperCase()}`));
   const add = names(security.capabilities?.add);
   const drop = names(security.capabilities?.drop);
   for (const name of [...add, ...drop]) {
-    if (name !== 'ALL' && !defaults.allCapabilities.includes(name) && !knownCapability.test(name)) throw invalidArgument('config.linux.security_context.capabilities', `unknown capability ${name}`);
+    if (name !== 'ALL' && !defaults.allCapabilities.includes(name) && !knownCapability.test(name))
+      throw invalidArgument('config.linux.security_context.capabilities', `unknown capability ${name}`);
   }
   let set = new Set<string>(security.privileged ? defaults.allCapabilities : defaults.capabilities);
   if (!security.privileged) {
@@ -138,9 +141,12 @@ const knownCapability = /^CAP_[A-Z_]{3,30}$/;
 async function planSeccomp(profile: SeccompProfile | undefined, capabilities: readonly string[], defaults: SpecDefaults): Promise<SpecSeccomp | undefined> {
   switch (profile?.kind) {
     case undefined:
-    case 'unconfined': return undefined;
-    case 'runtimeDefault': return defaults.seccomp(capabilities);
-    case 'localhost': return defaults.readSeccompProfile(profile.path ?? '');
+    case 'unconfined':
+      return undefined;
+    case 'runtimeDefault':
+      return defaults.seccomp(capabilities);
+    case 'localhost':
+      return defaults.readSeccompProfile(profile.path ?? '');
   }
 }
 
@@ -162,7 +168,10 @@ function baseMounts({ container }: SpecInput): readonly SpecMount[] {
   const mount = (destination: string, type: string, source: string, options: readonly string[]): SpecMount => ({ destination, type, source, options, idMapped: false });
   const options = ['nosuid', 'noexec', 'nodev'];
   // With the pod's IPC namespace this stands for the one shared memory that the pod already has.
-  const shm = namespaces.ipc === 'node' ? mount('/dev/shm', 'bind', '/dev/shm', ['rbind', 'rprivate', ...options]) : mount('/dev/shm', 'tmpfs', 'shm', [...options, 'mode=1777', 'size=65536k']);
+  const shm =
+    namespaces.ipc === 'node'
+      ? mount('/dev/shm', 'bind', '/dev/shm', ['rbind', 'rprivate', ...options])
+      : mount('/dev/shm', 'tmpfs', 'shm', [...options, 'mode=1777', 'size=65536k']);
   const mounts = [
     mount('/proc', 'proc', 'proc', ['nosuid', 'noexec', 'nodev']),
     mount('/dev', 'tmpfs', 'tmpfs', ['nosuid', 'strictatime', 'mode=755', 'size=65536k']),
@@ -192,7 +201,13 @@ function planMounts(mounts: readonly Mount[]): readonly SpecMount[] {
     const at = `config.mounts[${index}]`;
     if (!mount.containerPath.startsWith('/')) throw invalidArgument(`${at}.container_path`, `${JSON.stringify(mount.containerPath)} is not absolute`);
     if (!mount.hostPath.startsWith('/')) throw invalidArgument(`${at}.host_path`, `${JSON.stringify(mount.hostPath)} is not absolute`);
-    return { destination: mount.containerPath, type: 'bind', source: mount.hostPath, options: ['rbind', propagationOptions[mount.propagation], mount.readonly ? 'ro' : 'rw'], idMapped: false };
+    return {
+      destination: mount.containerPath,
+      type: 'bind',
+      source: mount.hostPath,
+      options: ['rbind', propagationOptions[mount.propagation], mount.readonly ? 'ro' : 'rw'],
+      idMapped: false,
+    };
   });
   // Shorter targets first, so that a mount inside another one is not hidden by it.
   return planned.toSorted((a, b) => depthOf(a.destination) - depthOf(b.destination));

@@ -61,7 +61,11 @@ function matchesLabels(labels: Readonly<Record<string, string>>, wanted: Readonl
 
 /** True where the pod fits every part of the filter. */
 export function matchesPod(pod: PodSandboxStatus, filter: PodFilter): boolean {
-  return (filter.id === undefined || filter.id === '' || pod.id.startsWith(filter.id)) && (filter.state === undefined || pod.state === filter.state) && matchesLabels(pod.labels, filter.labels);
+  return (
+    (filter.id === undefined || filter.id === '' || pod.id.startsWith(filter.id)) &&
+    (filter.state === undefined || pod.state === filter.state) &&
+    matchesLabels(pod.labels, filter.labels)
+  );
 }
 
 /** True where the container fits every part of the filter. */

@@ -270,7 +270,12 @@ export interface ProcessStreams {
 /** A change of a pod or container, in the order in which it was recorded. */
 export type EngineEvent =
   | { readonly kind: 'podCreated' | 'podStopped' | 'podRemoved'; readonly podSandboxId: PodSandboxId; readonly atNs: bigint }
-  | { readonly kind: 'containerCreated' | 'containerStarted' | 'containerStopped' | 'containerRemoved'; readonly podSandboxId: PodSandboxId; readonly containerId: ContainerId; readonly atNs: bigint };
+  | {
+      readonly kind: 'containerCreated' | 'containerStarted' | 'containerStopped' | 'containerRemoved';
+      readonly podSandboxId: PodSandboxId;
+      readonly containerId: ContainerId;
+      readonly atNs: bigint;
+    };
 
 /** What `PullImage` and the CLI show while a pull runs. */
 export interface PullProgress {

@@ -100,7 +100,9 @@ class EngineClient {
   async runPodSandbox(args: Parameters<Engine['runPodSandbox']>): ReturnType<Engine['runPodSandbox']> {
     const { sent, signal } = splitArgs('runPodSandbox', args);
     // SAFETY: as in `value`.
-    return (await this.#exchange({ kind: 'method', method: 'runPodSandbox', args: sent }, signal, { keep: args[1]?.foreground === true })) as Awaited<ReturnType<Engine['runPodSandbox']>>;
+    return (await this.#exchange({ kind: 'method', method: 'runPodSandbox', args: sent }, signal, { keep: args[1]?.foreground === true })) as Awaited<
+      ReturnType<Engine['runPodSandbox']>
+    >;
   }
 
   async pullImage([reference, options, signal]: Parameters<Engine['pullImage']>): ReturnType<Engine['pullImage']> {

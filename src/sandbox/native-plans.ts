@@ -61,7 +61,15 @@ export function containerInput(context: PodContext, container: ContainerRequest)
   const { pid, ...slots } = sharing.slots;
   return {
     spec: container.runtimeSpec,
-    rootfs: { kind: 'overlay', storeDir: container.layers.storeDir, lower: container.layers.lower, upper: paths.upper, work: paths.work, mountpoint: layout.rootfs, volatile: true },
+    rootfs: {
+      kind: 'overlay',
+      storeDir: container.layers.storeDir,
+      lower: container.layers.lower,
+      upper: paths.upper,
+      work: paths.work,
+      mountpoint: layout.rootfs,
+      volatile: true,
+    },
     pod: { ...sharing, slots: { ...slots, ...(container.sharesPodPid && pid !== undefined ? { pid } : {}) } },
     host,
     cgroup: { path: `${record.cgroupPath}/${container.containerId}`, controllers },
@@ -116,20 +124,26 @@ export function planUndo(context: PodContext, network: Plan | undefined): Plan {
   const shims = shimCgroups(host, layout);
   const [shimFile] = shims.files;
   const root = host.cgroups.mode === 'v2' ? host.cgroups.unified?.mountpoint : host.cgroups.v1.find(({ controllers }) => controllers.includes('memory'))?.mountpoint;
-  const leave: readonly Step[] = shimFile === undefined || root === undefined ? [] : [
-    // The shim leaves its own cgroup, so that the last one can remove it.
-    { kind: 'writeFile', dir: noSlot, path: `${root}/${shimFile.slice(shimFile.lastIndexOf('/') + 1)}`, data: Buffer.from('0'), fileSystem: 3, ignore: [errno.perm, errno.access, errno.busy, errno.notSupported] },
-    ...shims.remove,
-  ];
+  const leave: readonly Step[] =
+    shimFile === undefined || root === undefined
+      ? []
+      : [
+          // The shim leaves its own cgroup, so that the last one can remove it.
+          {
+            kind: 'writeFile',
+            dir: noSlot,
+            path: `${root}/${shimFile.slice(shimFile.lastIndexOf('/') + 1)}`,
+            data: Buffer.from('0'),
+            fileSystem: 3,
+            ignore: [errno.perm, errno.access, errno.busy, errno.notSupported],
+          },
+          ...shims.remove,
+        ];
   return {
     sections: [
       ...planRelease(context).sections,
       ...(network?.sections ?? []),
-      onHost([
-        { kind: 'removeTree', dir: noSlot, path: `${layout.containers}/${request.podId}` },
-        { kind: 'removeTree', dir: noSlot, path: record.podDir },
-        ...leave,
-      ]),
+      onHost([{ kind: 'removeTree', dir: noSlot, path: `${layout.containers}/${request.podId}` }, { kind: 'removeTree', dir: noSlot, path: record.podDir }, ...leave]),
     ],
   };
 }

@@ -146,13 +146,23 @@ export class NativeSandbox implements Sandbox {
     return known as KnownContainer;
   }
 
-  #planExec(id: ContainerId, { command, terminal, columns, rows }: Pick<ExecProcess, 'command' | 'terminal' | 'columns' | 'rows'>, options: { readonly startBarrier: boolean }): Plan {
+  #planExec(
+    id: ContainerId,
+    { command, terminal, columns, rows }: Pick<ExecProcess, 'command' | 'terminal' | 'columns' | 'rows'>,
+    options: { readonly startBarrier: boolean },
+  ): Plan {
     const { spec, pid, identity, home } = this.#known(id);
     if (spec.process === undefined) throw new RuntimeError('internal', `bug: container ${id} has no process`);
     const env = terminal && !spec.process.env.some((entry) => entry.startsWith('TERM=')) ? [...spec.process.env, 'TERM=xterm'] : spec.process.env;
     const input: PlanExecInput = {
       process: { ...spec.process, args: command, env, terminal, consoleSize: { width: columns, height: rows } },
-      spec, initPid: pid, host: this.#parts.context.host, cgroup: this.#cgroupOf(id), terminal, identity: { ...identity, home }, startBarrier: options.startBarrier,
+      spec,
+      initPid: pid,
+      host: this.#parts.context.host,
+      cgroup: this.#cgroupOf(id),
+      terminal,
+      identity: { ...identity, home },
+      startBarrier: options.startBarrier,
     };
     return planExec(input);
   }
@@ -161,7 +171,11 @@ export class NativeSandbox implements Sandbox {
     return `exec-${encodeId(this.#parts.clock.randomBytes(8))}`;
   }
 
-  async execSync(id: ContainerId, command: readonly string[], { timeoutMs }: { readonly timeoutMs: number }): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }> {
+  async execSync(
+    id: ContainerId,
+    command: readonly string[],
+    { timeoutMs }: { readonly timeoutMs: number },
+  ): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }> {
     const plan = this.#planExec(id, { command, terminal: false, columns: 0, rows: 0 }, { startBarrier: false });
     const result = await this.#parts.shim.exec({ processId: this.#execId(), plan, timeoutMs, outputBytesMax: limits.execOutputBytesMax });
     return { exitCode: exitCodeOf(result.waitStatus), timedOut: result.timedOut, stdout: result.stdout, stderr: result.stderr };
@@ -170,7 +184,14 @@ export class NativeSandbox implements Sandbox {
   async exec(id: ContainerId, process: ExecProcess): Promise<{ readonly processId: string; readonly streams: SandboxStreams }> {
     const { shim } = this.#parts;
     const processId = this.#execId();
-    await shim.createProcess({ processId, plan: this.#planExec(id, process, { startBarrier: true }), stdin: process.stdin, terminal: process.terminal, exclusive: true, holdOutput: true });
+    await shim.createProcess({
+      processId,
+      plan: this.#planExec(id, process, { startBarrier: true }),
+      stdin: process.stdin,
+      terminal: process.terminal,
+      exclusive: true,
+      holdOutput: true,
+    });
     let attachment: ShimAttachment | undefined;
     try {
       attachment = await shim.attach(processId, { stdin: process.stdin, stdout: true, stderr: !process.terminal });
@@ -211,12 +232,20 @@ export class NativeSandbox implements Sandbox {
   async processes(): Promise<ProcessSnapshot[]> {
     const states = await this.#parts.shim.state();
     return states.map((process) => ({
-      processId: process.processId, pid: process.pid, state: process.state, exitCode: exitCodeOf(process.waitStatus), oomKilled: process.oomKilled, startedAtNs: process.startedNs, endedAtNs: process.endedNs,
+      processId: process.processId,
+      pid: process.pid,
+      state: process.state,
+      exitCode: exitCodeOf(process.waitStatus),
+      oomKilled: process.oomKilled,
+      startedAtNs: process.startedNs,
+      endedAtNs: process.endedNs,
     }));
   }
 
   async onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void> {
-    await this.#parts.shim.subscribe((event) => listener({ processId: event.processId, exitCode: exitCodeOf(event.waitStatus), oomKilled: event.oomKilled, endedAtNs: event.endedNs }));
+    await this.#parts.shim.subscribe((event) =>
+      listener({ processId: event.processId, exitCode: exitCodeOf(event.waitStatus), oomKilled: event.oomKilled, endedAtNs: event.endedNs }),
+    );
   }
 
   async shutdown(): Promise<void> {

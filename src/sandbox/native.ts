@@ -45,8 +45,13 @@ export class NativeDriver implements SandboxDriver {
     const { layout, clock } = this.#parts;
     const parent = config.cgroupParent === '' ? layout.cgroup : config.cgroupParent.replace(/\/+$/, '');
     return {
-      podId, cgroupPath: `${parent}/${podId}`, secret: encodeId(clock.randomBytes(32)), podDir: `${layout.pods}/${podId.slice(0, podDirectoryCharacters)}`,
-      hostNetwork: config.security.namespaces.network === 'node', foreground, shimPid: 0,
+      podId,
+      cgroupPath: `${parent}/${podId}`,
+      secret: encodeId(clock.randomBytes(32)),
+      podDir: `${layout.pods}/${podId.slice(0, podDirectoryCharacters)}`,
+      hostNetwork: config.security.namespaces.network === 'node',
+      foreground,
+      shimPid: 0,
     };
   }
 
@@ -70,7 +75,13 @@ export class NativeDriver implements SandboxDriver {
 
   #sandboxOf(context: PodContext, shim: ConstructorParameters<typeof NativeSandbox>[0]['shim']): NativeSandbox {
     const { clock, memory } = this.#parts;
-    return new NativeSandbox({ context, shim, clock, memory, discardLayer: async (containerId) => this.#discard(containerPaths(this.#parts.layout, { podId: context.request.podId, containerId }).directory) });
+    return new NativeSandbox({
+      context,
+      shim,
+      clock,
+      memory,
+      discardLayer: async (containerId) => this.#discard(containerPaths(this.#parts.layout, { podId: context.request.podId, containerId }).directory),
+    });
   }
 
   /** Once per engine; a removed one is made again by the next engine. */
@@ -161,7 +172,11 @@ export class NativeDriver implements SandboxDriver {
   explainSandbox(request: SandboxRequest, { showSecrets }: { readonly showSecrets: boolean }): readonly string[] {
     const { host, layout } = this.#parts;
     const plans = planPod({ host, layout, record: this.plan(request), request });
-    return [...explainPlan(plans.prepare, { showSecrets }), ...(plans.pause === undefined ? [] : explainPlan(plans.pause, { showSecrets })), ...(plans.sysctls === undefined ? [] : explainPlan(plans.sysctls, { showSecrets }))];
+    return [
+      ...explainPlan(plans.prepare, { showSecrets }),
+      ...(plans.pause === undefined ? [] : explainPlan(plans.pause, { showSecrets })),
+      ...(plans.sysctls === undefined ? [] : explainPlan(plans.sysctls, { showSecrets })),
+    ];
   }
 
   /** With the numbers of the request, since nobody looks into the root; a name stands as root. */

@@ -18,10 +18,12 @@ export function streamsOf(attachment: ShimAttachment): SandboxStreams {
     if (waitingBytes > waitingBytesMax) attachment.pause();
     wake?.();
   };
-  const exited = attachment.ended.then(({ waitStatus }) => exitCodeOf(waitStatus)).finally(() => {
-    isEnded = true;
-    wake?.();
-  });
+  const exited = attachment.ended
+    .then(({ waitStatus }) => exitCodeOf(waitStatus))
+    .finally(() => {
+      isEnded = true;
+      wake?.();
+    });
   exited.catch(() => undefined);
   return {
     output: readOutput(),

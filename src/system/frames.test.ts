@@ -3,7 +3,19 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type RuntimeError, limits } from '#core';
 import { ByteWriter, type Plan } from '#plan';
-import { FrameDecoder, decodeAsk, decodeExecResult, decodeFailure, decodeProcessEnded, decodeRequestError, decodeStates, decodeWaitStatus, encodeFrame, frameTypes, planError } from './frames.ts';
+import {
+  FrameDecoder,
+  decodeAsk,
+  decodeExecResult,
+  decodeFailure,
+  decodeProcessEnded,
+  decodeRequestError,
+  decodeStates,
+  decodeWaitStatus,
+  encodeFrame,
+  frameTypes,
+  planError,
+} from './frames.ts';
 
 const payload = (body: (out: ByteWriter) => void): Buffer => {
   const out = new ByteWriter();
@@ -33,8 +45,14 @@ describe('frames', () => {
     const huge = Buffer.alloc(12);
     huge.writeUInt32LE(limits.frameBytesMax + 1, 0);
     assert.throws(() => new FrameDecoder().push(huge), { code: 'internal', message: 'decode frame: a payload of 16777217 bytes is not a frame' });
-    assert.throws(() => new FrameDecoder().push(Buffer.from('000000000100010001000000', 'hex')), { code: 'internal', message: 'decode frame: a payload of 0 bytes is not a frame' });
-    assert.throws(() => encodeFrame(1, 1, (out) => out.raw(Buffer.alloc(limits.frameBytesMax + 1))), { code: 'resourceExhausted', message: 'encode frame: 16777217 bytes, at most 16777216' });
+    assert.throws(() => new FrameDecoder().push(Buffer.from('000000000100010001000000', 'hex')), {
+      code: 'internal',
+      message: 'decode frame: a payload of 0 bytes is not a frame',
+    });
+    assert.throws(() => encodeFrame(1, 1, (out) => out.raw(Buffer.alloc(limits.frameBytesMax + 1))), {
+      code: 'resourceExhausted',
+      message: 'encode frame: 16777217 bytes, at most 16777216',
+    });
   });
 });
 
@@ -50,7 +68,11 @@ describe('answers', () => {
   });
 
   test('a refused request says what was wanted, why, and with which code', () => {
-    const error = (errno: number, detail: string): RuntimeError => decodeRequestError('signal process c', payload((out) => out.i32(errno).text(detail)));
+    const error = (errno: number, detail: string): RuntimeError =>
+      decodeRequestError(
+        'signal process c',
+        payload((out) => out.i32(errno).text(detail)),
+      );
     assert.deepEqual([error(3, 'no such process').code, error(3, 'no such process').message], ['notFound', 'signal process c: no such process: ESRCH']);
     assert.deepEqual([error(16, '').code, error(16, '').message], ['failedPrecondition', 'signal process c: EBUSY']);
     assert.equal(error(108, '').code, 'unavailable');

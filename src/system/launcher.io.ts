@@ -48,7 +48,13 @@ export interface UnpackSession {
 export interface Launcher extends AsyncDisposable {
   readonly pid: number;
   /** First contact with a new shim. `podDir` exists (0700); the shim writes `0` to each of cgroupFiles before it executes. */
-  startShim(options: { readonly podId: string; readonly podDir: string; readonly secret: Uint8Array; readonly cgroupFiles: readonly string[]; readonly name?: string }): Promise<ShimConnection>;
+  startShim(options: {
+    readonly podId: string;
+    readonly podDir: string;
+    readonly secret: Uint8Array;
+    readonly cgroupFiles: readonly string[];
+    readonly name?: string;
+  }): Promise<ShimConnection>;
   /** Runs host and podNamespaces sections in a fresh child. Throws the failed step. */
   runOnce(plan: Plan): Promise<void>;
   unpack(options: { readonly layerDir: string; readonly rootDir: string }): Promise<UnpackSession>;
@@ -71,14 +77,20 @@ const endReasons: Readonly<Record<number, string>> = {
 export async function startLauncher(options: LauncherOptions, signal?: AbortSignal): Promise<LaunchResult> {
   signal?.throwIfAborted();
   // The helper needs no environment, and stdio is nobody's: fd 3 is a socketpair, which Node calls a pipe.
-  const child = spawn(resolve(options.executable), ['launcher', resolve(options.runDir), resolve(options.lockFile)], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'], env: {}, cwd: '/' });
+  const child = spawn(resolve(options.executable), ['launcher', resolve(options.runDir), resolve(options.lockFile)], {
+    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+    env: {},
+    cwd: '/',
+  });
   const ended = new Promise<void>((resolve) => {
     child.once('exit', () => resolve());
     child.once('error', () => resolve());
   });
   const first = Promise.withResolvers<Frame>();
   child.once('error', (error) => first.reject(wrapError(`start ${options.executable}`, error, 'failedPrecondition')));
-  child.once('exit', (code, name) => first.reject(new RuntimeError('failedPrecondition', `start ${options.executable}: ${endReasons[code ?? -1] ?? `it ended with ${name ?? `status ${code}`}`}`)));
+  child.once('exit', (code, name) =>
+    first.reject(new RuntimeError('failedPrecondition', `start ${options.executable}: ${endReasons[code ?? -1] ?? `it ended with ${name ?? `status ${code}`}`}`)),
+  );
   const abort = (): void => first.reject(new RuntimeError('cancelled', `start ${options.executable}: cancelled`));
   signal?.addEventListener('abort', abort, { once: true });
   // SAFETY: the fourth entry of stdio above is a pipe; it is absent only where spawning itself failed.
@@ -136,12 +148,23 @@ class LauncherClient implements Launcher {
     return new FrameConnection(await openSocket(this.#socketPath), peer);
   }
 
-  async startShim(options: { readonly podId: string; readonly podDir: string; readonly secret: Uint8Array; readonly cgroupFiles: readonly string[]; readonly name?: string }): Promise<ShimConnection> {
+  async startShim(options: {
+    readonly podId: string;
+    readonly podDir: string;
+    readonly secret: Uint8Array;
+    readonly cgroupFiles: readonly string[];
+    readonly name?: string;
+  }): Promise<ShimConnection> {
     const { podId, podDir, secret, cgroupFiles, name } = options;
     const connection = await this.#connect(`shim of pod ${podId}`);
     try {
       const frame = await connection.request(`start the shim of pod ${podId}`, frameTypes.shim, (out) => {
-        out.text(podId).text(podDir).bytes(secret).texts(cgroupFiles).text(name ?? '');
+        out
+          .text(podId)
+          .text(podDir)
+          .bytes(secret)
+          .texts(cgroupFiles)
+          .text(name ?? '');
       });
       return adoptShimConnection(connection, new ByteReader(frame.payload).u32(), { podDir, secret });
     } catch (error) {

@@ -8,7 +8,21 @@ import { RuntimeError, limits } from '#core';
 import { ByteReader, type ByteWriter, type Plan, encodePlan } from '#plan';
 import { Attachment, type ShimAttachment, streamBits } from './attachment.io.ts';
 import { FrameConnection, openSocket } from './connection.io.ts';
-import { type AskedFile, type ExecResult, type Frame, type ProcessEnded, type ProcessState, decodeAsk, decodeExecResult, decodeFailure, decodeProcessEnded, decodeStates, frameTypes, planError, protocolVersion } from './frames.ts';
+import {
+  type AskedFile,
+  type ExecResult,
+  type Frame,
+  type ProcessEnded,
+  type ProcessState,
+  decodeAsk,
+  decodeExecResult,
+  decodeFailure,
+  decodeProcessEnded,
+  decodeStates,
+  frameTypes,
+  planError,
+  protocolVersion,
+} from './frames.ts';
 
 /** Where a CRI log goes: `path` is resolved beneath `directory` without links; missing directories below it are made. */
 export interface LogTarget {
@@ -166,9 +180,21 @@ class ShimClient implements ShimConnection {
 
   async createProcess(options: CreateProcessOptions): Promise<{ readonly pid: number }> {
     const { processId, plan, log, oomFile } = options;
-    const frame = await this.#runPlan(`create process ${processId}`, frameTypes.create, plan, (out) => {
-      out.text(processId).u32(flagsOf(options)).text(log?.directory ?? '').text(log?.path ?? '').text(oomFile ?? '').bytes(encodePlan(plan));
-    }, { processId, answer: options.answer });
+    const frame = await this.#runPlan(
+      `create process ${processId}`,
+      frameTypes.create,
+      plan,
+      (out) => {
+        out
+          .text(processId)
+          .u32(flagsOf(options))
+          .text(log?.directory ?? '')
+          .text(log?.path ?? '')
+          .text(oomFile ?? '')
+          .bytes(encodePlan(plan));
+      },
+      { processId, answer: options.answer },
+    );
     this.#plans.set(processId, frame.answer === undefined ? { plan } : { plan, answer: frame.answer });
     return { pid: new ByteReader(frame.payload).u32() };
   }
@@ -187,10 +213,20 @@ class ShimClient implements ShimConnection {
 
   async exec(options: ExecOptions): Promise<ExecResult> {
     const { processId, plan, timeoutMs, outputBytesMax, stdin, answer } = options;
-    const frame = await this.#runPlan(`exec process ${processId}`, frameTypes.exec, plan, (out) => {
-      out.text(processId).u32(stdin === undefined ? 0 : processFlags.stdin).u32(timeoutMs).u32(Math.min(outputBytesMax, limits.execOutputBytesMax));
-      out.bytes(stdin ?? new Uint8Array()).bytes(encodePlan(plan));
-    }, { processId, answer });
+    const frame = await this.#runPlan(
+      `exec process ${processId}`,
+      frameTypes.exec,
+      plan,
+      (out) => {
+        out
+          .text(processId)
+          .u32(stdin === undefined ? 0 : processFlags.stdin)
+          .u32(timeoutMs)
+          .u32(Math.min(outputBytesMax, limits.execOutputBytesMax));
+        out.bytes(stdin ?? new Uint8Array()).bytes(encodePlan(plan));
+      },
+      { processId, answer },
+    );
     return decodeExecResult(frame.payload);
   }
 

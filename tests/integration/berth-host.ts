@@ -59,10 +59,12 @@ export class BerthHost implements AsyncDisposable {
     child.stdin.on('error', () => undefined);
     if (input === undefined) child.stdin.end();
     else child.stdin.end(input);
-    const finished = new Promise<Finished>((resolve) => child.once('close', (status) => {
-      wake();
-      resolve({ status, stdout, stderr });
-    }));
+    const finished = new Promise<Finished>((resolve) =>
+      child.once('close', (status) => {
+        wake();
+        resolve({ status, stdout, stderr });
+      }),
+    );
     const untilOutput = async (text: string): Promise<void> => {
       while (!stdout.includes(text)) {
         if (child.exitCode !== null || child.signalCode !== null) throw new Error(`ended before it printed ${JSON.stringify(text)}: ${stdout}${stderr}`);
@@ -106,9 +108,21 @@ export class BerthHost implements AsyncDisposable {
     }
     const { cgroup } = hostNames({ runDirectory: this.run, rootDirectory: this.root });
     left.push(...globSync(`/sys/fs/cgroup/{,*/}${cgroup.slice(1)}`));
-    left.push(...execFileSync('ip', ['-o', 'link'], { encoding: 'utf8' }).split('\n').filter((line) => /berth|veth/.test(line)));
-    left.push(...execFileSync('nft', ['list', 'tables'], { encoding: 'utf8' }).split('\n').filter((line) => line.includes('berth')));
-    left.push(...readFileSync('/proc/self/mountinfo', 'utf8').split('\n').filter((line) => line.includes(this.directory)));
+    left.push(
+      ...execFileSync('ip', ['-o', 'link'], { encoding: 'utf8' })
+        .split('\n')
+        .filter((line) => /berth|veth/.test(line)),
+    );
+    left.push(
+      ...execFileSync('nft', ['list', 'tables'], { encoding: 'utf8' })
+        .split('\n')
+        .filter((line) => line.includes('berth')),
+    );
+    left.push(
+      ...readFileSync('/proc/self/mountinfo', 'utf8')
+        .split('\n')
+        .filter((line) => line.includes(this.directory)),
+    );
     left.push(...(existsSync(`${this.root}/containers`) ? readdirSync(`${this.root}/containers`) : []));
     return left;
   }

@@ -37,7 +37,8 @@ export class FaultyProxy implements AsyncDisposable {
     if (fault === 'html') return void answer.writeHead(200, { 'content-type': 'text/html' }).end('<html>welcome</html>');
     if (fault === 'loop') return void answer.writeHead(307, { location: url }).end();
     if (typeof fault === 'object' && 'redirectBlobsTo' in fault && isBlob) return void answer.writeHead(307, { location: `http://${fault.redirectBlobsTo}${url}` }).end();
-    if (typeof fault === 'object' && 'wantBasic' in fault && incoming.headers.authorization !== `Basic ${Buffer.from(fault.wantBasic).toString('base64')}`) return void answer.writeHead(401, { 'www-authenticate': 'Basic realm="test"' }).end('{"errors":[]}');
+    if (typeof fault === 'object' && 'wantBasic' in fault && incoming.headers.authorization !== `Basic ${Buffer.from(fault.wantBasic).toString('base64')}`)
+      return void answer.writeHead(401, { 'www-authenticate': 'Basic realm="test"' }).end('{"errors":[]}');
     const { host: _host, authorization: _authorization, ...headers } = incoming.headers;
     request(`http://${target}${url}`, { headers }, (response) => {
       const chunks: Buffer[] = [];

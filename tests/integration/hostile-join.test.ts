@@ -29,7 +29,11 @@ describe('a container that watches what joins it', { skip, timeout: 120_000 }, (
   after(async () => environment[Symbol.asyncDispose]());
 
   /** Starts the spy, and joins its PID namespace again and again by `join` until it ends; gives the lines it printed. */
-  async function watch(pod: TestPod, capabilities: readonly string[], join: (spy: Awaited<ReturnType<TestPod['start']>>, round: number) => Promise<void>): Promise<readonly string[]> {
+  async function watch(
+    pod: TestPod,
+    capabilities: readonly string[],
+    join: (spy: Awaited<ReturnType<TestPod['start']>>, round: number) => Promise<void>,
+  ): Promise<readonly string[]> {
     const key = Buffer.from(pod.secret.map((byte) => byte ^ mask)).toString('hex');
     const spy = await pod.start('spy', makeSpec(environment.host, { args: ['/bin/probe', 'spy', marker, String(mask), key, String(spyMs)], capabilities }));
     const log = (): readonly string[] =>
@@ -50,7 +54,11 @@ describe('a container that watches what joins it', { skip, timeout: 120_000 }, (
     const lines = await watch(pod, defaultCapabilities, async ({ input, pid }) => void (await pod.exec('x', input, pid, ['/bin/true'])));
     assert.ok(count(lines, 'SEEN') > 0, `no joining process was seen: ${lines.join('; ')}`);
     assert.deepEqual(findings(lines), []);
-    assert.equal(lines.some((line) => line.startsWith('READ')), false, 'the memory of a joining process was open');
+    assert.equal(
+      lines.some((line) => line.startsWith('READ')),
+      false,
+      'the memory of a joining process was open',
+    );
   });
 
   it('finds no way to the host and no secret in them with SYS_PTRACE', async () => {
@@ -62,15 +70,26 @@ describe('a container that watches what joins it', { skip, timeout: 120_000 }, (
 
   it('finds nothing in a container that starts in the shared PID namespace, nor in the pause process', async () => {
     await using pod = await environment.makePod({ sharePid: true });
-    const lines = await watch(pod, [...defaultCapabilities, 'CAP_SYS_PTRACE'], async (_, round) => void (await pod.run(`c${round}`, makeSpec(environment.host, { args: ['/bin/true'] }))));
+    const lines = await watch(
+      pod,
+      [...defaultCapabilities, 'CAP_SYS_PTRACE'],
+      async (_, round) => void (await pod.run(`c${round}`, makeSpec(environment.host, { args: ['/bin/true'] }))),
+    );
     assert.ok(count(lines, 'LOOKED') > 0, `nothing was looked into: ${lines.join('; ')}`);
     assert.deepEqual(findings(lines), []);
   });
 
   it('finds nothing in a container that joins its own PID namespace', async () => {
     await using pod = await environment.makePod();
-    const namespaces = (pid: number): readonly unknown[] => [{ type: 'pid', path: `/proc/${pid}/ns/pid` }, ...['network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type }))];
-    const lines = await watch(pod, [...defaultCapabilities, 'CAP_SYS_PTRACE'], async ({ pid }, round) => void (await pod.run(`d${round}`, makeSpec(environment.host, { args: ['/bin/true'], namespaces: namespaces(pid) }))));
+    const namespaces = (pid: number): readonly unknown[] => [
+      { type: 'pid', path: `/proc/${pid}/ns/pid` },
+      ...['network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type })),
+    ];
+    const lines = await watch(
+      pod,
+      [...defaultCapabilities, 'CAP_SYS_PTRACE'],
+      async ({ pid }, round) => void (await pod.run(`d${round}`, makeSpec(environment.host, { args: ['/bin/true'], namespaces: namespaces(pid) }))),
+    );
     assert.ok(count(lines, 'LOOKED') > 0, `no joining process was looked into: ${lines.join('; ')}`);
     assert.deepEqual(findings(lines), []);
   });

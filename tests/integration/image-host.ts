@@ -83,7 +83,11 @@ export interface Blob {
 
 export const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 const pack = { none: (bytes: Buffer) => bytes, gzip: (bytes: Buffer) => gzipSync(bytes), zstd: (bytes: Buffer) => zstdCompressSync(bytes) } as const;
-const layerType = { none: 'application/vnd.oci.image.layer.v1.tar', gzip: 'application/vnd.oci.image.layer.v1.tar+gzip', zstd: 'application/vnd.oci.image.layer.v1.tar+zstd' } as const;
+const layerType = {
+  none: 'application/vnd.oci.image.layer.v1.tar',
+  gzip: 'application/vnd.oci.image.layer.v1.tar+gzip',
+  zstd: 'application/vnd.oci.image.layer.v1.tar+zstd',
+} as const;
 
 export interface ImageParts {
   /** Uncompressed tar archives, base first. */
@@ -118,7 +122,9 @@ export class Layout {
     const configBlob = this.blob(Buffer.from(JSON.stringify({ os: 'linux', architecture, config, rootfs: { type: 'layers', diff_ids: diffIds } })));
     const layerBlobs = layers.map((layer) => ({ mediaType: layerType[compression], ...this.blob(pack[compression](layer)) }));
     const mediaType = 'application/vnd.oci.image.manifest.v1+json';
-    const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType, config: { mediaType: 'application/vnd.oci.image.config.v1+json', ...configBlob }, layers: layerBlobs }));
+    const manifest = Buffer.from(
+      JSON.stringify({ schemaVersion: 2, mediaType, config: { mediaType: 'application/vnd.oci.image.config.v1+json', ...configBlob }, layers: layerBlobs }),
+    );
     return { mediaType, ...this.blob(manifest) };
   }
 
@@ -143,7 +149,10 @@ export function tarOf(script: string, names = '.'): Buffer {
   try {
     mkdirSync(join(dir, 'root'));
     shell(script, join(dir, 'root'));
-    shell(`tar --format=pax --xattrs --xattrs-include='*' --numeric-owner --no-recursion -cf ../layer.tar $(${names === '.' ? 'find . -mindepth 1 | sort' : `printf '%s\\n' ${names}`})`, join(dir, 'root'));
+    shell(
+      `tar --format=pax --xattrs --xattrs-include='*' --numeric-owner --no-recursion -cf ../layer.tar $(${names === '.' ? 'find . -mindepth 1 | sort' : `printf '%s\\n' ${names}`})`,
+      join(dir, 'root'),
+    );
     return readFileSync(join(dir, 'layer.tar'));
   } finally {
     rmSync(dir, { recursive: true, force: true });
@@ -152,13 +161,21 @@ export function tarOf(script: string, names = '.'): Buffer {
 
 /** Everything there is to compare in a tree, a line per entry. */
 export function describeTree(dir: string): string[] {
-  const lines = shell(`find . -mindepth 1 ! -type d -printf '%P type=%y mode=%m owner=%U:%G time=%T@ links=%n size=%s target=%l\\n' ; find . -mindepth 1 -type d -printf '%P type=d mode=%m owner=%U:%G\\n'; find . -type f -exec sha256sum {} + ; find . -type b -o -type c | xargs -r stat -c '%n device=%t:%T'`, dir);
+  const lines = shell(
+    `find . -mindepth 1 ! -type d -printf '%P type=%y mode=%m owner=%U:%G time=%T@ links=%n size=%s target=%l\\n' ; find . -mindepth 1 -type d -printf '%P type=d mode=%m owner=%U:%G\\n'; find . -type f -exec sha256sum {} + ; find . -type b -o -type c | xargs -r stat -c '%n device=%t:%T'`,
+    dir,
+  );
   return [...lines.split('\n').filter((line) => line !== ''), ...describeXattrs(dir)].sort();
 }
 
 /** Extended attributes, a line each, as tar reads them; the overlay's own are left out. */
 function describeXattrs(dir: string): string[] {
-  const archive = execFileSync('tar', ['--format=pax', '--xattrs', '--xattrs-include=*', '-cf', '-', '.'], { cwd: dir, env: path, maxBuffer: 256 * 1024 * 1024, stdio: ['ignore', 'pipe', 'ignore'] });
+  const archive = execFileSync('tar', ['--format=pax', '--xattrs', '--xattrs-include=*', '-cf', '-', '.'], {
+    cwd: dir,
+    env: path,
+    maxBuffer: 256 * 1024 * 1024,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
   const lines: string[] = [];
   const reader = new TarReader({
     entry: (entry) => {
@@ -212,7 +229,13 @@ export class Registry implements AsyncDisposable {
     const child = spawn('docker-registry', ['serve', join(dir, 'config.yml')], { stdio: 'ignore', env: path });
     const registry = new Registry(`127.0.0.1:${port}`, child, dir);
     for (let tries = 0; tries < 100; tries += 1) {
-      if (await fetch(`http://127.0.0.1:${port}/v2/`).then((answer) => answer.ok, () => false)) return registry;
+      if (
+        await fetch(`http://127.0.0.1:${port}/v2/`).then(
+          (answer) => answer.ok,
+          () => false,
+        )
+      )
+        return registry;
       await sleep(50);
     }
     await registry[Symbol.asyncDispose]();

@@ -15,7 +15,8 @@ import { RegistryClient } from '../../src/image/registry.io.ts';
 import { type Fault, FaultyProxy } from './faulty-proxy.ts';
 import { Layout, Registry, StoreHost, describeOverlay, describeTree, run, setXattr, shell, skipReason, tarOf } from './image-host.ts';
 
-const base = (): Buffer => tarOf(`
+const base = (): Buffer =>
+  tarOf(`
   mkdir -p bin etc/deep/er usr/lib srv/data gone/inner opaque/old private
   cp /bin/busybox bin/busybox; ln bin/busybox bin/sh; ln -s busybox bin/ls; ln -s usr/lib lib
   echo hello > etc/hello; chmod 4755 bin/busybox; chown 12:34 etc/hello; chmod 0750 private; chown 5:6 private
@@ -24,19 +25,25 @@ const base = (): Buffer => tarOf(`
   touch -d '2020-01-02 03:04:05.678901234' etc/hello; touch -h -d '2001-01-01 00:00:00.5' bin/ls
   chmod 2775 srv/data; ${setXattr('etc/deep', 'user.dir', 'd')}`);
 /** Names children only: their parents' attributes must come from below, and lib is a link there. */
-const upper = (): Buffer => tarOf(`
+const upper = (): Buffer =>
+  tarOf(
+    `
   mkdir -p private srv/data lib opaque gone etc/deep/er; echo secret > private/key; chmod 600 private/key
   touch srv/data/.wh.gone .wh.gone opaque/.wh..wh..opq; echo new > opaque/new; echo so > lib/libnew.so
-  echo low > etc/deep/er/linked`, 'private/key srv/data/.wh.gone .wh.gone opaque/.wh..wh..opq opaque/new lib/libnew.so');
+  echo low > etc/deep/er/linked`,
+    'private/key srv/data/.wh.gone .wh.gone opaque/.wh..wh..opq opaque/new lib/libnew.so',
+  );
 const withText = (text: string): Buffer => tarOf(`mkdir -p etc; echo ${text} > etc/text`);
 
-const failsWith = (code: string, message: RegExp) => (error: unknown): boolean => {
-  assert.ok(error instanceof RuntimeError, String(error));
-  assert.equal(error.code, code, error.message);
-  assert.match(error.message, message);
-  assert.doesNotMatch(error.message, /\n/);
-  return true;
-};
+const failsWith =
+  (code: string, message: RegExp) =>
+  (error: unknown): boolean => {
+    assert.ok(error instanceof RuntimeError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    assert.doesNotMatch(error.message, /\n/);
+    return true;
+  };
 
 describe('images', { skip: skipReason() }, () => {
   const host = new StoreHost();
@@ -121,7 +128,10 @@ describe('images', { skip: skipReason() }, () => {
     assert.deepEqual(store.leases(), ['multi']);
     assert.deepEqual(store.lease(image.id, 'multi'), layers, 'a lease outlives its image');
     store.release('multi');
-    await assert.rejects(store.pull(`${registry.address}/multi:1`, { platform: { os: 'linux', architecture: 'riscv64' } }), failsWith('notFound', /^pull 127.*multi:1: no image for linux\/riscv64 \(there is linux\/s390x, linux\/arm64, linux\/amd64\)$/));
+    await assert.rejects(
+      store.pull(`${registry.address}/multi:1`, { platform: { os: 'linux', architecture: 'riscv64' } }),
+      failsWith('notFound', /^pull 127.*multi:1: no image for linux\/riscv64 \(there is linux\/s390x, linux\/arm64, linux\/amd64\)$/),
+    );
     assert.deepEqual(host.contents(), { blobs: 0, layers: 0 });
   });
 

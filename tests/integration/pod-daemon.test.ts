@@ -48,7 +48,10 @@ describe('beside a daemon', { skip: skipReason() }, () => {
       }
     }
     while ((await host.json(['pods'])).length > 1) assert.ok(performance.now() < deadline + 1000, 'the record stays');
-    assert.deepEqual((await host.json(['pods'])).map(({ metadata }) => metadata), [{ name: 'stays', uid: (await podUid('stays')), namespace: 'default', attempt: 0 }]);
+    assert.deepEqual(
+      (await host.json(['pods'])).map(({ metadata }) => metadata),
+      [{ name: 'stays', uid: await podUid('stays'), namespace: 'default', attempt: 0 }],
+    );
     await host.ok(['rm', '-f', 'stays']);
   });
 
@@ -71,7 +74,10 @@ describe('beside a daemon', { skip: skipReason() }, () => {
   it('keeps a detached pod when its client has ended', async () => {
     assert.match(await host.ok(['run', '-d', '-'], endless('kept')), /^kept is running/);
     await sleep(300);
-    assert.deepEqual((await host.json(['ps'])).map(({ state }) => state), ['running', 'running']);
+    assert.deepEqual(
+      (await host.json(['ps'])).map(({ state }) => state),
+      ['running', 'running'],
+    );
     await host.ok(['rm', '-f', 'kept']);
   });
 });
@@ -84,7 +90,10 @@ describe('beside another command', { skip: skipReason() }, () => {
     const second = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 4; echo done; exit 3')] }, 'second'));
     await second.untilOutput('main | up');
     const ends = await Promise.all([first.finished, second.finished]);
-    assert.deepEqual(ends.map(({ status }) => status), [0, 3]);
+    assert.deepEqual(
+      ends.map(({ status }) => status),
+      [0, 3],
+    );
     assert.match(ends[1].stdout, /^main \| done$/m);
     assert.equal(ends[0].stderr, 'berth: done, and waiting for other commands that use this engine (Ctrl-C ends them)\n');
     assert.equal(ends[1].stderr, '');

@@ -44,7 +44,9 @@ describe('pods', { skip: skipReason() }, () => {
       volumes: [{ name: 'shared', emptyDir: {} }],
       initContainers: [
         shellContainer('sidecar', 'echo sidecar >> /shared/order; sleep 1000', { restartPolicy: 'Always', volumeMounts: [{ name: 'shared', mountPath: '/shared' }] }),
-        shellContainer('first', 'until grep -q sidecar /shared/order; do sleep 0.05; done; sleep 0.2; echo first >> /shared/order', { volumeMounts: [{ name: 'shared', mountPath: '/shared' }] }),
+        shellContainer('first', 'until grep -q sidecar /shared/order; do sleep 0.05; done; sleep 0.2; echo first >> /shared/order', {
+          volumeMounts: [{ name: 'shared', mountPath: '/shared' }],
+        }),
         shellContainer('second', 'echo second >> /shared/order', { volumeMounts: [{ name: 'shared', mountPath: '/shared' }] }),
       ],
       terminationGracePeriodSeconds: 1,
@@ -63,7 +65,10 @@ describe('pods', { skip: skipReason() }, () => {
       dnsPolicy: 'None',
       containers: [
         shellContainer('writer', 'echo shared > /dev/shm/note; sleep 1'),
-        shellContainer('reader', 'until [ -s /dev/shm/note ]; do sleep 0.05; done; cat /dev/shm/note; df -m /dev/shm | tail -1; hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname'),
+        shellContainer(
+          'reader',
+          'until [ -s /dev/shm/note ]; do sleep 0.05; done; cat /dev/shm/note; df -m /dev/shm | tail -1; hostname; cat /etc/hosts /etc/resolv.conf /etc/hostname',
+        ),
       ],
     };
     const { stdout } = await host.berth(['run', '-'], manifest(spec));
@@ -82,8 +87,18 @@ describe('pods', { skip: skipReason() }, () => {
     const documents = [
       JSON.stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'settings' }, data: { 'app.conf': 'colour=blue\n' } }),
       manifest({
-        volumes: [{ name: 'host', hostPath: { path: directory, type: 'Directory' } }, { name: 'settings', configMap: { name: 'settings' } }],
-        containers: [shellContainer('main', 'cat /host/given /etc/settings/app.conf; touch /host/no 2>&1; exit 0', { volumeMounts: [{ name: 'host', mountPath: '/host', readOnly: true }, { name: 'settings', mountPath: '/etc/settings' }] })],
+        volumes: [
+          { name: 'host', hostPath: { path: directory, type: 'Directory' } },
+          { name: 'settings', configMap: { name: 'settings' } },
+        ],
+        containers: [
+          shellContainer('main', 'cat /host/given /etc/settings/app.conf; touch /host/no 2>&1; exit 0', {
+            volumeMounts: [
+              { name: 'host', mountPath: '/host', readOnly: true },
+              { name: 'settings', mountPath: '/etc/settings' },
+            ],
+          }),
+        ],
       }),
     ].join('\n---\n');
     const { stdout, stderr } = await host.berth(['run', '-'], documents);
@@ -94,7 +109,14 @@ describe('pods', { skip: skipReason() }, () => {
 
   it('confine a container as its securityContext says', async () => {
     const container = shellContainer('main', 'id -u; id -g; id -G; grep -E "CapEff|NoNewPrivs|Seccomp:" /proc/self/status; touch /x 2>&1 || true', {
-      securityContext: { runAsUser: 1000, runAsGroup: 2000, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] }, seccompProfile: { type: 'RuntimeDefault' } },
+      securityContext: {
+        runAsUser: 1000,
+        runAsGroup: 2000,
+        readOnlyRootFilesystem: true,
+        allowPrivilegeEscalation: false,
+        capabilities: { drop: ['ALL'] },
+        seccompProfile: { type: 'RuntimeDefault' },
+      },
     });
     const { stdout } = await host.berth(['run', '-'], manifest({ securityContext: { supplementalGroups: [3000] }, containers: [container] }));
     const lines = linesOf(stdout, 'main');
@@ -113,7 +135,19 @@ describe('pods', { skip: skipReason() }, () => {
   });
 
   it('publish ports on the host, and name who has one already', async () => {
-    const detached = await host.berth(['run', '-d', '--name', 'web', '-p', '12345:80', image, busybox, 'sh', '-c', 'mkdir /www; echo hello > /www/index.html; httpd -f -p 80 -h /www']);
+    const detached = await host.berth([
+      'run',
+      '-d',
+      '--name',
+      'web',
+      '-p',
+      '12345:80',
+      image,
+      busybox,
+      'sh',
+      '-c',
+      'mkdir /www; echo hello > /www/index.html; httpd -f -p 80 -h /www',
+    ]);
     assert.equal(detached.status, 0, detached.stderr);
     const { stdout } = await host.shell('until wget -q -O - http://127.0.0.1:12345/; do sleep 0.05; done', ['--network', 'host']);
     assert.equal(stdout, 'hello\n');
@@ -165,16 +199,24 @@ describe('pods', { skip: skipReason() }, () => {
 
   it('never show their overlay on the host, while a bidirectional volume propagates', async () => {
     const directory = host.scratch('shared');
-    const container = (name: string, propagation: string, script: string): Record<string, unknown> => shellContainer(name, script, { securityContext: { privileged: true }, volumeMounts: [{ name: 'volume', mountPath: '/volume', mountPropagation: propagation }] });
-    const run = host.start(['run', '-'], manifest({
-      volumes: [{ name: 'volume', hostPath: { path: directory } }],
-      terminationGracePeriodSeconds: 1,
-      containers: [
-        container('none', 'None', 'touch /volume/none-is-up; until [ -e /volume/done ]; do sleep 0.05; done; grep -c from-pod /proc/self/mountinfo || true'),
-        container('both', 'Bidirectional', 'until [ -e /volume/none-is-up ]; do sleep 0.05; done; mkdir -p /volume/a; mount -t tmpfs from-pod /volume/a; echo mounted; until [ -e /volume/done ]; do sleep 0.05; done; umount /volume/a'),
-        container('inward', 'HostToContainer', 'until grep -q from-pod /proc/self/mountinfo; do sleep 0.05; done; echo sees; until [ -e /volume/done ]; do sleep 0.05; done'),
-      ],
-    }));
+    const container = (name: string, propagation: string, script: string): Record<string, unknown> =>
+      shellContainer(name, script, { securityContext: { privileged: true }, volumeMounts: [{ name: 'volume', mountPath: '/volume', mountPropagation: propagation }] });
+    const run = host.start(
+      ['run', '-'],
+      manifest({
+        volumes: [{ name: 'volume', hostPath: { path: directory } }],
+        terminationGracePeriodSeconds: 1,
+        containers: [
+          container('none', 'None', 'touch /volume/none-is-up; until [ -e /volume/done ]; do sleep 0.05; done; grep -c from-pod /proc/self/mountinfo || true'),
+          container(
+            'both',
+            'Bidirectional',
+            'until [ -e /volume/none-is-up ]; do sleep 0.05; done; mkdir -p /volume/a; mount -t tmpfs from-pod /volume/a; echo mounted; until [ -e /volume/done ]; do sleep 0.05; done; umount /volume/a',
+          ),
+          container('inward', 'HostToContainer', 'until grep -q from-pod /proc/self/mountinfo; do sleep 0.05; done; echo sees; until [ -e /volume/done ]; do sleep 0.05; done'),
+        ],
+      }),
+    );
     await run.untilOutput('| mounted');
     await run.untilOutput('| sees');
     const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
@@ -189,18 +231,27 @@ describe('pods', { skip: skipReason() }, () => {
   it('share a PID namespace whose pause process shows nothing of the host, even to SYS_PTRACE', async () => {
     const look = 'cat /proc/1/comm; ls -A /proc/1/root/ 2>&1; ls /proc/1/root/etc /proc/1/cwd/etc 2>&1; ls -l /proc/1/fd 2>&1; readlink /proc/1/exe 2>&1';
     for (const capabilities of [{}, { add: ['SYS_PTRACE'] }]) {
-      const { stdout } = await host.berth(['run', '-'], manifest({ shareProcessNamespace: true, containers: [shellContainer('look', look, { securityContext: { capabilities } })] }));
+      const { stdout } = await host.berth(
+        ['run', '-'],
+        manifest({ shareProcessNamespace: true, containers: [shellContainer('look', look, { securityContext: { capabilities } })] }),
+      );
       const lines = linesOf(stdout, 'look');
       assert.match(lines[0] ?? '', /pause/, stdout);
       assert.ok(!lines.some((line) => /passwd|hostname|vmlinuz|^usr$|^etc$/.test(line)), lines.join('\n'));
     }
   });
 
-  it('use the host\'s namespaces when the manifest says so', async () => {
-    const { stdout } = await host.berth(['run', '-'], manifest({ hostNetwork: true, hostPID: true, hostIPC: true, containers: [shellContainer('main', 'for n in net pid ipc uts mnt; do readlink /proc/self/ns/$n; done')] }));
+  it("use the host's namespaces when the manifest says so", async () => {
+    const { stdout } = await host.berth(
+      ['run', '-'],
+      manifest({ hostNetwork: true, hostPID: true, hostIPC: true, containers: [shellContainer('main', 'for n in net pid ipc uts mnt; do readlink /proc/self/ns/$n; done')] }),
+    );
     const seen = linesOf(stdout, 'main');
     const { readlinkSync } = await import('node:fs');
-    assert.deepEqual(seen.slice(0, 4), ['net', 'pid', 'ipc', 'uts'].map((name) => readlinkSync(`/proc/self/ns/${name}`)));
+    assert.deepEqual(
+      seen.slice(0, 4),
+      ['net', 'pid', 'ipc', 'uts'].map((name) => readlinkSync(`/proc/self/ns/${name}`)),
+    );
     assert.notEqual(seen[4], readlinkSync('/proc/self/ns/mnt'));
   });
 });

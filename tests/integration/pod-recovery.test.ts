@@ -31,7 +31,10 @@ describe('recovery', { skip: skipReason() }, () => {
   }
 
   it('cleans up a foreground run killed with -9 within a second', async () => {
-    const run = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 1000', { ports: [{ containerPort: 80, hostPort: 12399 }] }), shellContainer('other', 'sleep 1000')] }));
+    const run = host.start(
+      ['run', '-'],
+      manifest({ containers: [shellContainer('main', 'echo up; sleep 1000', { ports: [{ containerPort: 80, hostPort: 12399 }] }), shellContainer('other', 'sleep 1000')] }),
+    );
     await run.untilOutput('| up');
     run.child.kill('SIGKILL');
     await run.finished;
@@ -48,7 +51,10 @@ describe('recovery', { skip: skipReason() }, () => {
     await sleep(1300);
     const second = await startDaemon();
     const states = (await host.json(['ps', '-a'])).map((container) => `${String(container['state'])} ${String(container['exitCode'])}`);
-    assert.deepEqual(states.toSorted((a, b) => (a < b ? -1 : 1)), ['exited 6', 'running 0']);
+    assert.deepEqual(
+      states.toSorted((a, b) => (a < b ? -1 : 1)),
+      ['exited 6', 'running 0'],
+    );
     assert.equal(await host.ok(['exec', 'stays', busybox, 'echo', 'still here']), 'still here\n');
     await stopDaemon(second, 'SIGTERM');
     // Without a daemon the command line is the engine, and sees the same pods.
@@ -103,15 +109,38 @@ describe('recovery', { skip: skipReason() }, () => {
 
     const cases: readonly { readonly name: string; readonly args: readonly string[]; readonly input?: string; readonly status: number; readonly message: RegExp }[] = [
       { name: 'a manifest that is no YAML', args: ['run', '-'], input: 'a: [', status: 1, message: /^berth: .*line 1.*\n$/ },
-      { name: 'an unsupported field', args: ['run', '-'], input: manifest({ containers: [shellContainer('main', 'true', { livenessProbe: {} })] }), status: 1, message: /^berth: .*spec\.containers\[0\]\.livenessProbe: not supported.*\n$/ },
-      { name: 'an unknown field', args: ['run', '-'], input: manifest({ containers: [shellContainer('main', 'true', { comand: [] })] }), status: 1, message: /^berth: .*spec\.containers\[0\]\.comand: unknown field, did you mean command\?\n$/ },
+      {
+        name: 'an unsupported field',
+        args: ['run', '-'],
+        input: manifest({ containers: [shellContainer('main', 'true', { livenessProbe: {} })] }),
+        status: 1,
+        message: /^berth: .*spec\.containers\[0\]\.livenessProbe: not supported.*\n$/,
+      },
+      {
+        name: 'an unknown field',
+        args: ['run', '-'],
+        input: manifest({ containers: [shellContainer('main', 'true', { comand: [] })] }),
+        status: 1,
+        message: /^berth: .*spec\.containers\[0\]\.comand: unknown field, did you mean command\?\n$/,
+      },
       { name: 'a missing image', args: ['run', '--pull', 'never', 'localhost/nothing:1'], status: 1, message: /^berth: .*localhost\/nothing:1.*\n$/ },
       { name: 'a bad reference', args: ['run', 'UPPER:case:twice'], status: 2, message: /^berth: .*UPPER:case:twice.*\n$/ },
       { name: 'a registry that is not there', args: ['pull', '127.0.0.1:1/x:1'], status: 1, message: /^berth: .*127\.0\.0\.1:1\/x:1.*ECONNREFUSED.*\n$/ },
       { name: 'a command that is not in the image', args: ['run', '--entrypoint', '/nothing', image], status: 1, message: /^berth: .*"\/nothing".*ENOENT\n$/ },
-      { name: 'a user that is not in the image', args: ['run', '--user', 'nobody-here', image, busybox, 'true'], status: 1, message: /^berth: .*user "nobody-here": not in \/etc\/passwd of the image\n$/ },
+      {
+        name: 'a user that is not in the image',
+        args: ['run', '--user', 'nobody-here', image, busybox, 'true'],
+        status: 1,
+        message: /^berth: .*user "nobody-here": not in \/etc\/passwd of the image\n$/,
+      },
       { name: 'a host path that does not exist', args: ['run', '-v', '/does/not/exist:/x', image, busybox, 'true'], status: 1, message: /^berth: .*\/does\/not\/exist.*\n$/ },
-      { name: 'an unsafe sysctl', args: ['run', '-'], input: manifest({ securityContext: { sysctls: [{ name: 'kernel.core_pattern', value: '|/evil' }] }, containers: [shellContainer('main', 'true')] }), status: 1, message: /^berth: .*kernel\.core_pattern.*\n$/ },
+      {
+        name: 'an unsafe sysctl',
+        args: ['run', '-'],
+        input: manifest({ securityContext: { sysctls: [{ name: 'kernel.core_pattern', value: '|/evil' }] }, containers: [shellContainer('main', 'true')] }),
+        status: 1,
+        message: /^berth: .*kernel\.core_pattern.*\n$/,
+      },
       { name: 'an unknown command', args: ['rum'], status: 2, message: /^berth: .*rum.*\n/ },
     ];
     for (const { name, args, input, status, message } of cases) {

@@ -104,7 +104,10 @@ test('the socket has mode 0600 and is gone after close', async () => {
 
 test('a living listener and a file in the way are refused, a stale socket is replaced', async () => {
   const socketPath = await serve({});
-  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath, lasting: true }), { code: 'alreadyExists', message: `listen on ${socketPath}: another process is listening there` });
+  await assert.rejects(serveEngine({ engine: fakeEngine({}), socketPath, lasting: true }), {
+    code: 'alreadyExists',
+    message: `listen on ${socketPath}: another process is listening there`,
+  });
   const stalePath = join(directory, 'stale.sock');
   const dead = createServer().listen(join(directory, 'dead.sock'));
   await once(dead, 'listening');

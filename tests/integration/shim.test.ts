@@ -58,7 +58,12 @@ const pseudoTerminals: Step[] = [
   { kind: 'newFileSystem', type: 'devpts', options: ['newinstance', 'ptmxmode=0666', 'mode=0620'], attributes: 0, out: 104 },
   { kind: 'moveMount', from: 104, root: 101, target: 'dev/pts', create: 1, noLinks: 0 },
 ];
-const devices: Step[] = ([['null', 3], ['zero', 5]] as const).map(([name, minor]) => ({ kind: 'makeNode', dir: 101, path: `dev/${name}`, mode: 0o020666, major: 1, minor, uid: 0, gid: 0 }));
+const devices: Step[] = (
+  [
+    ['null', 3],
+    ['zero', 5],
+  ] as const
+).map(([name, minor]) => ({ kind: 'makeNode', dir: 101, path: `dev/${name}`, mode: 0o020666, major: 1, minor, uid: 0, gid: 0 }));
 const terminal: Step[] = [
   { kind: 'openTerminal', root: 101, path: 'dev/pts/ptmx', columns: 80, rows: 25, consoleTarget: '' },
   { kind: 'newSession', controllingTerminal: 1 },
@@ -82,12 +87,18 @@ async function eventually(what: string, condition: () => boolean, timeoutMs = 50
   }
 }
 
-const childrenOf = (pid: number): number[] => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter((text) => text !== '').map(Number);
-const isError = (code: string, message: RegExp) => (error: unknown): boolean => {
-  assert.ok(error instanceof RuntimeError, String(error));
-  assert.deepEqual({ code: error.code, message: message.test(error.message) ? message : error.message }, { code, message });
-  return true;
-};
+const childrenOf = (pid: number): number[] =>
+  readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8')
+    .split(' ')
+    .filter((text) => text !== '')
+    .map(Number);
+const isError =
+  (code: string, message: RegExp) =>
+  (error: unknown): boolean => {
+    assert.ok(error instanceof RuntimeError, String(error));
+    assert.deepEqual({ code: error.code, message: message.test(error.message) ? message : error.message }, { code, message });
+    return true;
+  };
 
 interface Pod {
   readonly shim: ShimConnection;
@@ -110,7 +121,10 @@ async function newPod(cgroupFiles: readonly string[] = []): Promise<Pod> {
   const ended = new Map<string, ProcessEnded>();
   await shim.subscribe((event) => ended.set(event.processId, event));
   return {
-    shim, podDir, secret, ended,
+    shim,
+    podDir,
+    secret,
+    ended,
     run: async (processId, plan, options = {}) => {
       const { pid } = await shim.createProcess({ processId, plan, ...options });
       await shim.startProcess(processId);
@@ -126,11 +140,14 @@ async function newPod(cgroupFiles: readonly string[] = []): Promise<Pod> {
 
 const logText = (name: string): string => readFileSync(join(logs, name), 'utf8');
 const linesOf = (name: string): { stream: string; tag: string; content: string }[] =>
-  logText(name).split('\n').slice(0, -1).map((line) => {
-    const match = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) ([PF]) (.*)$/s.exec(line);
-    assert.ok(match, `not a CRI log line: ${line.slice(0, 100)}`);
-    return { stream: match[1] ?? '', tag: match[2] ?? '', content: match[3] ?? '' };
-  });
+  logText(name)
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => {
+      const match = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) ([PF]) (.*)$/s.exec(line);
+      assert.ok(match, `not a CRI log line: ${line.slice(0, 100)}`);
+      return { stream: match[1] ?? '', tag: match[2] ?? '', content: match[3] ?? '' };
+    });
 const log = (path: string): { readonly directory: string; readonly path: string } => ({ directory: logs, path });
 
 describe('launcher and shim', { skip, timeout: 120_000 }, () => {
@@ -163,13 +180,19 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
   test('a launcher that cannot start says why', async () => {
     const runDir = join(base, 'run');
     await assert.rejects(startLauncher({ executable, runDir, lockFile: join(base, 'missing/lock') }), isError('failedPrecondition', /^start .*: it cannot open the lock file$/));
-    await assert.rejects(startLauncher({ executable, runDir: join(base, 'missing'), lockFile: join(base, 'lock3') }), isError('failedPrecondition', /^start .*: it cannot listen in the run directory$/));
+    await assert.rejects(
+      startLauncher({ executable, runDir: join(base, 'missing'), lockFile: join(base, 'lock3') }),
+      isError('failedPrecondition', /^start .*: it cannot listen in the run directory$/),
+    );
     await assert.rejects(startLauncher({ executable: join(base, 'nothing'), runDir, lockFile: join(base, 'lock3') }), isError('failedPrecondition', /^start .*: spawn .* ENOENT$/));
   });
 
   test('every helper executes from one sealed memfd and is named for people', async () => {
     const { shim, secret } = await newPod();
-    for (const [pid, comm] of [[launcher.pid, 'berth-launcher'], [shim.pid, 'berth-shim']] as const) {
+    for (const [pid, comm] of [
+      [launcher.pid, 'berth-launcher'],
+      [shim.pid, 'berth-shim'],
+    ] as const) {
       assert.match(readlinkSync(`/proc/${pid}/exe`), /^\/memfd:berth-shim \(deleted\)$/);
       assert.equal(readFileSync(`/proc/${pid}/comm`, 'utf8').trim(), comm);
       assert.throws(() => writeFileSync(`/proc/${pid}/exe`, 'x'), /EPERM|ETXTBSY|EACCES/);
@@ -201,9 +224,15 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const end = await pod.waitFor('c1');
     assert.deepEqual({ status: end.waitStatus, oom: end.oomKilled }, { status: 3 << 8, oom: false });
     const lines = linesOf('deep/er/c1.log');
-    assert.deepEqual(lines.filter(({ stream }) => stream === 'stderr'), [{ stream: 'stderr', tag: 'F', content: 'oops' }]);
+    assert.deepEqual(
+      lines.filter(({ stream }) => stream === 'stderr'),
+      [{ stream: 'stderr', tag: 'F', content: 'oops' }],
+    );
     // ls itself has the directory open as 3.
-    assert.deepEqual(lines.filter(({ stream }) => stream === 'stdout').map(({ content }) => content), ['hello', '0', '1', '2', '3', 'cat']);
+    assert.deepEqual(
+      lines.filter(({ stream }) => stream === 'stdout').map(({ content }) => content),
+      ['hello', '0', '1', '2', '3', 'cat'],
+    );
     const [state] = await pod.shim.state();
     assert.deepEqual({ id: state?.processId, state: state?.state, status: state?.waitStatus }, { id: 'c1', state: 'ended', status: 768 });
     await pod.shim.removeProcess('c1');
@@ -217,7 +246,9 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await pod.run('reader', container('cat; echo end'), { stdin: true, log: log('reader.log') });
     const { pid } = await pod.shim.createProcess({ processId: 'waiting', plan: container('true') });
     assert.equal((await pod.shim.state()).find(({ processId }) => processId === 'waiting')?.state, 'created');
-    const descriptors = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`)).filter((target) => target.startsWith('pipe:'));
+    const descriptors = readdirSync(`/proc/${pid}/fd`)
+      .map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`))
+      .filter((target) => target.startsWith('pipe:'));
     assert.equal(new Set(descriptors).size, 2, `its own stdout and stderr only: ${descriptors.join(' ')}`);
     const attachment = await pod.shim.attach('reader', { stdin: true, stdout: true, stderr: false });
     let output = '';
@@ -238,8 +269,10 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const script = 'head -c 16384 /dev/zero | tr "\\0" a; echo; head -c 16385 /dev/zero | tr "\\0" b; echo; head -c 40000 /dev/zero | tr "\\0" c; echo; echo; printf tail';
     await pod.run('lines', container(script, { setup: devices }), { log: log('lines.log') });
     await pod.waitFor('lines');
-    assert.deepEqual(linesOf('lines.log').map(({ tag, content }) => `${tag} ${content.slice(0, 1)}${content.length}`),
-      ['F a16384', 'P b16384', 'F b1', 'P c16384', 'P c16384', 'F c7232', 'F 0', 'P t4']);
+    assert.deepEqual(
+      linesOf('lines.log').map(({ tag, content }) => `${tag} ${content.slice(0, 1)}${content.length}`),
+      ['F a16384', 'P b16384', 'F b1', 'P c16384', 'P c16384', 'F c7232', 'F 0', 'P t4'],
+    );
     await pod.shim.shutdown();
   });
 
@@ -254,7 +287,10 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     }
     await pod.waitFor('writer');
     const numbers = ['.0', '.1', '.2', '.3', '.4', ''].flatMap((suffix) => linesOf(`writer.log${suffix}`)).map(({ content }) => Number(content));
-    assert.deepEqual(numbers, Array.from({ length: 3000 }, (_unused, index) => index));
+    assert.deepEqual(
+      numbers,
+      Array.from({ length: 3000 }, (_unused, index) => index),
+    );
     await pod.shim.shutdown();
   });
 
@@ -265,7 +301,9 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     mkdirSync(join(dir, 'logs'));
     const script = join(dir, 'engine.ts');
     // In a mount namespace of its own: the log directory is a tmpfs of 64 KiB, which grows once it has been full.
-    writeFileSync(script, `
+    writeFileSync(
+      script,
+      `
       import { execFileSync } from 'node:child_process';
       import { readFileSync, writeFileSync } from 'node:fs';
       import { setTimeout as sleep } from 'node:timers/promises';
@@ -284,12 +322,16 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
       writeFileSync(dir + '/result', JSON.stringify({ waitStatus, text: readFileSync(logs + '/c.log', 'utf8') }));
       await shim.shutdown();
       await r.launcher.close();
-    `);
+    `,
+    );
     execFileSync('unshare', ['-m', process.execPath, script]);
     // SAFETY: the script above writes exactly this.
     const { waitStatus, text } = JSON.parse(readFileSync(join(dir, 'result'), 'utf8')) as { waitStatus: number; text: string };
     assert.equal(waitStatus, 0);
-    const contents = text.split('\n').slice(0, -1).map((line) => /^\S{30} stdout F (line \d+|after)$/.exec(line)?.[1]);
+    const contents = text
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => /^\S{30} stdout F (line \d+|after)$/.exec(line)?.[1]);
     assert.ok(contents.length > 500 && contents.length < 2500, `${contents.length} lines`);
     assert.deepEqual(contents, [...contents.slice(0, -1).map((_unused, index) => `line ${index}`), 'after']);
   });
@@ -309,7 +351,9 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
 
   test('a failed step comes back in words, at creation and at execve, and leaves nothing', async () => {
     const pod = await newPod();
-    const broken: Plan = { sections: [{ actor: 'containerSetup', cloneFlags: newContainer, steps: [...rootSteps(), { kind: 'changeDirectory', path: '/missing', create: 0, origin: '/process/cwd' }] }] };
+    const broken: Plan = {
+      sections: [{ actor: 'containerSetup', cloneFlags: newContainer, steps: [...rootSteps(), { kind: 'changeDirectory', path: '/missing', create: 0, origin: '/process/cwd' }] }],
+    };
     await assert.rejects(pod.shim.createProcess({ processId: 'a', plan: broken }), isError('notFound', /^\/process\/cwd: change to the working directory \/missing: ENOENT$/));
     const missing: Plan = { sections: [{ actor: 'payload', steps: [start, { kind: 'execute', file: '/missing', argv: [], env: [] }] }] };
     await pod.shim.createProcess({ processId: 'b', plan: missing });
@@ -324,10 +368,16 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const pod = await newPod();
     const base = { timeoutMs: 5000, outputBytesMax: 1000 };
     const first = await pod.shim.exec({ processId: 'e1', plan: hostShell('cat; echo err >&2; exit 7'), stdin: Buffer.from('given'), ...base });
-    assert.deepEqual({ ...first, stdout: first.stdout.toString(), stderr: first.stderr.toString() }, { waitStatus: 7 << 8, timedOut: false, truncated: false, stdout: 'given', stderr: 'err\n' });
+    assert.deepEqual(
+      { ...first, stdout: first.stdout.toString(), stderr: first.stderr.toString() },
+      { waitStatus: 7 << 8, timedOut: false, truncated: false, stdout: 'given', stderr: 'err\n' },
+    );
     const long = await pod.shim.exec({ processId: 'e2', plan: hostShell('head -c 5000 /dev/zero; wc -c < /dev/null'), ...base });
     assert.deepEqual({ size: long.stdout.length, truncated: long.truncated }, { size: 1000, truncated: true });
-    await assert.rejects(pod.shim.exec({ processId: 'e3', plan: { sections: [{ actor: 'payload', steps: [{ kind: 'execute', file: 'nowhere', argv: [], env: ['PATH=/bin'] }] }] }, ...base }), isError('notFound', /^execute \["nowhere"\] with PATH=<redacted>: ENOENT$/));
+    await assert.rejects(
+      pod.shim.exec({ processId: 'e3', plan: { sections: [{ actor: 'payload', steps: [{ kind: 'execute', file: 'nowhere', argv: [], env: ['PATH=/bin'] }] }] }, ...base }),
+      isError('notFound', /^execute \["nowhere"\] with PATH=<redacted>: ENOENT$/),
+    );
     assert.deepEqual(await pod.shim.state(), []);
     await pod.shim.shutdown();
   });
@@ -336,7 +386,12 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const pod = await newPod();
     const options = { outputBytesMax: 1000 };
     const begun = performance.now();
-    const late = await pod.shim.exec({ processId: 'e1', plan: hostShell('echo before; sleep 60 & sleep 61', [{ kind: 'newSession', controllingTerminal: 0 }]), timeoutMs: 200, ...options });
+    const late = await pod.shim.exec({
+      processId: 'e1',
+      plan: hostShell('echo before; sleep 60 & sleep 61', [{ kind: 'newSession', controllingTerminal: 0 }]),
+      timeoutMs: 200,
+      ...options,
+    });
     assert.deepEqual({ status: late.waitStatus, timedOut: late.timedOut, out: late.stdout.toString() }, { status: 9, timedOut: true, out: 'before\n' });
     assert.ok(performance.now() - begun < 1500, 'the children in its session held the pipe no longer');
     const again = performance.now();
@@ -376,7 +431,10 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await attachment.write(Buffer.from('text\n'));
     attachment.close();
     await pod.waitFor('once');
-    assert.deepEqual(linesOf('once.log').map(({ content }) => content), ['text', 'end']);
+    assert.deepEqual(
+      linesOf('once.log').map(({ content }) => content),
+      ['text', 'end'],
+    );
     await pod.shim.shutdown();
   });
 
@@ -405,7 +463,10 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const pod = await newPod();
     const { pid } = await pod.shim.createProcess({ processId: 'x', plan: container('sleep 100'), exclusive: true });
     const attachment = await pod.shim.attach('x', { stdin: false, stdout: true, stderr: true });
-    await assert.rejects(pod.shim.attach('x', { stdin: false, stdout: true, stderr: true }), isError('failedPrecondition', /^attach to process x: the process has its client: EBUSY$/));
+    await assert.rejects(
+      pod.shim.attach('x', { stdin: false, stdout: true, stderr: true }),
+      isError('failedPrecondition', /^attach to process x: the process has its client: EBUSY$/),
+    );
     await pod.shim.startProcess('x');
     attachment.close();
     await eventually('it is killed', () => !isAlive(pid));
@@ -451,26 +512,48 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
 
   test('a namespace made for the pod is kept in a slot, and a process can be made inside a PID namespace', async () => {
     const pod = await newPod();
-    await pod.shim.execute({ sections: [{ actor: 'podNamespaces', cloneFlags: clone.newUts, steps: [
-      { kind: 'setHostname', name: 'inside' },
-      { kind: 'openNamespace', type: clone.newUts, out: 64 },
-      { kind: 'exportSlot', slot: 64, podSlot: 3 },
-    ] }] });
-    const name = await pod.shim.exec({ processId: 'e', plan: hostShell('hostname', [{ kind: 'enterNamespace', slot: 3, type: clone.newUts }]), timeoutMs: 5000, outputBytesMax: 100 });
+    await pod.shim.execute({
+      sections: [
+        {
+          actor: 'podNamespaces',
+          cloneFlags: clone.newUts,
+          steps: [
+            { kind: 'setHostname', name: 'inside' },
+            { kind: 'openNamespace', type: clone.newUts, out: 64 },
+            { kind: 'exportSlot', slot: 64, podSlot: 3 },
+          ],
+        },
+      ],
+    });
+    const name = await pod.shim.exec({
+      processId: 'e',
+      plan: hostShell('hostname', [{ kind: 'enterNamespace', slot: 3, type: clone.newUts }]),
+      timeoutMs: 5000,
+      outputBytesMax: 100,
+    });
     assert.equal(name.stdout.toString(), 'inside\n');
     const pid = await pod.run('init', container('sleep 1000'));
-    const inside: Plan = { sections: [
-      { actor: 'host', steps: [{ kind: 'openPath', dir: noSlot, path: `/proc/${pid}/ns/pid`, flags: open.readOnly, mode: 0, resolve: 0, out: 70 }] },
-      { actor: 'payload', pidNamespace: 70, steps: [shell('echo $$')] },
-    ] };
+    const inside: Plan = {
+      sections: [
+        { actor: 'host', steps: [{ kind: 'openPath', dir: noSlot, path: `/proc/${pid}/ns/pid`, flags: open.readOnly, mode: 0, resolve: 0, out: 70 }] },
+        { actor: 'payload', pidNamespace: 70, steps: [shell('echo $$')] },
+      ],
+    };
     const result = await pod.shim.exec({ processId: 'e', plan: inside, timeoutMs: 5000, outputBytesMax: 100 });
     assert.match(result.stdout.toString(), /^[2-9]\n$/);
     const outside = await pod.shim.exec({ processId: 'e', plan: hostShell('echo $$'), timeoutMs: 5000, outputBytesMax: 100 });
     assert.ok(Number(outside.stdout.toString()) > 100, 'the shim itself stayed outside');
-    const forked = await pod.shim.exec({ processId: 'e', plan: { sections: [
-      { actor: 'host', steps: [{ kind: 'openPath', dir: noSlot, path: `/proc/${pid}/ns/pid`, flags: open.readOnly, mode: 0, resolve: 0, out: 70 }] },
-      { actor: 'payload', steps: [{ kind: 'enterNamespace', slot: 70, type: clone.newPid }, { kind: 'fork', flags: 0 }, shell('echo $$; exit 4')] },
-    ] }, timeoutMs: 5000, outputBytesMax: 100 });
+    const forked = await pod.shim.exec({
+      processId: 'e',
+      plan: {
+        sections: [
+          { actor: 'host', steps: [{ kind: 'openPath', dir: noSlot, path: `/proc/${pid}/ns/pid`, flags: open.readOnly, mode: 0, resolve: 0, out: 70 }] },
+          { actor: 'payload', steps: [{ kind: 'enterNamespace', slot: 70, type: clone.newPid }, { kind: 'fork', flags: 0 }, shell('echo $$; exit 4')] },
+        ],
+      },
+      timeoutMs: 5000,
+      outputBytesMax: 100,
+    });
     assert.match(forked.stdout.toString(), /^[2-9]\n$/);
     assert.equal(forked.waitStatus, 4 << 8);
     await pod.shim.shutdown();
@@ -478,12 +561,12 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
 
   test('host sections at a barrier see the waiting child', async () => {
     const pod = await newPod();
-    const plan: Plan = { sections: [
-      { actor: 'host', barrier: 2, steps: [
-        { kind: 'writeFile', dir: 255, path: 'oom_score_adj', data: Buffer.from('777'), fileSystem: fileSystem.proc },
-      ] },
-      { actor: 'payload', steps: [{ kind: 'barrier', barrier: 2 }, shell('cat /proc/self/oom_score_adj')] },
-    ] };
+    const plan: Plan = {
+      sections: [
+        { actor: 'host', barrier: 2, steps: [{ kind: 'writeFile', dir: 255, path: 'oom_score_adj', data: Buffer.from('777'), fileSystem: fileSystem.proc }] },
+        { actor: 'payload', steps: [{ kind: 'barrier', barrier: 2 }, shell('cat /proc/self/oom_score_adj')] },
+      ],
+    };
     const result = await pod.shim.exec({ processId: 'e', plan, timeoutMs: 5000, outputBytesMax: 100 });
     assert.equal(result.stdout.toString(), '777\n');
     await pod.shim.shutdown();
@@ -491,22 +574,42 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
 
   test('a plan can ask for files inside its root, and failures inside the answer are worded by it', async () => {
     const pod = await newPod();
-    const asking: Plan = { sections: [
-      { actor: 'containerSetup', cloneFlags: newContainer, steps: rootSteps([{ kind: 'makeFile', dir: 101, path: 'passwd', mode: 0o644, data: Buffer.from('me:x:1000:\n') }]) },
-      { actor: 'payload', steps: [{ kind: 'ask', root: 101, files: ['passwd', 'group'], bytesMax: 100 }] },
-    ] };
+    const asking: Plan = {
+      sections: [
+        { actor: 'containerSetup', cloneFlags: newContainer, steps: rootSteps([{ kind: 'makeFile', dir: 101, path: 'passwd', mode: 0o644, data: Buffer.from('me:x:1000:\n') }]) },
+        { actor: 'payload', steps: [{ kind: 'ask', root: 101, files: ['passwd', 'group'], bytesMax: 100 }] },
+      ],
+    };
     const seen: unknown[] = [];
     const answered: Plan = { sections: [{ actor: 'payload', steps: [start, { kind: 'setUser', uid: 1000, gid: 1000 }, shell('id -u')] }] };
-    await pod.run('asker', asking, { log: log('asker.log'), answer: (files) => {
-      seen.push(...files.map(({ path, errno, content }) => ({ path, errno, content: content.toString() })));
-      return answered;
-    } });
-    assert.deepEqual(seen, [{ path: 'passwd', errno: 0, content: 'me:x:1000:\n' }, { path: 'group', errno: 2, content: '' }]);
+    await pod.run('asker', asking, {
+      log: log('asker.log'),
+      answer: (files) => {
+        seen.push(...files.map(({ path, errno, content }) => ({ path, errno, content: content.toString() })));
+        return answered;
+      },
+    });
+    assert.deepEqual(seen, [
+      { path: 'passwd', errno: 0, content: 'me:x:1000:\n' },
+      { path: 'group', errno: 2, content: '' },
+    ]);
     await pod.waitFor('asker');
-    assert.deepEqual(linesOf('asker.log').map(({ content }) => content), ['1000']);
+    assert.deepEqual(
+      linesOf('asker.log').map(({ content }) => content),
+      ['1000'],
+    );
     const bad: Plan = { sections: [{ actor: 'payload', steps: [{ kind: 'changeDirectory', path: '/nowhere', create: 0 }] }] };
     await assert.rejects(pod.shim.createProcess({ processId: 'a2', plan: asking, answer: () => bad }), isError('notFound', /^change to the working directory \/nowhere: ENOENT$/));
-    await assert.rejects(pod.shim.createProcess({ processId: 'a3', plan: asking, answer: () => { throw new RuntimeError('invalidArgument', 'no such user'); } }), isError('invalidArgument', /^no such user$/));
+    await assert.rejects(
+      pod.shim.createProcess({
+        processId: 'a3',
+        plan: asking,
+        answer: () => {
+          throw new RuntimeError('invalidArgument', 'no such user');
+        },
+      }),
+      isError('invalidArgument', /^no such user$/),
+    );
     await eventually('no child is left', () => childrenOf(pod.shim.pid).length === 0);
     await pod.shim.shutdown();
   });
@@ -541,9 +644,17 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
   test('the one-shot runner runs host and child sections and reports a failure', async () => {
     const file = join(base, 'one-shot');
     const write = (path: string): Step => ({ kind: 'makeFile', dir: noSlot, path, mode: 0o600, data: Buffer.from('x') });
-    await launcher.runOnce({ sections: [{ actor: 'host', steps: [write(file)] }, { actor: 'podNamespaces', cloneFlags: clone.newMount, steps: [write(`${file}2`)] }] });
+    await launcher.runOnce({
+      sections: [
+        { actor: 'host', steps: [write(file)] },
+        { actor: 'podNamespaces', cloneFlags: clone.newMount, steps: [write(`${file}2`)] },
+      ],
+    });
     assert.deepEqual([existsSync(file), existsSync(`${file}2`)], [true, true]);
-    await assert.rejects(launcher.runOnce({ sections: [{ actor: 'podNamespaces', steps: [{ ...write('/nonexistent/x'), origin: '/here' }] }] }), isError('notFound', /^\/here: write the file \/nonexistent\/x with mode 0600 \(1 bytes\): ENOENT$/));
+    await assert.rejects(
+      launcher.runOnce({ sections: [{ actor: 'podNamespaces', steps: [{ ...write('/nonexistent/x'), origin: '/here' }] }] }),
+      isError('notFound', /^\/here: write the file \/nonexistent\/x with mode 0600 \(1 bytes\): ENOENT$/),
+    );
     await assert.rejects(launcher.runOnce(hostShell('true')), isError('invalidArgument', /^run a plan: malformed plan: EINVAL$/));
     await eventually('no runner is left', () => childrenOf(launcher.pid).every((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'berth-shim'));
   });
@@ -576,7 +687,10 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await assert.rejects(connectShim({ podDir: pod.podDir, secret: wrong }), isError('permissionDenied', /^connect to the shim in .*: it refused the secret$/));
     const again = await connectShim(pod);
     assert.equal(again.pid, pod.shim.pid);
-    assert.deepEqual((await again.state()).map(({ processId, pid: found, state }) => ({ processId, found, state })), [{ processId: 'c', found: pid, state: 'running' }]);
+    assert.deepEqual(
+      (await again.state()).map(({ processId, pid: found, state }) => ({ processId, found, state })),
+      [{ processId: 'c', found: pid, state: 'running' }],
+    );
     await again.shutdown();
     await again.ended;
     await eventually('all has ended', () => !isAlive(pid) && !isAlive(pod.shim.pid));
@@ -607,7 +721,13 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     const hello = encodeFrame(frameTypes.hello, 1, (out) => out.u32(1).bytes(pod.secret));
     assert.deepEqual(await talk(Buffer.from('GET / HTTP/1.1\r\n\r\n'), 1), []);
     assert.deepEqual(await talk(encodeFrame(frameTypes.state, 1), 1), []);
-    assert.deepEqual(await talk(encodeFrame(frameTypes.hello, 1, (out) => out.u32(2).bytes(pod.secret)), 1), []);
+    assert.deepEqual(
+      await talk(
+        encodeFrame(frameTypes.hello, 1, (out) => out.u32(2).bytes(pod.secret)),
+        1,
+      ),
+      [],
+    );
     const huge = Buffer.alloc(12);
     huge.writeUInt32LE(0x7fff_ffff, 0);
     assert.equal((await talk(Buffer.concat([hello, huge]), 2)).length, 1);
@@ -624,7 +744,10 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     assert.equal(await errnoOf(encodeFrame(frameTypes.create, 2, (out) => out.text('n').u32(0).text('').text('').text('').bytes(randomBytes(500)))), 22);
     assert.equal(await errnoOf(encodeFrame(frameTypes.shutdown, 2, (out) => out.bytes(randomBytes(50)))), 22);
     assert.equal(isAlive(pid), true);
-    assert.deepEqual((await pod.shim.state()).map(({ processId, state }) => ({ processId, state })), [{ processId: 'c', state: 'running' }]);
+    assert.deepEqual(
+      (await pod.shim.state()).map(({ processId, state }) => ({ processId, state })),
+      [{ processId: 'c', state: 'running' }],
+    );
     await pod.shim.shutdown();
   });
 
@@ -672,7 +795,9 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
 
   describe('after the death of the engine', () => {
     /** Another Node process that is an engine of its own. */
-    const startEngine = async (lifeline: boolean): Promise<{ engine: ChildProcess; shim: number; init: number; launcher: number; podDir: string; secret: Uint8Array; mark: string }> => {
+    const startEngine = async (
+      lifeline: boolean,
+    ): Promise<{ engine: ChildProcess; shim: number; init: number; launcher: number; podDir: string; secret: Uint8Array; mark: string }> => {
       const runDir = mkdtempSync(join(base, 'engine-'));
       const podDir = join(runDir, 'pod');
       mkdirSync(podDir, { mode: 0o700 });
@@ -680,7 +805,9 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
       const mark = join(runDir, 'undone');
       const undo: Plan = { sections: [{ actor: 'host', steps: [{ kind: 'makeFile', dir: noSlot, path: mark, mode: 0o600, data: Buffer.from('x') }] }] };
       const script = join(runDir, 'engine.ts');
-      writeFileSync(script, `
+      writeFileSync(
+        script,
+        `
         import { startLauncher } from ${JSON.stringify(join(projectDir, 'src/system/index.ts'))};
         import { decodePlan } from ${JSON.stringify(join(projectDir, 'src/plan/index.ts'))};
         const r = await startLauncher(${JSON.stringify({ executable, runDir, lockFile: join(runDir, 'lock') })});
@@ -690,7 +817,8 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
         await shim.startProcess('c');
         process.stdout.write(JSON.stringify({ shim: shim.pid, init: pid, launcher: r.launcher.pid }) + '\\n');
         setInterval(() => {}, 1000);
-      `);
+      `,
+      );
       const engine = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] });
       const line = await new Promise<string>((resolve) => engine.stdout?.once('data', (chunk: Buffer) => resolve(chunk.toString())));
       // SAFETY: the script above prints exactly this.

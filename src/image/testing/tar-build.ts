@@ -43,7 +43,11 @@ function header(entry: CraftedEntry, sizeBytes: number): Buffer {
   octal(entry.device?.[1] ?? 0, 337, 8);
   for (const [at, bytes] of entry.patch ?? []) block.set(bytes, at);
   block.fill(0x20, 148, 156);
-  octal(block.reduce((sum, byte) => sum + byte, 0), 148, 7);
+  octal(
+    block.reduce((sum, byte) => sum + byte, 0),
+    148,
+    7,
+  );
   return block;
 }
 
@@ -52,7 +56,9 @@ export function craftTar(entries: readonly CraftedEntry[]): Buffer {
   const parts: Uint8Array[] = [];
   for (const entry of entries) {
     const content = Buffer.from(entry.content ?? '');
-    const records = Object.entries(entry.pax ?? {}).map(([key, value]) => paxRecord(key, value)).join('');
+    const records = Object.entries(entry.pax ?? {})
+      .map(([key, value]) => paxRecord(key, value))
+      .join('');
     if (records !== '') {
       const pax = Buffer.from(records);
       parts.push(header({ name: 'pax', type: 'x' }, pax.length), pax, tarPadding(pax.length));

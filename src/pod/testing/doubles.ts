@@ -67,10 +67,14 @@ export class ManualClock implements Clock {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const sleeper = { atMs: this.#nowMs + durationMs, wake: resolve };
     this.#sleepers.add(sleeper);
-    signal?.addEventListener('abort', () => {
-      this.#sleepers.delete(sleeper);
-      reject(new RuntimeError('cancelled', 'sleep: cancelled'));
-    }, { once: true });
+    signal?.addEventListener(
+      'abort',
+      () => {
+        this.#sleepers.delete(sleeper);
+        reject(new RuntimeError('cancelled', 'sleep: cancelled'));
+      },
+      { once: true },
+    );
     return promise;
   }
 
@@ -116,9 +120,15 @@ export class FakeSandbox implements Sandbox {
     this.#listener?.({ processId, exitCode, oomKilled, endedAtNs: this.#clock.nowNs() });
   }
 
-  async execute(): Promise<void> { await this.#journal.step('execute'); }
-  async commit(): Promise<void> { await this.#journal.step('commit'); }
-  async deposit(): Promise<void> { await this.#journal.step('deposit'); }
+  async execute(): Promise<void> {
+    await this.#journal.step('execute');
+  }
+  async commit(): Promise<void> {
+    await this.#journal.step('commit');
+  }
+  async deposit(): Promise<void> {
+    await this.#journal.step('deposit');
+  }
 
   async createContainer(request: Parameters<Sandbox['createContainer']>[0]): Promise<{ pid: number; identity: { uid: number; gid: number; groups: number[] } }> {
     await this.#journal.step('createContainer');
@@ -146,10 +156,18 @@ export class FakeSandbox implements Sandbox {
     return { exitCode: 0, timedOut: false, stdout: new Uint8Array(), stderr: new Uint8Array() };
   }
 
-  async exec(): Promise<never> { throw new RuntimeError('unimplemented', 'exec: not in this double'); }
-  async attach(): Promise<never> { throw new RuntimeError('unimplemented', 'attach: not in this double'); }
-  async resize(): Promise<void> { await this.#journal.step('resize'); }
-  async reopenLog(): Promise<void> { await this.#journal.step('reopenLog'); }
+  async exec(): Promise<never> {
+    throw new RuntimeError('unimplemented', 'exec: not in this double');
+  }
+  async attach(): Promise<never> {
+    throw new RuntimeError('unimplemented', 'attach: not in this double');
+  }
+  async resize(): Promise<void> {
+    await this.#journal.step('resize');
+  }
+  async reopenLog(): Promise<void> {
+    await this.#journal.step('reopenLog');
+  }
 
   async removeContainer(id: ContainerId): Promise<void> {
     await this.#journal.step('removeContainer');
@@ -171,7 +189,9 @@ export class FakeSandbox implements Sandbox {
     this.gone.resolve();
   }
 
-  detach(): void { this.#listener = undefined; }
+  detach(): void {
+    this.#listener = undefined;
+  }
 }
 
 /** Sandboxes stay in `alive` until they are shut down, so a second engine can re-attach to them. */
@@ -188,7 +208,15 @@ export class FakeDriver implements SandboxDriver {
   }
 
   plan(request: Parameters<SandboxDriver['plan']>[0]): SandboxRecord {
-    return { podId: request.podId, cgroupPath: `/berth/${request.podId}`, secret: '00', podDir: `/run/berth/pods/${request.podId}`, hostNetwork: false, foreground: request.foreground, shimPid: 0 };
+    return {
+      podId: request.podId,
+      cgroupPath: `/berth/${request.podId}`,
+      secret: '00',
+      podDir: `/run/berth/pods/${request.podId}`,
+      hostNetwork: false,
+      foreground: request.foreground,
+      shimPid: 0,
+    };
   }
 
   async prepare(record: SandboxRecord): Promise<Sandbox> {
@@ -203,10 +231,18 @@ export class FakeDriver implements SandboxDriver {
     return this.alive.get(record.podId);
   }
 
-  async cleanUp(): Promise<void> { await this.#journal.step('cleanUp'); }
-  async cleanUpContainer(): Promise<void> { await this.#journal.step('cleanUpContainer'); }
-  explainSandbox(): readonly string[] { return ['sandbox']; }
-  explainContainer(): readonly string[] { return ['container']; }
+  async cleanUp(): Promise<void> {
+    await this.#journal.step('cleanUp');
+  }
+  async cleanUpContainer(): Promise<void> {
+    await this.#journal.step('cleanUpContainer');
+  }
+  explainSandbox(): readonly string[] {
+    return ['sandbox'];
+  }
+  explainContainer(): readonly string[] {
+    return ['container'];
+  }
 }
 
 export class FakeNetwork implements NetworkPort {
@@ -217,7 +253,11 @@ export class FakeNetwork implements NetworkPort {
     this.#journal = journal;
   }
 
-  async attach(request: Parameters<NetworkPort['attach']>[0], execute: (plan: object) => Promise<void>, deposit?: (undo: object) => Promise<void>): Promise<{ ips: string[]; details: unknown }> {
+  async attach(
+    request: Parameters<NetworkPort['attach']>[0],
+    execute: (plan: object) => Promise<void>,
+    deposit?: (undo: object) => Promise<void>,
+  ): Promise<{ ips: string[]; details: unknown }> {
     await this.#journal.step('attach');
     await deposit?.({});
     this.attached.add(request.podId);
@@ -229,14 +269,27 @@ export class FakeNetwork implements NetworkPort {
     await this.#journal.step('detach');
     this.attached.delete(podId);
   }
-  async reconcile(): Promise<void> { await this.#journal.step('reconcileNetwork'); }
-  explain(): readonly string[] { return ['network']; }
-  status(): { ready: boolean; reason: string; message: string } { return { ready: true, reason: '', message: '' }; }
-  async close(): Promise<void> { await this.#journal.step('closeNetwork'); }
+  async reconcile(): Promise<void> {
+    await this.#journal.step('reconcileNetwork');
+  }
+  explain(): readonly string[] {
+    return ['network'];
+  }
+  status(): { ready: boolean; reason: string; message: string } {
+    return { ready: true, reason: '', message: '' };
+  }
+  async close(): Promise<void> {
+    await this.#journal.step('closeNetwork');
+  }
 }
 
 const image: ResolvedImage = {
-  id: 'sha256:1', names: ['docker.io/library/x:latest'], digests: ['docker.io/library/x@sha256:2'], sizeBytes: 1, createdAtNs: 0n, pinned: false,
+  id: 'sha256:1',
+  names: ['docker.io/library/x:latest'],
+  digests: ['docker.io/library/x@sha256:2'],
+  sizeBytes: 1,
+  createdAtNs: 0n,
+  pinned: false,
   process: { entrypoint: ['/bin/app'], command: ['serve'], env: ['A=image', 'B=image'], workingDir: '', user: '', stopSignal: '' },
 };
 
@@ -248,21 +301,41 @@ export class FakeImages implements ImagePort {
     this.#journal = journal;
   }
 
-  resolve(nameOrId: string): ResolvedImage | undefined { return nameOrId === 'x' ? image : undefined; }
+  resolve(nameOrId: string): ResolvedImage | undefined {
+    return nameOrId === 'x' ? image : undefined;
+  }
   lease(_imageId: string, leaseId: string): { storeDir: string; lower: string[] } {
     this.#journal.calls.push('lease');
     this.held.add(leaseId);
     return { storeDir: '/layers', lower: ['1'] };
   }
-  release(leaseId: string): void { this.held.delete(leaseId); }
-  leases(): readonly string[] { return [...this.held]; }
-  list(): ResolvedImage[] { return [image]; }
-  async pull(): Promise<ResolvedImage> { return image; }
-  async importImages(): Promise<ResolvedImage[]> { return [image]; }
-  async fromHost(): Promise<{ image: ResolvedImage; files: never[] }> { return { image, files: [] }; }
-  info(): Record<string, unknown> { return {}; }
-  async remove(): Promise<void> { await this.#journal.step('removeImage'); }
-  async usage(): Promise<{ atNs: bigint; mountpoint: string; usedBytes: number; inodesUsed: number }> { return { atNs: 0n, mountpoint: '/', usedBytes: 0, inodesUsed: 0 }; }
+  release(leaseId: string): void {
+    this.held.delete(leaseId);
+  }
+  leases(): readonly string[] {
+    return [...this.held];
+  }
+  list(): ResolvedImage[] {
+    return [image];
+  }
+  async pull(): Promise<ResolvedImage> {
+    return image;
+  }
+  async importImages(): Promise<ResolvedImage[]> {
+    return [image];
+  }
+  async fromHost(): Promise<{ image: ResolvedImage; files: never[] }> {
+    return { image, files: [] };
+  }
+  info(): Record<string, unknown> {
+    return {};
+  }
+  async remove(): Promise<void> {
+    await this.#journal.step('removeImage');
+  }
+  async usage(): Promise<{ atNs: bigint; mountpoint: string; usedBytes: number; inodesUsed: number }> {
+    return { atNs: 0n, mountpoint: '/', usedBytes: 0, inodesUsed: 0 };
+  }
 }
 
 export const fakeDefaults: SpecDefaults = {
@@ -282,7 +355,15 @@ export const fakeDefaults: SpecDefaults = {
 /** A pod configuration with only what is required. */
 export function podConfig(change: Partial<PodSandboxConfig> = {}): PodSandboxConfig {
   return {
-    metadata: { name: 'web', uid: 'u1', namespace: 'default', attempt: 0 }, hostname: '', logDirectory: '', portMappings: [], hostAliases: [], labels: {}, annotations: {}, cgroupParent: '', sysctls: {},
+    metadata: { name: 'web', uid: 'u1', namespace: 'default', attempt: 0 },
+    hostname: '',
+    logDirectory: '',
+    portMappings: [],
+    hostAliases: [],
+    labels: {},
+    annotations: {},
+    cgroupParent: '',
+    sysctls: {},
     security: { namespaces: { network: 'pod', pid: 'container', ipc: 'pod' }, readonlyRootfs: false, supplementalGroups: [], privileged: false },
     ...change,
   };
@@ -290,8 +371,28 @@ export function podConfig(change: Partial<PodSandboxConfig> = {}): PodSandboxCon
 
 export function containerConfig(change: Partial<ContainerConfig> = {}): ContainerConfig {
   return {
-    metadata: { name: 'app', attempt: 0 }, image: 'x', command: [], args: [], workingDir: '', env: [], mounts: [], devices: [], labels: {}, annotations: {}, logPath: '', stdin: false, stdinOnce: false, tty: false,
-    security: { privileged: false, namespaces: { network: 'pod', pid: 'container', ipc: 'pod' }, readonlyRootfs: false, supplementalGroups: [], supplementalGroupsPolicy: 'merge', noNewPrivileges: false },
+    metadata: { name: 'app', attempt: 0 },
+    image: 'x',
+    command: [],
+    args: [],
+    workingDir: '',
+    env: [],
+    mounts: [],
+    devices: [],
+    labels: {},
+    annotations: {},
+    logPath: '',
+    stdin: false,
+    stdinOnce: false,
+    tty: false,
+    security: {
+      privileged: false,
+      namespaces: { network: 'pod', pid: 'container', ipc: 'pod' },
+      readonlyRootfs: false,
+      supplementalGroups: [],
+      supplementalGroupsPolicy: 'merge',
+      noNewPrivileges: false,
+    },
     ...change,
   };
 }
