@@ -65,7 +65,7 @@ async function endProcess(child: ChildProcess): Promise<void> {
 }
 
 async function startBerth(scratch: string, layoutOf: (tag: string) => string): Promise<Peer> {
-  const [root, runDirectory, socket] = [`${scratch}/berth/root`, `${scratch}/berth/run`, `${scratch}/berth/cri.sock`];
+  const [root, runDirectory, socket] = [`${scratch}/berth/root`, `${runOf(scratch)}/berth`, `${scratch}/berth/cri.sock`];
   mkdirSync(`${scratch}/berth`);
   const berth = [`${home}bin/berth`, '--root', root, '--run', runDirectory];
   run(berth[0] ?? '', [...berth.slice(1), 'image', 'import', '--name', image, layoutOf('bench')]);
@@ -100,7 +100,7 @@ async function startContainerd(scratch: string, layoutOf: (tag: string) => strin
     `${base}/config.toml`,
     `version = 2
 root = "${base}/root"
-state = "${base}/state"
+state = "${runOf(scratch)}/containerd"
 [grpc]
   address = "${base}/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -130,8 +130,18 @@ state = "${base}/state"
   return { name: 'containerd+runc', client, daemonPid: child.pid ?? 0, helperNames: ['containerd-shim', 'sleep-pause'], stop: async () => endProcess(child) };
 }
 
+/** What is below /run elsewhere: a file system in memory, for both. */
+const runOf = (scratch: string): string => `${scratch}/run`;
+
+/** The scratch directory without what is mounted there; to be called once the peers have ended. */
+export function unmountScratch(scratch: string): void {
+  run('umount', ['--lazy', runOf(scratch)]);
+}
+
 /** Both servers, in the order in which they are measured. */
 export async function startPeers(scratch: string): Promise<readonly Peer[]> {
+  mkdirSync(runOf(scratch));
+  run('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'bench', runOf(scratch)]);
   const layoutOf = makeLayouts(scratch);
   return [await startBerth(scratch, layoutOf), await startContainerd(scratch, layoutOf)];
 }

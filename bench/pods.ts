@@ -5,7 +5,7 @@
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { type Peer, image, startPeers } from './peers.ts';
+import { type Peer, image, startPeers, unmountScratch } from './peers.ts';
 import { formatTable, percentile, round } from './statistics.ts';
 
 const { values } = parseArgs({ options: { runs: { type: 'string', default: '60' }, burst: { type: 'string', default: '50' }, 'gap-ms': { type: 'string', default: '20' } } });
@@ -201,5 +201,6 @@ try {
     peer.client.close();
     await peer.stop();
   }
+  unmountScratch(scratch);
   rmSync(scratch, { recursive: true, force: true });
 }

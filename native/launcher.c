@@ -138,7 +138,11 @@ static void request_shim(int connection, struct reader *in, uint32_t id, struct 
   birth.connection = fcntl(connection, F_DUPFD_CLOEXEC, 10);
   fchmod(launcher.executable, EXECUTABLE_MODE); /* see copy_sealed; where it fails, the execution says so */
   birth.data = birth_data(id, secret, directory);
-  child->pid = birth.connection < 0 || birth.data < 0 ? -1 : spawn_shim(&birth);
+  if (mkdir(directory, 0700) < 0 && errno != EEXIST) {
+    birth.err = errno;
+    birth.failed_file = directory;
+  }
+  child->pid = birth.err || birth.connection < 0 || birth.data < 0 ? -1 : spawn_shim(&birth);
   if (child->pid < 0 || birth.err) {
     put_error(out, id, birth.err ? birth.err : errno, birth.failed_file ? birth.failed_file : "start the shim");
     if (child->pid > 0) waitpid(child->pid, NULL, 0);
@@ -244,6 +248,7 @@ static void accept_connection(void) {
   for (int i = 0; i < PENDING_MAX; i++)
     if (launcher.pending[i].fd < 0) {
       launcher.pending[i].fd = fd;
+      pending_ready(&launcher.pending[i]); /* the request is often there already */
       return;
     }
   close(fd);

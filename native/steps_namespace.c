@@ -159,6 +159,18 @@ static int await_acks(int fd, int wanted, struct failure *failure) {
   return 0;
 }
 
+/*
+ * Closing a netfilter socket waits until what was deleted through it is freed, which takes a grace period or two of the kernel
+ * (11 to 20 ms). So the shim and the one-shot runner answer first: they keep the last such socket until the next one or their end.
+ */
+static int close_later(const struct run *run, uint32_t protocol, int fd, int err) {
+  static int kept = -1;
+  if (fd < 0 || !run->host || protocol != NETLINK_PROTOCOL_NETFILTER) return close_with(fd, err);
+  if (kept >= 0) close(kept);
+  kept = fd;
+  return err;
+}
+
 int run_netlink(struct run *run, const struct step_netlink *step, struct failure *failure) {
   size_t size = step->messages.size;
   int wanted = count_acks(step->messages.data, size, step->protocol);
@@ -172,5 +184,5 @@ int run_netlink(struct run *run, const struct step_netlink *step, struct failure
   ssize_t sent = fd < 0 ? -1 : sendto(fd, data, size, 0, (struct sockaddr *)&kernel, sizeof kernel);
   err = fd < 0 ? -fd : sent < 0 ? errno : sent != (ssize_t)size ? EMSGSIZE : await_acks(fd, wanted, failure);
   free(data);
-  return close_with(fd, err);
+  return close_later(run, step->protocol, fd, err);
 }

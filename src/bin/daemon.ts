@@ -1,7 +1,8 @@
 /** `berth daemon`: the engine plus the CRI door, until a signal ends it. Pods go on without it. */
+import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { DaemonOptions } from '#cli';
-import { RuntimeError, errorMessage } from '#core';
+import { RuntimeError, errorMessage, wrapError } from '#core';
 import { startCriServer } from '#cri';
 import { takeOwnership } from './session.ts';
 
@@ -16,6 +17,18 @@ export async function runDaemon(options: DaemonOptions, version: string): Promis
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopped.resolve(signal));
   process.on('SIGHUP', () => undefined);
   const report = (error: unknown): void => log('error', errorMessage(error), options.debug && error instanceof Error ? { stack: error.stack } : {});
+  const directory = dirname(options.socketPath);
+  // The run directory is made; any other must exist, because a mistyped path would become a directory that nobody looks into.
+  if (
+    directory !== options.runDirectory &&
+    !(
+      await stat(directory).catch((error: unknown) => {
+        throw wrapError(`listen on ${options.socketPath}`, error);
+      })
+    ).isDirectory()
+  ) {
+    throw new RuntimeError('failedPrecondition', `listen on ${options.socketPath}: ${directory} is no directory`);
+  }
   const owner = await takeOwnership({ location: options, version, lasting: true, report });
   if (!('engine' in owner)) throw new RuntimeError('failedPrecondition', `start daemon: process ${owner.lockedBy} owns ${options.rootDirectory}`);
   void owner.launcher.ended.then(() => stopped.resolve('the launcher ended'));

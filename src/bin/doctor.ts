@@ -19,6 +19,7 @@ interface Probe {
   readonly remedy: string;
 }
 
+const runAsRoot = 'run as root';
 const scratch = '/tmp';
 const inMountNamespace: readonly Step[] = [
   { kind: 'unshare', flags: clone.newMount },
@@ -32,7 +33,7 @@ const probes: readonly Probe[] = [
     name: 'namespaces',
     offers: 'mount, PID, network, IPC, UTS and cgroup namespaces',
     state: 'missing',
-    remedy: 'run as root on a kernel with namespaces',
+    remedy: 'use a kernel with namespaces',
     steps: [{ kind: 'unshare', flags: clone.newMount | clone.newNet | clone.newIpc | clone.newUts | clone.newCgroup }],
   },
   {
@@ -78,12 +79,12 @@ const probes: readonly Probe[] = [
   },
 ];
 
-async function runProbe(probe: Probe, run: RunPlan): Promise<DoctorCheck> {
+async function runProbe(probe: Probe, run: RunPlan, isPrivileged: boolean): Promise<DoctorCheck> {
   try {
     await run({ sections: [{ actor: 'podNamespaces', steps: probe.steps }] });
     return { name: probe.name, state: 'ok', detail: probe.offers };
   } catch (error) {
-    return { name: probe.name, state: probe.state, detail: errorMessage(error), remedy: probe.remedy };
+    return { name: probe.name, state: probe.state, detail: errorMessage(error), remedy: isPrivileged ? probe.remedy : runAsRoot };
   }
 }
 
@@ -105,6 +106,7 @@ function describeKernel({ kernel }: HostFacts): DoctorCheck {
 
 function describeCapabilities({ capabilities }: HostFacts): DoctorCheck {
   const all = (1n << BigInt(capabilities.last + 1)) - 1n;
+  if (capabilities.own === 0n) return { name: 'capabilities', state: 'missing', detail: 'none', remedy: runAsRoot };
   const hasSysResource = (capabilities.own & (1n << 24n)) !== 0n;
   if ((capabilities.own & all) === all) return { name: 'capabilities', state: 'ok', detail: 'all' };
   return {
@@ -125,7 +127,10 @@ export async function buildDoctorReport({
   readonly run: RunPlan;
   readonly network: (run: RunPlan) => Promise<DoctorCheck>;
 }): Promise<DoctorReport> {
+  const isPrivileged = facts.capabilities.own !== 0n;
   const probed: DoctorCheck[] = [];
-  for (const probe of probes) probed.push(await runProbe(probe, run));
-  return { checks: [describeKernel(facts), describeCapabilities(facts), describeCgroups(facts), ...probed, await network(run)] };
+  for (const probe of probes) probed.push(await runProbe(probe, run, isPrivileged));
+  const networkCheck = await network(run);
+  probed.push(isPrivileged || networkCheck.state === 'ok' ? networkCheck : { ...networkCheck, remedy: runAsRoot });
+  return { checks: [describeKernel(facts), describeCapabilities(facts), describeCgroups(facts), ...probed] };
 }

@@ -2,6 +2,7 @@
  * The object graph of an engine that owns its state directory. In: a location and the launcher that holds its lock. Out: the
  * engine, reconciled. Everything is wired here by constructor arguments and nowhere else.
  */
+import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { RuntimeError, wrapError } from '#core';
@@ -23,8 +24,13 @@ export interface OwnEngine {
   close(): Promise<void>;
 }
 
-async function readText(path: string, absent: string): Promise<string> {
-  return readFile(path, 'utf8').catch(() => absent);
+/** A small file of the host's own. Read at once: through libuv's threads it would be four trips on every pod's way. */
+function readText(path: string, absent: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return absent;
+  }
 }
 
 function specDefaults(host: HostFacts): SpecDefaults {
@@ -44,7 +50,7 @@ function specDefaults(host: HostFacts): SpecDefaults {
     readDevices,
     isCgroupV2: host.cgroups.mode === 'v2',
     nodeHostname: hostname(),
-    readHostDns: async () => decodeResolvConf(await readText('/etc/resolv.conf', '')),
+    readHostDns: async () => decodeResolvConf(readText('/etc/resolv.conf', '')),
     readHostHosts: async () => readText('/etc/hosts', '127.0.0.1\tlocalhost\n'),
   };
 }
@@ -72,7 +78,7 @@ export async function openOwnEngine({
       host,
       clock: systemClock,
       report,
-      layout: { pods: files.pods, containers: files.containers, trash: files.trash, rootfs: files.rootfs, cgroup: names.cgroup },
+      layout: { pods: files.pods, containers: files.containers, trash: files.trash, skeleton: files.skeleton, rootfs: files.rootfs, cgroup: names.cgroup },
       memory: {
         put: (id, value) => records.put('native-container', id, value),
         get: (id) => records.get('native-container', id),

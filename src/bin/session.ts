@@ -2,8 +2,9 @@
  * Who answers a command: this process, when it gets the state directory's lock, or the process that holds it. In: a location.
  * Out: an engine session. Exactly one engine owns a state directory at a time; the launcher's lock decides.
  */
+import { access, constants } from 'node:fs/promises';
 import type { EngineSession } from '#cli';
-import { RuntimeError, errorCode, invalidArgument } from '#core';
+import { RuntimeError, errorCode, invalidArgument, wrapError } from '#core';
 import { connectEngine, serveEngine } from '#remote';
 import { type Launcher, makeDirectory, startLauncher, systemClock } from '#system';
 import { type Location, engineFiles, programFiles } from './locations.ts';
@@ -41,6 +42,11 @@ export async function takeOwnership({ location, version, lasting, report }: Owne
     throw invalidArgument('', `open run directory ${location.runDirectory}: longer than ${runDirectoryBytesMax} bytes, so sockets below it cannot be named`);
   await makeDirectory(location.rootDirectory);
   await makeDirectory(location.runDirectory);
+  for (const directory of [location.rootDirectory, location.runDirectory]) {
+    await access(directory, constants.R_OK | constants.W_OK | constants.X_OK).catch((error: unknown) => {
+      throw wrapError(`open directory ${directory}`, error);
+    });
+  }
   const result = await startLauncher({ executable: programFiles.shim, runDir: location.runDirectory, lockFile: files.lock });
   if (result.kind === 'locked') return { lockedBy: result.pid };
   const { launcher } = result;

@@ -23,13 +23,13 @@ const usages: readonly (readonly [readonly string[], string])[] = [
   [['ps', 'extra'], "too many arguments for 'ps'. Expected 0 arguments but got 1"],
   [['image'], 'a command is missing, see --help'],
   [['run'], "missing required argument 'manifest|image'"],
-  [['ps', '--output', 'xml'], "option '--output <format>' argument 'xml' is invalid. Allowed choices are table, json"],
-  [['run', '-p', '99999:1', 'a'], "option '-p, --publish <[ip:][host:]port[/protocol]>' argument '99999:1' is invalid. port 99999 is outside 1 to 65535"],
-  [['run', '-v', 'x', 'a'], "option '-v, --volume <host:container[:mode]>' argument 'x' is invalid. must be HOST_PATH:CONTAINER_PATH[:ro|rw|rslave|rshared]"],
-  [['run', '--memory', '64m', 'a'], "option '--memory <quantity>' argument '64m' is invalid. 64m is 1 bytes, too little to run anything; did you mean 64Mi?"],
-  [['run', '--cap-add', 'NET_ADMN', 'a'], "option '--cap-add <name>' argument 'NET_ADMN' is invalid. capability: unknown capability \"NET_ADMN\", did you mean NET_ADMIN?"],
-  [['run', '--user', '4294967295', 'a'], "option '-u, --user <uid[:gid]|name>' argument '4294967295' is invalid. 4294967295 is outside 0 to 4294967294"],
-  [['run', '--network', 'none', 'a'], "option '--network <mode>' argument 'none' is invalid. Allowed choices are host, pod"],
+  [['ps', '--output', 'xml'], '--output xml: allowed choices are table, json'],
+  [['run', '-p', '99999:1', 'a'], '--publish 99999:1: port 99999 is outside 1 to 65535'],
+  [['run', '-v', 'x', 'a'], '--volume x: must be HOST_PATH:CONTAINER_PATH[:ro|rw|rslave|rshared]'],
+  [['run', '--memory', '64m', 'a'], '--memory 64m: 64m is 1 bytes, too little to run anything; did you mean 64Mi?'],
+  [['run', '--cap-add', 'NET_ADMN', 'a'], '--cap-add NET_ADMN: capability: unknown capability "NET_ADMN", did you mean NET_ADMIN?'],
+  [['run', '--user', '4294967295', 'a'], '--user 4294967295: 4294967295 is outside 0 to 4294967294'],
+  [['run', '--network', 'none', 'a'], '--network none: allowed choices are host, pod'],
   [['run', '--network', 'host', '-p', '80', 'a'], '--publish has no meaning with --network host: the container listens on the host itself'],
   [['run', '-v', '/a:/b:rshared', 'a'], '--volume with rshared needs --privileged'],
   [['run', '-d', '--rm', 'a'], '--rm cannot be used with --detach: nobody would be there to remove the pod'],
@@ -39,10 +39,12 @@ const usages: readonly (readonly [readonly string[], string])[] = [
   [['run', '--cap-add', 'ALL', './pod'], '--cap-add is for images; write it into the manifest'],
   [['run', '-', 'sh'], 'a manifest takes no command; write it into the manifest'],
   [['logs', 'web', '--since', 'yesterday'], '--since "yesterday" must be a duration such as 10m or a time such as 2024-01-31T12:00:00Z'],
-  [['logs', 'web', '--tail', '-1'], "option '--tail <lines>' argument '-1' is invalid. must be a number of lines up to 9999999, or all"],
-  [['stop', '-t', 'x', 'web'], "option '-t, --time <seconds>' argument 'x' is invalid. must be a number of seconds up to 86400"],
-  [['kill', '-s', '!', 'web'], "option '-s, --signal <signal>' argument '!' is invalid. must be a signal such as TERM, SIGHUP or 15"],
+  [['logs', 'web', '--tail', '-1'], '--tail -1: must be a number of lines up to 9999999, or all'],
+  [['stop', '-t', 'x', 'web'], '--time x: must be a number of seconds up to 86400'],
+  [['kill', '-s', '!', 'web'], '--signal !: must be a signal such as TERM, SIGHUP or 15'],
   [['image', 'from-host', 'localhost/a', 'node'], 'executable "node" must be an absolute path'],
+  [['pull', 'UPPER'], 'image reference "UPPER": repository must be lower case'],
+  [['run', 'pod.yaml', '-e', 'A=b'], 'options such as -e stand before the manifest'],
   [['pull', 'a', '--username', 'me'], '--username and --password-stdin belong together'],
 ];
 
@@ -216,6 +218,51 @@ test('exec ends with the code of the command, which may have options of its own'
   };
   const outcome = await runDouble(['exec', 'app', '--', 'ls', '-l', '--debug'], { engine });
   assert.deepEqual([outcome.status, outcome.stdout, outcome.stderr, command], [42, 'out', 'err', ['ls', '-l', '--debug']]);
+});
+
+test('a program that cannot be executed has the status that shells give it', async () => {
+  for (const [errno, status] of [
+    ['ENOENT', 127],
+    ['EACCES', 126],
+    ['EIO', 1],
+  ] as const) {
+    const engine = {
+      ...listing([containerDouble({ name: 'app' })]),
+      exec: async (): Promise<ProcessStreams> => {
+        throw new RuntimeError('failedPrecondition', `exec in container c: /process/args: execute ["x"]: ${errno}`, { errno });
+      },
+    };
+    const outcome = await runDouble(['exec', 'app', 'x'], { engine });
+    assert.deepEqual([outcome.status, outcome.stderr], [status, `berth: exec in container c: /process/args: execute ["x"]: ${errno}\n`]);
+  }
+});
+
+test('rmi refuses an image that a container has, and names the container', async () => {
+  const removed: string[] = [];
+  const engine = { imageStatus: async () => image, removeImage: async (name: string) => void removed.push(name) };
+  const user = containerDouble({ name: 'app', imageId: image.id, state: 'exited' });
+  const refused = await runDouble(['rmi', 'busybox:1'], { engine: { ...engine, ...listing([user]) } });
+  assert.deepEqual([refused.status, refused.stderr, removed], [1, `berth: remove image "busybox:1": container app (${user.id.slice(0, 12)}) uses it; remove that first\n`, []]);
+  const done = await runDouble(['rmi', 'busybox:1'], { engine });
+  assert.deepEqual([done.status, done.stdout, removed], [0, 'busybox:1\n', ['busybox:1']]);
+});
+
+test('--quiet prints ids alone, as JSON where programs read', async () => {
+  const engine = listing([containerDouble({ name: 'app' })]);
+  const { stdout } = await runDouble(['ps', '-q'], { engine });
+  assert.deepEqual(JSON.parse((await runDouble(['ps', '-q', '--output', 'json'], { engine })).stdout), [stdout.trim()]);
+});
+
+test('a path is said once, and nesting without end is called that', async () => {
+  const absent = await runDouble(['run', './none']);
+  assert.deepEqual([absent.status, absent.stderr], [1, 'berth: read ./none: ENOENT: no such file or directory\n']);
+  const deep = await runDouble(['run', './deep'], { files: { './deep': '['.repeat(100_000) } });
+  assert.deepEqual([deep.status, /^berth: read \.\/deep: line 1, column \d+: nested too deeply\n$/.test(deep.stderr)], [1, true], deep.stderr);
+});
+
+test('doctor serves a user who has no directories', async () => {
+  const { status, stderr } = await runDouble(['doctor'], { uid: 1000, env: {} });
+  assert.deepEqual([status, stderr], [0, '']);
 });
 
 test('exec -it puts the terminal in raw mode, sends its size and input, and gives it back', async () => {

@@ -65,8 +65,8 @@ export class CliContext {
   /** Status that the process ends with where no error is thrown. */
   exitStatus = 0;
   debug = false;
-  /** Exit status of an error that a signal caused; undefined for every other error. */
-  interruptedStatus: number | undefined;
+  /** Exit status of the error that is thrown, where a signal caused it; undefined for every other error. */
+  errorStatus: number | undefined;
 
   constructor(deps: CliDependencies) {
     this.deps = deps;
@@ -142,6 +142,13 @@ export class CliContext {
 
   async json(value: unknown): Promise<void> {
     await this.print(formatJson(value));
+  }
+
+  /** The ids alone, one a line or as a JSON array. */
+  async listIds(globals: GlobalFlags, values: readonly { readonly id: string }[]): Promise<void> {
+    const ids = values.map(({ id }) => id);
+    if (globals.output === 'json') await this.json(ids);
+    else await this.deps.io.stdout.write(ids.map((id) => `${id}\n`).join(''));
   }
 
   /** The values as JSON, or as a table of these columns. */

@@ -31,6 +31,8 @@ export interface CliSink {
   /** Width of the terminal now; 80 where there is none. */
   readonly columns: number;
   readonly rows: number;
+  /** Fires when a write has found that nobody reads any more (`berth logs -f | head`). */
+  readonly closed: AbortSignal;
   /** Resolves once the data is handed on, so that a slow reader slows the writer. A closed pipe is no error: the data is dropped. */
   write(data: string | Uint8Array): Promise<void>;
 }

@@ -13,6 +13,7 @@ export class SinkDouble implements CliSink {
   readonly isTTY: boolean;
   readonly columns = 80;
   readonly rows = 24;
+  readonly closed = new AbortController().signal;
 
   constructor({ isTTY = false }: { readonly isTTY?: boolean } = {}) {
     this.isTTY = isTTY;
@@ -65,7 +66,7 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
   const listeners = new Set<{ readonly name: CliSignal; readonly handler: () => void }>();
   double.onSignals?.((name) => [...listeners].filter((listener) => listener.name === name).forEach(({ handler }) => handler()));
   const missing = (path: string): never => {
-    throw Object.assign(new Error(`ENOENT: no such file or directory, open '${path}'`), { code: 'ENOENT' });
+    throw Object.assign(new Error(`read ${path}: ENOENT: no such file or directory, open '${path}'`), { code: 'ENOENT' });
   };
   const deps: CliDependencies = {
     version: '1.2.3',

@@ -68,7 +68,7 @@ function addPull(program: Command, context: CliContext): void {
             else await context.print(`${describeImage(image)}  ${formatDuration(clock.monotonicMs() - startMs)}`);
           } catch (error) {
             if (abort.signal.aborted) {
-              context.interruptedStatus = 130;
+              context.errorStatus = 130;
               throw new RuntimeError('cancelled', `pull ${name}: interrupted`, { cause: error });
             }
             throw error;
@@ -93,7 +93,11 @@ function addRmi(program: Command, context: CliContext): void {
     context.action<GlobalFlags>(async ({ rest, flags }) =>
       context.withEngine(flags, async (engine) => {
         for (const name of rest) {
-          if ((await engine.imageStatus(name)) === undefined) throw new RuntimeError('notFound', `remove image ${JSON.stringify(name)}: no such image`);
+          const image = await engine.imageStatus(name);
+          if (image === undefined) throw new RuntimeError('notFound', `remove image ${JSON.stringify(name)}: no such image`);
+          const user = (await engine.listContainers()).find(({ imageId }) => imageId === image.id);
+          if (user !== undefined)
+            throw new RuntimeError('failedPrecondition', `remove image ${JSON.stringify(name)}: container ${user.metadata.name} (${shortId(user.id)}) uses it; remove that first`);
           await engine.removeImage(name);
           await context.print(printable(name));
         }
@@ -183,7 +187,10 @@ function addImport(image: Command, context: CliContext): void {
 export function addImageCommands(program: Command, context: CliContext): void {
   addPull(program, context);
   addRmi(program, context);
-  const image = addGlobalOptions(program.command('image')).summary('make images').description('Makes images without a registry.');
+  const image = addGlobalOptions(program.command('image'))
+    .summary('make images')
+    .description('Makes images without a registry.')
+    .addHelpText('after', '\nExamples:\n  $ berth image from-host localhost/tools /bin/busybox\n  $ berth image import ./layout --name localhost/app:1');
   addFromHost(image, context);
   addImport(image, context);
 }

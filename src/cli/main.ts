@@ -9,13 +9,21 @@ import type { CliDependencies } from './dependencies.ts';
 import { printable } from './human.ts';
 import { buildProgram } from './program.ts';
 
-/** commander's text as the rest of one line: `error: unknown command 'pss'\n(Did you mean ps?)`. */
+/** commander's text as the rest of one line: `error: unknown command 'pss'\n(Did you mean ps?)`; a bad value as `--memory 64m: cause`. */
 function usageMessage(message: string): string {
   return message
     .replace(/^error: /, '')
     .trim()
     .replaceAll(/\s*\n\s*/g, ' ')
+    .replace(/^option '(?:-\w, )?(--[\w-]+)[^']*' argument '(.*?)' is invalid\. /, '$1 $2: ')
+    .replace(/^command-argument value '(.*?)' is invalid for argument '.*?'\. /, '')
+    .replace('Allowed choices', 'allowed choices')
     .replace(/\.$/, '');
+}
+
+/** Node's errors end in the system call and a path that our words have named already. */
+function withoutSecondPath(message: string): string {
+  return message.replace(/, [a-z]+ '([^']*)'$/, (ending, path: string) => (message.slice(0, -ending.length).includes(`${path}: `) ? '' : ending));
 }
 
 /** The error with everything underneath, for --debug. */
@@ -36,7 +44,13 @@ export function describeCauses(error: unknown): string {
 function errorLine(error: unknown): string {
   const failures = error instanceof RuntimeError ? error.cleanupFailures : [];
   const leftovers = failures.length === 0 ? '' : ` (and cleaning up failed: ${failures.map(errorMessage).join('; ')})`;
-  return `berth: ${printable(`${errorMessage(error)}${leftovers}`)}\n`;
+  return `berth: ${printable(`${withoutSecondPath(errorMessage(error))}${leftovers}`)}\n`;
+}
+
+/** 127 for a program that is not in the container, 126 for one that cannot be executed, as shells have it; undefined for other errors. */
+function statusOfRefusedProgram(error: unknown): number | undefined {
+  if (!(error instanceof RuntimeError) || !error.message.includes('/process/args: execute ')) return undefined;
+  return error.errno === 'ENOENT' ? 127 : error.errno === 'EACCES' ? 126 : undefined;
 }
 
 async function reportCommanderError(error: CommanderError, deps: CliDependencies, help: readonly string[]): Promise<number> {
@@ -50,7 +64,7 @@ async function reportCommanderError(error: CommanderError, deps: CliDependencies
   return 2;
 }
 
-/** Runs the command. Exit status: the command's own, 1 for an error, 2 for a wrong usage, 130 where a signal ended it early. Never throws. */
+/** Runs the command. Exit status: the command's own, 1 for an error, 126 or 127 for a program that cannot be executed, 2 for a wrong usage, 130 where a signal ended it early. Never throws. */
 export async function runCli(argv: readonly string[], deps: CliDependencies): Promise<number> {
   const context = new CliContext(deps);
   const help: string[] = [];
@@ -62,6 +76,6 @@ export async function runCli(argv: readonly string[], deps: CliDependencies): Pr
     if (error instanceof CommanderError) return reportCommanderError(error, deps, help);
     if (context.debug) await deps.io.stderr.write(`${describeCauses(error)}\n`);
     await deps.io.stderr.write(errorLine(error));
-    return context.interruptedStatus ?? 1;
+    return context.errorStatus ?? statusOfRefusedProgram(error) ?? 1;
   }
 }

@@ -23,7 +23,9 @@ export function parseManifestText(text: string, name: string): unknown[] {
     const [error] = document.errors;
     if (error !== undefined) {
       const { line, col } = lineCounter.linePos(error.pos[0]);
-      throw new RuntimeError('invalidArgument', `read ${name}: line ${line}, column ${col}: ${error.message}`, { cause: error });
+      // The parser recurses, and says so in the words of the machine.
+      const cause = error.message.includes('call stack') ? 'nested too deeply' : error.message;
+      throw new RuntimeError('invalidArgument', `read ${name}: line ${line}, column ${col}: ${cause}`, { cause: error });
     }
     try {
       const value: unknown = document.toJS({ maxAliasCount: 100 });

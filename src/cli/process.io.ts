@@ -11,8 +11,12 @@ function isClosedPipe(error: Error): boolean {
 
 function sinkOf(stream: NodeJS.WriteStream): CliSink {
   // Without a listener a reader that went away (`berth logs | head`) would end the process with a stack trace.
-  stream.on('error', () => undefined);
+  const closed = new AbortController();
+  stream.on('error', (error) => {
+    if (isClosedPipe(error)) closed.abort();
+  });
   return {
+    closed: closed.signal,
     get isTTY() {
       return stream.isTTY === true;
     },

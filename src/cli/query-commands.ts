@@ -26,7 +26,7 @@ function addPs(program: Command, context: CliContext): void {
         const containers = await engine.listContainers(flags.all === true ? undefined : { state: 'running' });
         const pods = new Map((await engine.listPodSandboxes()).map((pod) => [String(pod.id), pod.metadata.name]));
         const nowNs = context.deps.clock.nowNs();
-        if (flags.quiet === true) return context.deps.io.stdout.write(containers.map(({ id }) => `${id}\n`).join(''));
+        if (flags.quiet === true) return context.listIds(flags, containers);
         await context.list(flags, containers, {
           'CONTAINER ID': ({ id }) => shortId(id),
           NAME: ({ metadata }) => metadata.name,
@@ -52,7 +52,7 @@ function addPods(program: Command, context: CliContext): void {
       context.withEngine(flags, async (engine) => {
         const pods = await engine.listPodSandboxes();
         const nowNs = context.deps.clock.nowNs();
-        if (flags.quiet === true) return context.deps.io.stdout.write(pods.map(({ id }) => `${id}\n`).join(''));
+        if (flags.quiet === true) return context.listIds(flags, pods);
         await context.list(flags, pods, {
           'POD ID': ({ id }) => shortId(id),
           NAME: ({ metadata }) => metadata.name,
@@ -82,8 +82,8 @@ function addImages(program: Command, context: CliContext): void {
       context.withEngine(flags, async (engine) => {
         const images = await engine.listImages();
         const nowNs = context.deps.clock.nowNs();
+        if (flags.quiet === true) return context.listIds(flags, images);
         if (flags.output === 'json') return context.json(images);
-        if (flags.quiet === true) return context.deps.io.stdout.write(images.map(({ id }) => `${id}\n`).join(''));
         // One row per name, as people look for names.
         const rows = images.flatMap((image) => (image.names.length === 0 ? ['<none>'] : image.names).map((name) => ({ name, image })));
         await context.list(flags, rows, {
@@ -173,10 +173,11 @@ async function printLog(context: CliContext, engine: Engine, container: Containe
   // The last lines are only known at the end of the file; following goes on behind them.
   const skipBytes = limited || flags.follow !== true ? await printChunks({ follow: false, ended: ended.signal, skipBytes: 0 }) : 0;
   if (flags.follow !== true) return;
-  const stopListening = io.onSignal('SIGINT', () => ended.abort());
+  const end = (): void => ended.abort();
+  const stopListening = io.onSignal('SIGINT', end);
+  for (const sink of [io.stdout, io.stderr]) sink.closed.addEventListener('abort', end, { once: true });
   try {
-    const end = followEnd(engine, container.id, ended);
-    await Promise.all([printChunks({ follow: true, ended: ended.signal, skipBytes }), end]);
+    await Promise.all([printChunks({ follow: true, ended: ended.signal, skipBytes }), followEnd(engine, container.id, ended)]);
   } finally {
     ended.abort();
     stopListening();

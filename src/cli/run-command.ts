@@ -101,6 +101,7 @@ async function planSource(
   }
   const misplaced = imageOnly.find((key) => given[key] !== undefined);
   if (misplaced !== undefined) usageError(command, `--${misplaced.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} is for images; write it into the manifest`);
+  if (words[0]?.startsWith('-') === true) usageError(command, `options such as ${words[0]} stand before the manifest`);
   if (words.length > 0) usageError(command, 'a manifest takes no command; write it into the manifest');
   const manifest = await readManifest(context, target);
   return { plan: planPod(manifest, { ...facts, uid: manifest.uid ?? facts.uid }), isManifest: true };
@@ -199,7 +200,7 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
         else if (detach) await context.print(source.isManifest ? `${printable(source.plan.manifest.name)} is running (${result.podSandboxId.slice(0, 12)})` : result.podSandboxId);
         return detach ? 0 : exitStatusOf(result);
       } catch (error) {
-        if (signals.stop.aborted && error instanceof RuntimeError && error.code === 'cancelled') context.interruptedStatus = 130;
+        if (signals.stop.aborted && error instanceof RuntimeError && error.code === 'cancelled') context.errorStatus = 130;
         throw error;
       } finally {
         await target.finish();

@@ -49,7 +49,7 @@ test('run of an image prints only its output and ends with its exit code', async
     { key: 'HOME', value: '/me' },
   ]);
   assert.deepEqual(containers[0]?.args, ['sh', '-c', 'echo $(X)']);
-  assert.deepEqual(containers[0]?.resources, { cpuShares: 2n, pidsLimit: 9n });
+  assert.deepEqual(containers[0]?.resources, { pidsLimit: 9n });
   assert.deepEqual(containers[0]?.mounts, [{ containerPath: '/data', hostPath: '/work/data', readonly: true, propagation: 'private' }]);
   assert.equal(containers[0]?.security.runAsUsername, 'www-data');
   assert.deepEqual(pods[0]?.portMappings, [{ containerPort: 80, hostPort: 81, protocol: 'udp', hostIp: '127.0.0.1' }]);
@@ -89,6 +89,14 @@ test('run takes a manifest from standard input, and detached prints where it run
   const { engine } = runnable();
   const outcome = await runDouble(['run', '-d', '-'], { engine, stdin: manifest });
   assert.deepEqual([outcome.status, outcome.stdout.trimEnd().split('\n').at(-1)], [0, 'web is running (pod-1)']);
+});
+
+test('a detached run says that nobody restarts what asked for it', async () => {
+  const { engine } = runnable();
+  const asked = await runDouble(['run', '-d', '--restart', 'always', 'busybox:1'], { engine });
+  assert.deepEqual([asked.status, asked.stderr], [0, 'berth: note: restartPolicy is Always, but nobody restarts a container after --detach\n']);
+  const { stderr } = await runDouble(['run', '-d', 'busybox:1'], { engine: runnable().engine });
+  assert.equal(stderr, '');
 });
 
 test('signals stop a run in order, then at once, and the listeners are gone at the end', async () => {
@@ -140,7 +148,7 @@ test('bad manifests are one line with the place', async () => {
     const { status, stdout, stderr, calls } = await runDouble(['run', 'pod.yaml'], { files: { 'pod.yaml': text } });
     assert.deepEqual([status, stdout, stderr, calls], [1, '', `berth: ${message}\n`, []]);
   }
-  assert.equal((await runDouble(['run', 'none.yaml'])).stderr, "berth: ENOENT: no such file or directory, open 'none.yaml'\n");
+  assert.equal((await runDouble(['run', 'none.yaml'])).stderr, 'berth: read none.yaml: ENOENT: no such file or directory\n');
 });
 
 test('explain takes a manifest or a bundle', async () => {

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { encodeId } from '#core';
 import { buildContainerConfig, planPod } from '#podrun';
 import { type CliContext, type GlobalFlags, addGlobalOptions } from './context.ts';
-import type { DoctorCheck } from './dependencies.ts';
+import type { DoctorCheck, EngineLocation } from './dependencies.ts';
 import { printable } from './human.ts';
 import { colourOf } from './progress.ts';
 import { readManifest } from './run-command.ts';
@@ -51,6 +51,15 @@ function addExplain(program: Command, context: CliContext): void {
 
 const stateColours: Readonly<Record<DoctorCheck['state'], number>> = { ok: 32, limited: 33, missing: 31 };
 
+/** The doctor makes nothing at the location, so it also serves a user who has none: it is one of the findings. */
+function doctorLocation(context: CliContext, flags: GlobalFlags): EngineLocation {
+  try {
+    return context.location(flags);
+  } catch {
+    return { rootDirectory: '/var/lib/berth', runDirectory: '/run/berth' };
+  }
+}
+
 function addDoctor(program: Command, context: CliContext): void {
   const command = addGlobalOptions(program.command('doctor'))
     .summary('say what this host offers and what is missing')
@@ -59,7 +68,7 @@ function addDoctor(program: Command, context: CliContext): void {
   command.action(
     context.action<GlobalFlags>(async ({ flags }) => {
       const { io } = context.deps;
-      const { checks } = await context.deps.doctor(context.location(flags));
+      const { checks } = await context.deps.doctor(doctorLocation(context, flags));
       const isMissing = checks.some(({ state }) => state === 'missing');
       if (flags.output === 'json') await context.json({ checks });
       else {

@@ -110,10 +110,15 @@ function asBuffer(bytes: Uint8Array): Buffer {
 function runUnary(method: DescMethod, handler: UnaryHandler, observe: CallObserver): handleUnaryCall<unknown, unknown> {
   return (call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>): void => {
     const controller = new AbortController();
-    call.on('cancelled', () => controller.abort(new RuntimeError('cancelled', `${method.name}: the client has gone`)));
+    let isAnswered = false;
+    // Also comes after the answer; then nobody listens.
+    call.on('cancelled', () => {
+      if (!isAnswered) controller.abort(new RuntimeError('cancelled', `${method.name}: the client has gone`));
+    });
     const answer = async (): Promise<void> => {
       try {
         const response = await handler(call.request, { signal: controller.signal });
+        isAnswered = true;
         // SAFETY: ServiceHandlers types the handler's result as an initialiser of this descriptor's message.
         callback(null, create(method.output, response as MessageInitShape<typeof method.output>));
       } catch (error) {

@@ -309,7 +309,10 @@ export class ImageStore implements AsyncDisposable {
 
   /** Gives a lease up; absence is success. What nothing else uses is removed in the background. */
   release(leaseId: string): void {
+    const lease = this.#readLease(leaseId);
     this.#options.records.delete(leaseKind, leaseId);
+    // An image that is still known keeps its layers.
+    if (lease === undefined || this.#images.has(lease.imageId)) return;
     // A failure to collect is not the caller's: the next collection, at the latest at the next start, tries again.
     this.#collect().catch(() => undefined);
   }

@@ -60,6 +60,9 @@ export interface NetworkHostReader {
 /** Runs a plan; rejects with the error of the failed step. */
 export type ExecutePlan = (plan: Plan) => Promise<void>;
 
+/** The same for a pod. `attachment` comes with the plan that gives the pod its address, which runs again with another one where that is taken. */
+export type ExecuteAttachment = (plan: Plan, attachment?: Attachment) => Promise<void>;
+
 /** The network's own state, for doctor and the CRI's Status. */
 export interface NetworkStatus {
   readonly ready: boolean;

@@ -36,6 +36,8 @@ export function decodeResolvConf(text: string): DnsConfig {
 
 /** `/etc/hosts` of a pod: loopback names, its own address, and its aliases. With the host's network the host's file comes first. */
 export function encodeHosts(config: PodSandboxConfig, hostname: string, ip: string | undefined, hostFile: string | undefined): string {
+  // The name of a pod becomes its host name where none is given, and nobody has looked at it as a line of a file.
+  checkToken('hostname', hostname);
   const own =
     hostFile ??
     [

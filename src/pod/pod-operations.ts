@@ -85,9 +85,15 @@ export class PodOperations {
   /** Attaches the network. Its plan and the pod's files, which hold the address, go to the sandbox together. */
   async #attach(pod: PodRecord, sandbox: Sandbox): Promise<NetworkAttachment> {
     const { portMappings, sysctls } = pod.config;
-    const execute = async (plan: OpaquePlan, attachment?: NetworkAttachment): Promise<void> =>
-      attachment === undefined ? sandbox.execute(plan) : sandbox.commit(await this.#podFiles({ ...pod, attachment }), sysctls, plan);
-    return this.#state.deps.network.attach({ podId: pod.id, portMappings }, execute, pod.foreground ? async (undo) => sandbox.deposit(undo) : undefined);
+    let isCommitted = false;
+    const execute = async (plan: OpaquePlan, attachment?: NetworkAttachment): Promise<void> => {
+      if (attachment === undefined) return sandbox.execute(plan);
+      isCommitted = true;
+      return sandbox.commit(await this.#podFiles({ ...pod, attachment }), sysctls, plan);
+    };
+    const attachment = await this.#state.deps.network.attach({ podId: pod.id, portMappings }, execute, pod.foreground ? async (undo) => sandbox.deposit(undo) : undefined);
+    if (!isCommitted) await sandbox.commit(await this.#podFiles({ ...pod, attachment }), sysctls);
+    return attachment;
   }
 
   async #podFiles(pod: PodRecord): Promise<PodFiles> {

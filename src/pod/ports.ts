@@ -59,7 +59,7 @@ export interface NetworkAttachment {
 /** The network of the pods. One record per attached pod, kept by the network itself. */
 export interface NetworkPort {
   /**
-   * Records the attachment, then runs its plan through `execute`. `deposit`, where given, gets the undo plan before anything is made: what
+   * Records the attachment, then runs its plan through `execute`, which may be told what the pod has got once that plan has run. `deposit`, where given, gets the undo plan before anything is made: what
    * the pod's shim runs by itself when its starter is killed. Throws resourceExhausted, alreadyExists.
    */
   attach(

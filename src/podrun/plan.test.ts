@@ -271,7 +271,9 @@ test('resources become shares, quota and limits as the kubelet computes them', (
   assert.equal(cpuSharesOf(1_000_000n), 262_144n);
   assert.equal(cpuQuotaOf(1n), 1000n);
   assert.deepEqual(planResources({ cpuLimitMilli: 500n }), { cpuShares: 512n, cpuPeriod: 100_000n, cpuQuota: 50_000n });
-  assert.deepEqual(planResources({ memoryLimitBytes: 5n }), { cpuShares: 2n, memoryLimitBytes: 5n });
+  assert.deepEqual(planResources({ memoryLimitBytes: 5n }), { memoryLimitBytes: 5n });
+  assert.deepEqual(planResources({ cpuRequestMilli: 0n }), { cpuShares: 2n });
+  assert.deepEqual(planResources({}), {});
 });
 
 test('the OOM score follows the quality of service', () => {

@@ -27,9 +27,9 @@ test('a number is never a name', () => {
 test('refuses unknown names and ids beyond 32 bits', () => {
   assert.throws(() => ask({ username: 'x' }), { code: 'invalidArgument', message: 'user "x": not in /etc/passwd of the image' });
   assert.throws(() => ask({ uid: 1, groupname: 'nobody' }), { code: 'invalidArgument', message: 'group "nobody": not in /etc/group of the image' });
-  for (const username of ['4294967295', '4294967296', '99999999999999999999'])
+  for (const username of ['4294967295', '4294967296', '99999999999999999999', '-1', '+0', '-0'])
     assert.throws(() => ask({ username }), { code: 'invalidArgument', message: `user "${username}": must be 0 to 4294967294` });
-  assert.throws(() => ask({ username: '-1' }), { code: 'invalidArgument', message: 'user "-1": not in /etc/passwd of the image' });
+  assert.throws(() => ask({ uid: 1, groupname: '-1' }), { code: 'invalidArgument', message: 'group "-1": must be 0 to 4294967294' });
   assert.throws(() => ask({ supplementalGroups: [-1] }), { code: 'invalidArgument', message: 'group "-1": must be 0 to 4294967294' });
 });
 

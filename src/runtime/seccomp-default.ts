@@ -67,11 +67,23 @@ const personas = [0x0n, 0x8n, 0x2_0000n, 0x2_0008n, 0xffff_ffffn];
 const vsockFamily = 40n;
 const enosys = 38;
 
+/** Profiles made already, so that equal containers share one and its compiled form. Few sets of capabilities are in use at a time. */
+const made = new Map<string, SpecSeccomp>();
+const madeMax = 32;
+
 /**
  * The profile for a container with these capabilities (its bounding set). Without CAP_SYS_ADMIN new namespaces are refused: clone by its
  * flags; clone3, whose flags a filter cannot see, by ENOSYS, so that C libraries fall back to clone.
  */
-export function defaultSeccompProfile({ capabilities, architecture }: { readonly capabilities: readonly string[]; readonly architecture: Architecture }): SpecSeccomp {
+export function defaultSeccompProfile(request: { readonly capabilities: readonly string[]; readonly architecture: Architecture }): SpecSeccomp {
+  const key = [request.architecture, ...request.capabilities].join(' ');
+  const profile = made.get(key) ?? buildProfile(request);
+  if (made.size >= madeMax) made.clear();
+  made.set(key, profile);
+  return profile;
+}
+
+function buildProfile({ capabilities, architecture }: { readonly capabilities: readonly string[]; readonly architecture: Architecture }): SpecSeccomp {
   const isAdmin = capabilities.includes('CAP_SYS_ADMIN');
   const granted = capabilities.flatMap((name) => (Object.hasOwn(byCapability, name) ? (byCapability[name] ?? []) : []));
   const syscalls: readonly SeccompRule[] = [

@@ -238,11 +238,18 @@ export function buildSeccompFilter(profile: SpecSeccomp, architecture: Architect
   return code;
 }
 
+type SeccompStep = { readonly flags: number; readonly program: Uint8Array };
+
+/** What was compiled already, by profile: the default one serves many containers, and every process that enters them. */
+const compiled = new WeakMap<SpecSeccomp, { readonly architecture: Architecture; readonly step: SeccompStep }>();
+
 /**
  * The profile as the fields of a `setSeccomp` step. `path` names the profile in its document. Throws unimplemented for SCMP_ACT_NOTIFY,
  * invalidArgument and resourceExhausted for what no filter can hold.
  */
-export function compileSeccomp(profile: SpecSeccomp, architecture: Architecture, path: string): { readonly flags: number; readonly program: Uint8Array } {
+export function compileSeccomp(profile: SpecSeccomp, architecture: Architecture, path: string): SeccompStep {
+  const known = compiled.get(profile);
+  if (known?.architecture === architecture) return known.step;
   if (profile.flags.includes('SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV')) throw invalidArgument(`${path}.flags`, 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a listener');
   const code = buildSeccompFilter(profile, architecture, path);
   const program = Buffer.alloc(code.length * 8);
@@ -252,5 +259,7 @@ export function compileSeccomp(profile: SpecSeccomp, architecture: Architecture,
     program.writeUInt8(onFalse, index * 8 + 3);
     program.writeUInt32LE(value, index * 8 + 4);
   }
-  return { flags: profile.flags.reduce((bits, flag) => bits | flagBits[flag], 0), program };
+  const step = { flags: profile.flags.reduce((bits, flag) => bits | flagBits[flag], 0), program };
+  compiled.set(profile, { architecture, step });
+  return step;
 }

@@ -10,9 +10,17 @@ export interface NativeLayout {
   readonly trash: string;
   /** An empty directory that every container's root is mounted on, each in its own mount namespace. */
   readonly rootfs: string;
+  /**
+   * The lowest layer of every root: what mounts need as their targets. Where an image has it too, the image's counts. Without it each
+   * container would make these in its writable layer: copying up /etc and six new entries take longer than all mounts.
+   */
+  readonly skeleton: string;
   /** cgroup of pods without a cgroup parent, such as `/berth`; its child `shims` holds the shims. */
   readonly cgroup: string;
 }
+
+/** What is in the skeleton: directories, then empty files. */
+export const skeletonEntries = { directories: ['dev', 'proc', 'sys', 'etc'], files: ['etc/hosts', 'etc/hostname', 'etc/resolv.conf'] } as const;
 
 /** Small files and mount points of one pod. */
 export function podPaths(podDir: string) {

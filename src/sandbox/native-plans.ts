@@ -45,12 +45,12 @@ function allControllers({ cgroups }: HostFacts): readonly string[] {
   return cgroups.v1.flatMap(({ controllers }) => controllers.filter((name) => !name.startsWith('name=')));
 }
 
-/** The pod's small files, written once its address is known, and its sysctls. */
-export function planCommit(context: PodContext, files: PodFiles): Plan {
+/** What the network does in the pod, if anything; the pod's small files, written once its address is known; its sysctls. */
+export function planCommit(context: PodContext, files: PodFiles, network?: Plan): Plan {
   const paths = podPaths(context.record.podDir);
   const file = (path: string, text: string): Step => ({ kind: 'makeFile', dir: noSlot, path, mode: 0o644, data: Buffer.from(text) });
   const write = onHost([file(paths.hosts, files.hosts), file(paths.hostname, files.hostname), file(paths.resolvConf, files.resolvConf)]);
-  return { sections: [write, ...(planPod(context).sysctls?.sections ?? [])] };
+  return { sections: [...(network?.sections ?? []), write, ...(planPod(context).sysctls?.sections ?? [])] };
 }
 
 /** The input of a container's plan: what the pod shares, its overlay, its cgroup. */
@@ -64,7 +64,7 @@ export function containerInput(context: PodContext, container: ContainerRequest)
     rootfs: {
       kind: 'overlay',
       storeDir: container.layers.storeDir,
-      lower: container.layers.lower,
+      lower: [...container.layers.lower, layout.skeleton],
       upper: paths.upper,
       work: paths.work,
       mountpoint: layout.rootfs,
@@ -116,6 +116,11 @@ function cgroupRoots({ cgroups }: HostFacts): readonly string[] {
 /** Kills what is left in the pod's cgroups and removes them. */
 export function planRelease({ host, record }: Pick<PodContext, 'host' | 'record'>): Plan {
   return { sections: [onHost(cgroupDriver(host.cgroups).remove({ path: record.cgroupPath }, { timeoutMs: cgroupTimeoutMs }))] };
+}
+
+/** The last plan of a shim that is told to end: nothing of the pod stays but its containers' writable layers. */
+export function planShutdown(context: Pick<PodContext, 'host' | 'record'>, network?: Plan): Plan {
+  return { sections: [...planRelease(context).sections, ...(network?.sections ?? []), onHost([{ kind: 'removeTree', dir: noSlot, path: context.record.podDir }])] };
 }
 
 /** What the shim of a foreground pod runs by itself when its starter is killed: everything of the pod goes. */

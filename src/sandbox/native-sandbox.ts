@@ -7,7 +7,7 @@ import type { ContainerRequest, ExecProcess, Identity, OpaquePlan, PodFiles, Pro
 import { type Plan } from '#plan';
 import { type PlanContainerInput, type PlanExecInput, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planPayload, resolveIdentity } from '#runtime';
 import { type AskedFile, type ShimAttachment, type ShimConnection } from '#system';
-import { type PodContext, asPlan, containerInput, planCommit, planPod, planRelease, planUndo, planWritableLayer, prepend, userRequest } from './native-plans.ts';
+import { type PodContext, asPlan, containerInput, planCommit, planPod, planShutdown, planUndo, planWritableLayer, prepend, userRequest } from './native-plans.ts';
 import { streamsOf } from './streams.ts';
 import { exitCodeOf } from './wait-status.ts';
 
@@ -32,6 +32,8 @@ export interface NativeSandboxParts {
   readonly clock: Clock;
   /** What exec needs of containers made by an earlier engine, and where it is kept. */
   readonly memory: ContainerMemory;
+  /** Called once the shim has ended as it was told to and left nothing of the pod but writable layers. */
+  readonly onReleased: () => void;
   /** Removes a container's writable layer without waiting for it. */
   readonly discardLayer: (containerId: string) => Promise<void>;
 }
@@ -47,6 +49,8 @@ export interface ContainerMemory {
 export class NativeSandbox implements Sandbox {
   readonly record: SandboxRecord;
   readonly #parts: NativeSandboxParts;
+  /** What `memory` holds, for containers that this object has made or looked up. */
+  readonly #containers = new Map<string, KnownContainer>();
 
   constructor(parts: NativeSandboxParts) {
     this.#parts = parts;
@@ -61,20 +65,17 @@ export class NativeSandbox implements Sandbox {
     await this.#parts.shim.execute(asPlan(plan));
   }
 
-  /** Namespaces, shared memory, and the pause process where the PID namespace is shared. */
-  async prepare(): Promise<void> {
+  /** The pause process, where the PID namespace is shared. */
+  async startPause(): Promise<void> {
     const { shim, context } = this.#parts;
-    const { prepare, pause } = planPod(context);
-    // The undo is with the shim before anything is made.
-    if (context.request.foreground) await shim.deposit({ lifeline: true, undo: planUndo(context, undefined) });
-    if (prepare.sections.length > 0) await shim.execute(prepare);
+    const { pause } = planPod(context);
     if (pause === undefined) return;
     await shim.createProcess({ processId: pauseId, plan: pause });
     await shim.startProcess(pauseId);
   }
 
-  async commit(files: PodFiles): Promise<void> {
-    await this.#parts.shim.execute(planCommit(this.#parts.context, files));
+  async commit(files: PodFiles, _sysctls: unknown, network?: OpaquePlan): Promise<void> {
+    await this.#parts.shim.execute(planCommit(this.#parts.context, files, network === undefined ? undefined : asPlan(network)));
   }
 
   async deposit(networkUndo: OpaquePlan): Promise<void> {
@@ -82,7 +83,7 @@ export class NativeSandbox implements Sandbox {
   }
 
   async createContainer(request: ContainerRequest): Promise<{ readonly pid: number; readonly identity: Identity }> {
-    const { context, shim, memory } = this.#parts;
+    const { context, shim } = this.#parts;
     const input = containerInput(context, request);
     const answer = new IdentityAnswer(input, request);
     const oomFile = oomFileOf(input);
@@ -100,7 +101,7 @@ export class NativeSandbox implements Sandbox {
     const { pid } = await this.#withinDeadline(creation, request.containerId);
     const { home, ...identity } = answer.identity;
     const known: KnownContainer = { spec: request.runtimeSpec, pid, identity, home };
-    memory.put(request.containerId, known);
+    this.#remember(request.containerId, known);
     return { pid, identity };
   }
 
@@ -122,7 +123,7 @@ export class NativeSandbox implements Sandbox {
     const { pid } = await this.#parts.shim.startProcess(id);
     // A container in a shared PID namespace enters it by a fork when it is started.
     const known = this.#known(id);
-    if (known.pid !== pid) this.#parts.memory.put(id, { ...known, pid });
+    if (known.pid !== pid) this.#remember(id, { ...known, pid });
     return { pid };
   }
 
@@ -139,11 +140,17 @@ export class NativeSandbox implements Sandbox {
     return { path: `${this.record.cgroupPath}/${id}` };
   }
 
+  #remember(id: ContainerId, known: KnownContainer): void {
+    this.#parts.memory.put(id, known);
+    this.#containers.set(id, known);
+  }
+
   #known(id: ContainerId): KnownContainer {
-    const known = this.#parts.memory.get(id);
-    if (known === undefined) throw new RuntimeError('notFound', `container ${id}: container does not exist`);
     // SAFETY: createContainer is the only writer of this memory.
-    return known as KnownContainer;
+    const known = this.#containers.get(id) ?? (this.#parts.memory.get(id) as KnownContainer | undefined);
+    if (known === undefined) throw new RuntimeError('notFound', `container ${id}: container does not exist`);
+    this.#containers.set(id, known);
+    return known;
   }
 
   #planExec(
@@ -227,6 +234,7 @@ export class NativeSandbox implements Sandbox {
     await unlessAbsent(shim.removeProcess(id));
     await discardLayer(id);
     memory.delete(id);
+    this.#containers.delete(id);
   }
 
   async processes(): Promise<ProcessSnapshot[]> {
@@ -248,13 +256,24 @@ export class NativeSandbox implements Sandbox {
     );
   }
 
-  async shutdown(): Promise<void> {
-    await this.#parts.shim.shutdown(planRelease(this.#parts.context));
+  async shutdown(network?: OpaquePlan): Promise<void> {
+    const { shim, context, onReleased } = this.#parts;
+    await shim.shutdown(planShutdown(context, network === undefined ? undefined : asPlan(network)));
+    onReleased();
   }
 
   detach(): void {
     this.#parts.shim.close();
   }
+}
+
+/** Asks a new shim for the pod's namespaces and shared memory. The undo is with it before anything is made: it does one after the other. */
+export async function prepareNamespaces(shim: ShimConnection, context: PodContext): Promise<void> {
+  const { prepare } = planPod(context);
+  await Promise.all([
+    context.request.foreground ? shim.deposit({ lifeline: true, undo: planUndo(context, undefined) }) : undefined,
+    prepare.sections.length > 0 ? shim.execute(prepare) : undefined,
+  ]);
 }
 
 /** Resolves the user inside the root, once, when the shim asks. */

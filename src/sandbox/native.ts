@@ -6,10 +6,10 @@ import { type Clock, type ContainerId, encodeId, errorCode } from '#core';
 import type { ContainerRequest, Sandbox, SandboxDriver, SandboxRecord, SandboxRequest } from '#pod';
 import { type Step, errno, explainPlan, noSlot } from '#plan';
 import { planContainer, planContainerRemoval } from '#runtime';
-import { type HostFacts, type Launcher, connectShim, makeDirectory, moveToTrash, removeDirectory } from '#system';
-import { type NativeLayout, containerPaths } from './layout.ts';
+import { type HostFacts, type Launcher, connectShim, makeDirectory, makeSkeleton, moveToTrash, removeDirectory } from '#system';
+import { type NativeLayout, containerPaths, skeletonEntries } from './layout.ts';
 import { type PodContext, containerInput, planPod, planRelease, planWritableLayer, prepend, shimCgroups } from './native-plans.ts';
-import { type ContainerMemory, NativeSandbox } from './native-sandbox.ts';
+import { type ContainerMemory, NativeSandbox, prepareNamespaces } from './native-sandbox.ts';
 
 /** What the driver is wired with. */
 export interface NativeDriverParts {
@@ -27,6 +27,9 @@ const podDirectoryCharacters = 24;
 /** How long a shim of a dead engine may take to end. */
 const farewellTimeoutMs = 5_000;
 const removeTimeoutMs = 5_000;
+/** Removing trees keeps a processor busy, and whoever removes a pod often makes the next one now. */
+const trashDelayMs = 50;
+const treesPerRunMax = 256;
 
 /** The driver of the runtime handler `native`; call `open` before and `close` after use. */
 export class NativeDriver implements SandboxDriver {
@@ -35,7 +38,11 @@ export class NativeDriver implements SandboxDriver {
   readonly #parts: NativeDriverParts;
   #isCgroupMade: Promise<void> | undefined;
   #trashSerial = 0;
-  readonly #removals = new Set<Promise<void>>();
+  /** Trees on their way out, and the one run that removes some of them. */
+  #trash: string[] = [];
+  #removal: Promise<void> | undefined;
+  /** Pods whose shim ended as it was told to: nothing is left of them but writable layers. */
+  readonly #released = new Set<string>();
 
   constructor(parts: NativeDriverParts) {
     this.#parts = parts;
@@ -61,11 +68,21 @@ export class NativeDriver implements SandboxDriver {
     // Compiled before anything exists, so that a bad request leaves nothing.
     planPod(context);
     await this.#makeShimCgroup();
-    await makeDirectory(record.podDir);
-    const shim = await launcher.startShim({ podId: record.podId, podDir: record.podDir, secret: Buffer.from(record.secret, 'hex'), cgroupFiles: shimCgroups(host, layout).files });
+    let prepared: Promise<void> | undefined;
+    const shim = await launcher.startShim({
+      podId: record.podId,
+      podDir: record.podDir,
+      secret: Buffer.from(record.secret, 'hex'),
+      cgroupFiles: shimCgroups(host, layout).files,
+      follow: (connection) => {
+        prepared = prepareNamespaces(connection, context);
+        prepared.catch(() => undefined);
+      },
+    });
     const sandbox = this.#sandboxOf(context, shim);
     try {
-      await sandbox.prepare();
+      await prepared;
+      await sandbox.startPause();
       return sandbox;
     } catch (error) {
       await sandbox.shutdown().catch((failure: unknown) => this.#parts.report(failure));
@@ -80,6 +97,7 @@ export class NativeDriver implements SandboxDriver {
       shim,
       clock,
       memory,
+      onReleased: () => void this.#released.add(context.record.podId),
       discardLayer: async (containerId) => this.#discard(containerPaths(this.#parts.layout, { podId: context.request.podId, containerId }).directory),
     });
   }
@@ -107,11 +125,13 @@ export class NativeDriver implements SandboxDriver {
 
   async cleanUp(record: SandboxRecord, containerIds: readonly ContainerId[]): Promise<void> {
     const { host, layout, launcher, memory } = this.#parts;
-    await this.#endShim(record);
-    await launcher.runOnce(planRelease({ host, record }));
+    if (!this.#released.delete(record.podId)) {
+      await this.#endShim(record);
+      await launcher.runOnce(planRelease({ host, record }));
+      await removeDirectory(record.podDir);
+    }
     await this.#discard(`${layout.containers}/${record.podId}`);
     for (const id of containerIds) memory.delete(id);
-    await removeDirectory(record.podDir);
   }
 
   /** A shim that is still there gets a farewell; one that cleans up by itself is given the time for it. */
@@ -147,23 +167,33 @@ export class NativeDriver implements SandboxDriver {
   }
 
   #removeLater(path: string): void {
-    const removal = this.#parts.launcher
-      .runOnce({ sections: [{ actor: 'host', steps: [{ kind: 'removeTree', dir: noSlot, path }] }] })
-      .catch((error: unknown) => this.#parts.report(error))
-      .finally(() => this.#removals.delete(removal));
-    this.#removals.add(removal);
+    this.#trash.push(path);
+    this.#removal ??= this.#emptyTrash().finally(() => {
+      this.#removal = undefined;
+    });
+  }
+
+  /** One child at a time. */
+  async #emptyTrash(): Promise<void> {
+    const { clock, launcher, report } = this.#parts;
+    while (this.#trash.length > 0) {
+      await clock.sleep(trashDelayMs);
+      const steps = this.#trash.splice(0, treesPerRunMax).map((path): Step => ({ kind: 'removeTree', dir: noSlot, path }));
+      await launcher.runOnce({ sections: [{ actor: 'host', steps }] }).catch(report);
+    }
   }
 
   /** Directories that must exist, and the trash of earlier engines. */
   async open(trash: readonly string[]): Promise<void> {
     const { layout } = this.#parts;
     for (const path of [layout.pods, layout.containers, layout.trash, layout.rootfs]) await makeDirectory(path);
+    await makeSkeleton(layout.skeleton, skeletonEntries);
     for (const path of trash) this.#removeLater(path);
   }
 
   /** Waits for removals under way, and takes away what only pods need where there is none. */
   async close(): Promise<void> {
-    await Promise.all(this.#removals);
+    await this.#removal;
     const { host, layout, launcher } = this.#parts;
     const empty = [layout.rootfs, layout.pods].map((path): Step => ({ kind: 'removeDirectory', dir: noSlot, path, ignore: [errno.noEntry, errno.notEmpty, errno.busy] }));
     await launcher.runOnce({ sections: [{ actor: 'host', steps: [...shimCgroups(host, layout).remove, ...empty] }] });

@@ -110,6 +110,19 @@ export class FrameConnection {
     }
   }
 
+  /**
+   * Sends what `body` sends as one piece. Where the peer refuses the first frame and ends the connection, its answer is thus in our
+   * hands, and not lost to the broken pipe of a later write.
+   */
+  together<T>(body: () => T): T {
+    this.#socket.cork();
+    try {
+      return body();
+    } finally {
+      this.#socket.uncork();
+    }
+  }
+
   /** Sends a frame that has no answer of its own; resolves once the peer has taken enough of what waits. */
   async send(type: number, id: number, body?: (out: ByteWriter) => void): Promise<void> {
     await this.sendRaw(encodeFrame(type, id, body));

@@ -1,5 +1,6 @@
 /** Directories of the engine's own: made, thrown away, removed. Never a path that a tenant controls, never through a link. */
-import { lstat, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { chmod, lstat, mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { RuntimeError, errnoName, wrapError } from '#core';
 
 /** Makes a directory and its parents with this mode; an existing one keeps its own. Throws failedPrecondition where a file is in the way. */
@@ -9,6 +10,25 @@ export async function makeDirectory(path: string, mode = 0o700): Promise<void> {
     if (!(await lstat(path)).isDirectory()) throw new RuntimeError('failedPrecondition', 'is not a directory');
   } catch (error) {
     throw wrapError(`make directory ${path}`, error);
+  }
+}
+
+/** Makes a tree of directories (0755) and empty files (0644) once. The last of the files says that the tree is whole. */
+export async function makeSkeleton(path: string, { directories, files }: { readonly directories: readonly string[]; readonly files: readonly string[] }): Promise<void> {
+  try {
+    if (existsSync(`${path}/${files.at(-1) ?? ''}`)) return;
+    await makeDirectory(path);
+    for (const name of directories) {
+      await makeDirectory(`${path}/${name}`);
+      // Whatever the caller's umask is.
+      await chmod(`${path}/${name}`, 0o755);
+    }
+    for (const name of files) {
+      await writeFile(`${path}/${name}`, '');
+      await chmod(`${path}/${name}`, 0o644);
+    }
+  } catch (error) {
+    throw wrapError(`make skeleton ${path}`, error);
   }
 }
 

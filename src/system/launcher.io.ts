@@ -9,7 +9,7 @@ import { RuntimeError, codeOfErrno, wrapError } from '#core';
 import { ByteReader, type Plan, encodePlan, errnoNameOf } from '#plan';
 import { FrameConnection, openSocket } from './connection.io.ts';
 import { type Frame, decodeFailure, frameTypes, planError } from './frames.ts';
-import { type ShimConnection, adoptShimConnection } from './shim.io.ts';
+import { ShimClient, type ShimConnection } from './shim.io.ts';
 
 /** How the launcher is started. */
 export interface LauncherOptions {
@@ -47,13 +47,17 @@ export interface UnpackSession {
  */
 export interface Launcher extends AsyncDisposable {
   readonly pid: number;
-  /** First contact with a new shim. `podDir` exists (0700); the shim writes `0` to each of cgroupFiles before it executes. */
+  /**
+   * First contact with a new shim. `podDir` is made (0700) where it is missing; the shim writes `0` to each of cgroupFiles before it executes.
+   * `follow` gets the connection as soon as the request is on its way: what it sends is done by the new shim without waiting for us.
+   */
   startShim(options: {
     readonly podId: string;
     readonly podDir: string;
     readonly secret: Uint8Array;
     readonly cgroupFiles: readonly string[];
     readonly name?: string;
+    readonly follow?: (shim: ShimConnection) => void;
   }): Promise<ShimConnection>;
   /** Runs host and podNamespaces sections in a fresh child. Throws the failed step. */
   runOnce(plan: Plan): Promise<void>;
@@ -124,6 +128,9 @@ class LauncherClient implements Launcher {
   readonly #control: FrameConnection;
   readonly #socketPath: string;
   readonly #listeners = new Set<(event: ShimEnded) => void>();
+  /** Connecting takes a turn of the event loop, so one connection is ready. */
+  #spare: Socket | undefined;
+  #isClosed = false;
 
   constructor(child: ChildProcess, control: FrameConnection, pid: number, runDir: string, ended: Promise<void>) {
     this.pid = pid;
@@ -144,8 +151,26 @@ class LauncherClient implements Launcher {
     return () => void this.#listeners.delete(listener);
   };
 
+  /** A connection for one request: the spare one, where it is there. The next spare is opened while the request is under way. */
   async #connect(peer: string): Promise<FrameConnection> {
-    return new FrameConnection(await openSocket(this.#socketPath), peer);
+    const spare = this.#spare;
+    this.#spare = undefined;
+    const socket = spare === undefined || spare.destroyed ? await openSocket(this.#socketPath) : spare;
+    setImmediate(() => void this.#openSpare());
+    return new FrameConnection(socket, peer);
+  }
+
+  async #openSpare(): Promise<void> {
+    if (this.#spare !== undefined || this.#isClosed) return;
+    // Where it fails, the next request says so.
+    const socket = await openSocket(this.#socketPath).catch(() => undefined);
+    if (socket === undefined || this.#spare !== undefined || this.#isClosed) {
+      socket?.destroy();
+      return;
+    }
+    socket.unref();
+    socket.on('error', () => undefined);
+    this.#spare = socket;
   }
 
   async startShim(options: {
@@ -154,19 +179,26 @@ class LauncherClient implements Launcher {
     readonly secret: Uint8Array;
     readonly cgroupFiles: readonly string[];
     readonly name?: string;
+    readonly follow?: (shim: ShimConnection) => void;
   }): Promise<ShimConnection> {
-    const { podId, podDir, secret, cgroupFiles, name } = options;
+    const { podId, podDir, secret, cgroupFiles, name, follow } = options;
     const connection = await this.#connect(`shim of pod ${podId}`);
+    const shim = new ShimClient(connection, { podDir, secret });
     try {
-      const frame = await connection.request(`start the shim of pod ${podId}`, frameTypes.shim, (out) => {
-        out
-          .text(podId)
-          .text(podDir)
-          .bytes(secret)
-          .texts(cgroupFiles)
-          .text(name ?? '');
+      const frame = await connection.together(() => {
+        const born = connection.request(`start the shim of pod ${podId}`, frameTypes.shim, (out) => {
+          out
+            .text(podId)
+            .text(podDir)
+            .bytes(secret)
+            .texts(cgroupFiles)
+            .text(name ?? '');
+        });
+        follow?.(shim);
+        return born;
       });
-      return adoptShimConnection(connection, new ByteReader(frame.payload).u32(), { podDir, secret });
+      shim.pid = new ByteReader(frame.payload).u32();
+      return shim;
     } catch (error) {
       connection.close();
       throw error;
@@ -188,6 +220,8 @@ class LauncherClient implements Launcher {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#spare?.destroy();
     this.#child.ref();
     this.#control.close();
     await this.ended;

@@ -1,6 +1,7 @@
 /**
  * Records in sqlite. In: kind, id, value. Out: the same after any crash of this process. This file knows nothing of what it keeps.
  */
+import { chmodSync, closeSync, constants, openSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { type Records, decodeJson, encodeJson, wrapError } from '#core';
 
@@ -19,6 +20,12 @@ export class SqliteRecords implements Records, Disposable {
 
   constructor(path: string) {
     try {
+      // Records hold secrets of pods and of their shims, and the directory may be an older one that is open to others. What sqlite
+      // keeps beside the file gets the file's mode.
+      if (path !== ':memory:') {
+        closeSync(openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
+        chmodSync(path, 0o600);
+      }
       this.#database = new DatabaseSync(path);
       this.#database.exec('PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=2000;');
       this.#database.exec('CREATE TABLE IF NOT EXISTS record (kind TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, id)) WITHOUT ROWID, STRICT');

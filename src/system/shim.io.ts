@@ -142,24 +142,22 @@ async function openAuthenticated(pod: PodAddress, signal?: AbortSignal): Promise
 /** Connects to the shim that listens in `podDir`. Throws unavailable when none does, permissionDenied for a wrong secret. */
 export async function connectShim(pod: PodAddress, signal?: AbortSignal): Promise<ShimConnection> {
   const { connection, pid } = await openAuthenticated(pod, signal);
-  return new ShimClient(connection, pid, pod);
+  const client = new ShimClient(connection, pod);
+  client.pid = pid;
+  return client;
 }
 
-/** For the launcher's client: the connection that made the shim is authenticated already. */
-export function adoptShimConnection(connection: FrameConnection, pid: number, pod: PodAddress): ShimConnection {
-  return new ShimClient(connection, pid, pod);
-}
-
-class ShimClient implements ShimConnection {
-  readonly pid: number;
+/** The client on a connection that is authenticated: by HELLO, or because it made the shim. */
+export class ShimClient implements ShimConnection {
+  /** 0 until the shim has answered; set by whoever got that answer. */
+  pid = 0;
   readonly #connection: FrameConnection;
   readonly #pod: PodAddress;
   #onProcessEnded: ((event: ProcessEnded) => void) | undefined;
   /** Plans of processes that wait for their start, to word a failure of it. */
   readonly #plans = new Map<string, { readonly plan: Plan; readonly answer?: Plan }>();
 
-  constructor(connection: FrameConnection, pid: number, pod: PodAddress) {
-    this.pid = pid;
+  constructor(connection: FrameConnection, pod: PodAddress) {
     this.#connection = connection;
     this.#pod = pod;
     connection.onEvent = (frame) => {

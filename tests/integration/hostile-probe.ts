@@ -23,3 +23,6 @@ function buildProbe(): boolean {
 
 /** Why suites that need the program cannot run here, or false. */
 export const probeSkip: string | false = process.getuid?.() !== 0 ? 'needs root' : buildProbe() ? false : 'needs musl-gcc (package musl-tools)';
+
+/** How much longer everything may take here: the guest runs in software emulation. */
+export const slowness = process.env['BERTH_TEST_GUEST'] === '1' ? 20 : 1;

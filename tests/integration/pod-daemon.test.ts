@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { after, before, describe, it } from 'node:test';
 import { BerthHost, type Running, manifest, shellContainer, skipReason } from './berth-host.ts';
 
-const endless = (name: string): string => manifest({ containers: [shellContainer('main', 'echo up; exec sleep 1000'), shellContainer('other', 'exec sleep 1000')] }, name);
+const endless = (name: string): string => manifest({ containers: [shellContainer('main', 'echo up; exec sleep 1000'), shellContainer('side', 'exec sleep 1000')] }, name);
 
-describe('beside a daemon', { skip: skipReason() }, () => {
+describe('beside a daemon', { skip: skipReason(), timeout: 120_000 }, () => {
   let host: BerthHost;
   let daemon: Running;
   before(async () => {
@@ -72,7 +72,7 @@ describe('beside a daemon', { skip: skipReason() }, () => {
   });
 
   it('keeps a detached pod when its client has ended', async () => {
-    assert.match(await host.ok(['run', '-d', '-'], endless('kept')), /^kept is running/);
+    assert.match(await host.ok(['run', '-d', '-'], endless('kept')), /^kept is running/m);
     await sleep(300);
     assert.deepEqual(
       (await host.json(['ps'])).map(({ state }) => state),
@@ -82,7 +82,7 @@ describe('beside a daemon', { skip: skipReason() }, () => {
   });
 });
 
-describe('beside another command', { skip: skipReason() }, () => {
+describe('beside another command', { skip: skipReason(), timeout: 120_000 }, () => {
   it('lets a run that came second end by itself after the first', async () => {
     await using host = await BerthHost.open();
     const first = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 2')] }, 'first'));

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, renameSync, rmSync, rmdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, renameSync, rmSync, rmdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve as resolvePath } from 'node:path';
@@ -216,6 +216,27 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
       rmdirSync(group);
     }
     await assert.rejects(newPod(['/sys/fs/cgroup/nothing/cgroup.procs']), isError('notFound', /^start the shim of pod pod\d+: \/sys\/fs\/cgroup\/nothing\/cgroup\.procs: ENOENT$/));
+  });
+
+  test('what follows the request for a shim is done by it, in a directory that is made where it is missing', async () => {
+    const podDir = join(base, 'pod-made');
+    const mark = join(base, 'followed');
+    const plan: Plan = { sections: [{ actor: 'host', steps: [{ kind: 'makeFile', dir: noSlot, path: mark, mode: 0o600, data: Buffer.from('x') }] }] };
+    const follow: Promise<void>[] = [];
+    const start = async (cgroupFiles: readonly string[]): Promise<ShimConnection> =>
+      launcher.startShim({ podId: 'made', podDir, secret: randomBytes(32), cgroupFiles, follow: (shim) => void follow.push(shim.execute(plan)) });
+    const shim = await start([]);
+    await follow[0];
+    assert.equal(readFileSync(mark, 'utf8'), 'x');
+    assert.equal(statSync(podDir).mode & 0o777, 0o700);
+    await shim.shutdown();
+    // The launcher's refusal comes through although what follows is never read.
+    await assert.rejects(start(['/sys/fs/cgroup/nothing/tasks']), isError('notFound', /^start the shim of pod made: \/sys\/fs\/cgroup\/nothing\/tasks: ENOENT$/));
+    await assert.rejects(follow[1] ?? Promise.resolve(), isError('unavailable', /^talk to the shim of pod made: /));
+    await assert.rejects(
+      launcher.startShim({ podId: 'made', podDir: join(base, 'missing/pod'), secret: randomBytes(32), cgroupFiles: [] }),
+      isError('notFound', /^start the shim of pod made: .*missing\/pod: ENOENT$/),
+    );
   });
 
   test('a container runs, its log is whole before its end is reported, and only 0, 1 and 2 are open in it', async () => {
