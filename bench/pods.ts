@@ -12,6 +12,8 @@ const { values } = parseArgs({ options: { runs: { type: 'string', default: '60' 
 const runs = Number(values.runs);
 const burst = Number(values.burst);
 const gapMs = Number(values['gap-ms']);
+/** What one peer still does in the background must not fall on the other. */
+const settleMs = 200;
 
 const steps = ['RunPodSandbox', 'CreateContainer', 'StartContainer', 'pod start', 'ExecSync true', 'StopPodSandbox', 'RemovePodSandbox', 'stop and remove'] as const;
 type Step = (typeof steps)[number];
@@ -161,6 +163,7 @@ try {
     for (const peer of peers) {
       const into = samples.get(peer.name);
       if (into !== undefined) await oneCycle(peer, into);
+      await sleep(settleMs);
     }
     if (process.stderr.isTTY) process.stderr.write(`\r${run + 1} of ${runs}`);
   }

@@ -88,6 +88,12 @@ function buildResources(container: ContainerPlan): LinuxResources {
   };
 }
 
+/** Labels by which crictl and other tools find a container's pod. Source: the kubelet's types.KubernetesPodNameLabel and siblings. */
+function kubeletLabels({ podConfig }: PodPlan, containerName: string): Readonly<Record<string, string>> {
+  const { name, namespace, uid } = podConfig.metadata;
+  return { 'io.kubernetes.container.name': containerName, 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': namespace, 'io.kubernetes.pod.uid': uid };
+}
+
 /** The configuration for CreateContainer. Throws failedPrecondition where `runAsNonRoot` would be broken. */
 export function buildContainerConfig(pod: PodPlan, container: ContainerPlan, facts: ContainerFacts): ContainerConfig {
   const { manifest } = container;
@@ -102,7 +108,7 @@ export function buildContainerConfig(pod: PodPlan, container: ContainerPlan, fac
     env: [...variables].map(([key, value]) => ({ key, value })),
     mounts: container.mounts,
     devices: [],
-    labels: { [podrunUidLabel]: pod.uid },
+    labels: { ...kubeletLabels(pod, container.name), [podrunUidLabel]: pod.uid },
     annotations: {},
     // The layout of the kubelet, so that tools that read pod logs find them. Source: KEP-2411, pod log directory.
     logPath: `${container.name}/${facts.attempt}.log`,

@@ -162,6 +162,7 @@ test('a process without CAP_SYS_RESOURCE gets no lower score and no capability t
 
 const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code: string, message: string])[] = [
   [{ linux: { namespaces: [{ type: 'pid' }] } }, 'invalidArgument', 'linux.namespaces: a container needs a mount namespace'],
+  [{ linux: { namespaces: [{ type: 'mount' }, { type: 'pid', path: '/run/pins/pid' }] } }, 'unimplemented', 'linux.namespaces[1].path: not supported (only /proc/<pid>/ns/pid)'],
   [{ linux: { namespaces: [{ type: 'mount', path: '/x' }] } }, 'unimplemented', 'linux.namespaces[0]: not supported (joining a mount namespace by path)'],
   [{ linux: { namespaces: [{ type: 'mount' }, { type: 'user' }] } }, 'unimplemented', 'linux.namespaces[1]: not supported (user namespaces)'],
   [{ top: { hostname: 'x' }, linux: { namespaces: [{ type: 'mount' }] } }, 'invalidArgument', 'hostname: needs a uts namespace'],

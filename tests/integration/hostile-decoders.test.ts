@@ -13,7 +13,7 @@ import { after, before, describe, it } from 'node:test';
 import { type LayerRecord, encodeLayerRecord } from '#plan';
 import { encodeFrame, frameTypes } from '#system';
 import { slowness } from './hostile-probe.ts';
-import { driver as plainDriver, skip as driverSkip } from './native-driver.ts';
+import { driver as plainDriver, removeScratch, skip as driverSkip } from './native-driver.ts';
 import { type RuntimeHost, makeSpec, skipReason, startRuntimeHost } from './runtime-host.ts';
 
 const native = join(import.meta.dirname, '../../native');
@@ -67,6 +67,7 @@ describe('damaged bytes', { skip: driverSkip === false ? skipReason() : driverSk
   after(async () => {
     await environment?.[Symbol.asyncDispose]();
     rmSync(scratch, { recursive: true, force: true });
+    removeScratch();
   });
 
   it('in layer records end in an answer, never in a crash or outside of the layer', () => {
