@@ -10,7 +10,7 @@ import type { Engine } from '#pod';
 import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
 import { listenPrivately, removeSocket } from '#streaming';
 import type { CallObserver } from './adapter.ts';
-import { buildService } from './adapter.ts';
+import { answerPromptly, buildService } from './adapter.ts';
 import { FrontConnection } from './front.io.ts';
 import { buildImageHandlers } from './image-service.ts';
 import { buildRuntimeHandlers } from './runtime-service.ts';
@@ -24,7 +24,8 @@ const closeGraceMs = limits.drainTimeoutMs;
 
 const serverOptions = {
   'grpc.max_receive_message_length': limits.grpcMessageBytesMax,
-  'grpc.max_send_message_length': limits.grpcMessageBytesMax,
+  // Answers are measured where they are encoded.
+  'grpc.max_send_message_length': -1,
   // MiB per connection. With Node's default of 10, twelve 12 MB replies at once end in ENHANCE_YOUR_CALM.
   'grpc-node.max_session_memory': 1000,
   // No pings and no idle limit of our own: a kubelet's connection rests for minutes, and a local peer's death closes the socket.
@@ -52,7 +53,7 @@ export interface CriServer {
 
 /** Serves CRI v1 at `socketPath`. A stale socket is replaced; rejects with alreadyExists where a server is living there. */
 export async function startCriServer(options: CriServerOptions): Promise<CriServer> {
-  const server = new Server(serverOptions);
+  const server = new Server({ ...serverOptions, interceptors: [answerPromptly] });
   const observe: CallObserver = ({ path, error }) => options.log?.(`${path}: ${errorCode(error)}: ${errorMessage(error)}`);
   const runtime = buildService(RuntimeService, buildRuntimeHandlers({ engine: options.engine, version: options.version }), observe);
   const images = buildService(ImageService, buildImageHandlers(options.engine), observe);

@@ -378,7 +378,7 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await assert.rejects(pod.shim.createProcess({ processId: 'a', plan: broken }), isError('notFound', /^\/process\/cwd: change to the working directory \/missing: ENOENT$/));
     const missing: Plan = { sections: [{ actor: 'payload', steps: [start, { kind: 'execute', file: '/missing', argv: [], env: [] }] }] };
     await pod.shim.createProcess({ processId: 'b', plan: missing });
-    await assert.rejects(pod.shim.startProcess('b'), isError('notFound', /^execute \["\/missing"\] with no environment: ENOENT$/));
+    await assert.rejects(pod.shim.startProcess('b'), isError('notFound', /^execute \["\/missing"\]: ENOENT$/));
     assert.equal((await pod.waitFor('b')).waitStatus, 127 << 8);
     await eventually('children are reaped', () => childrenOf(pod.shim.pid).length === 0);
     await assert.rejects(pod.shim.createProcess({ processId: 'b', plan: missing }), isError('alreadyExists', /^create process b: the process exists: EEXIST$/));
@@ -397,7 +397,7 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     assert.deepEqual({ size: long.stdout.length, truncated: long.truncated }, { size: 1000, truncated: true });
     await assert.rejects(
       pod.shim.exec({ processId: 'e3', plan: { sections: [{ actor: 'payload', steps: [{ kind: 'execute', file: 'nowhere', argv: [], env: ['PATH=/bin'] }] }] }, ...base }),
-      isError('notFound', /^execute \["nowhere"\] with PATH=<redacted>: ENOENT$/),
+      isError('notFound', /^execute \["nowhere"\]: ENOENT$/),
     );
     assert.deepEqual(await pod.shim.state(), []);
     await pod.shim.shutdown();
