@@ -67,7 +67,9 @@ export class PodOperations {
         subscribed.catch(() => undefined);
         if (!hostNetwork) {
           rollback.defer('detach the network', async () => network.detach(id));
-          pod = { ...pod, attachment: await this.#attach(pod, sandbox) };
+          const startMs = clock.monotonicMs();
+          const attachment = await this.#attach(pod, sandbox);
+          pod = { ...pod, attachment, networkMs: clock.monotonicMs() - startMs };
         } else {
           await sandbox.commit(await this.#podFiles(pod), config.sysctls);
         }

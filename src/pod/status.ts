@@ -15,7 +15,13 @@ export function describePod(pod: PodRecord): PodSandboxStatus {
     annotations: pod.config.annotations,
     runtimeHandler: pod.runtimeHandler,
     portMappings: pod.config.portMappings,
-    info: { hostname: pod.hostname, shimPid: pod.sandbox.shimPid, cgroupPath: pod.sandbox.cgroupPath, foreground: pod.foreground },
+    info: {
+      hostname: pod.hostname,
+      shimPid: pod.sandbox.shimPid,
+      cgroupPath: pod.sandbox.cgroupPath,
+      foreground: pod.foreground,
+      ...(pod.networkMs === undefined ? {} : { networkMs: pod.networkMs }),
+    },
   };
 }
 

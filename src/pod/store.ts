@@ -23,6 +23,8 @@ export interface PodRecord {
   readonly foreground: boolean;
   readonly sandbox: SandboxRecord;
   readonly attachment?: NetworkAttachment;
+  /** How long the attachment took, for people; absent with the host's network. */
+  readonly networkMs?: number;
 }
 
 /** States of a container: creating → created → running → exited → gone; a created one may end without running. */

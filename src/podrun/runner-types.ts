@@ -20,7 +20,7 @@ export type RunStage = 'image' | 'volumes' | 'sandbox' | 'network' | 'container'
 export type RunEvent =
   | { readonly kind: 'stageStarted'; readonly stage: RunStage; readonly name: string }
   | { readonly kind: 'imageProgress'; readonly name: string; readonly progress: PullProgress }
-  /** `durationMs` is absent where the time is part of the stage before. */
+  /** The time of `network` is a part of that of `sandbox`; with the host's network there is none. */
   | { readonly kind: 'stageDone'; readonly stage: RunStage; readonly name: string; readonly detail: string; readonly durationMs?: number }
   | { readonly kind: 'stageFailed'; readonly stage: RunStage; readonly name: string; readonly durationMs: number }
   | {

@@ -60,8 +60,15 @@ export class PodRunner {
             if (!foreground || errorCode(error) !== 'unavailable') throw error;
           }
         });
-        const { ips } = await engine.podSandboxStatus(podSandboxId);
-        options.onEvent({ kind: 'stageDone', stage: 'network', name: ips[0] ?? 'host', detail: ips.slice(1).join(' ') });
+        const { ips, info } = await engine.podSandboxStatus(podSandboxId);
+        const networkMs = info['networkMs'];
+        options.onEvent({
+          kind: 'stageDone',
+          stage: 'network',
+          name: ips[0] ?? 'host',
+          detail: ips.slice(1).join(' '),
+          ...(typeof networkMs === 'number' ? { durationMs: networkMs } : {}),
+        });
         throwIfStopped();
         run = new PodRun(this.#ports, { plan, podSandboxId, podIps: ips, images, options });
         const result = await run.execute();
