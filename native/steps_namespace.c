@@ -161,13 +161,19 @@ static int await_acks(int fd, int wanted, struct failure *failure) {
 
 /*
  * Closing a netfilter socket waits until what was deleted through it is freed, which takes a grace period or two of the kernel
- * (11 to 20 ms). So the shim and the one-shot runner answer first: they keep the last such socket until the next one or their end.
+ * (11 to 20 ms). So the shim and the one-shot runner answer first: they keep such a socket until their end, or until the next one
+ * is wanted; then it is closed before anything more is deleted.
  */
+static int kept_socket = -1;
+
+static void close_kept(void) {
+  if (kept_socket >= 0) close(kept_socket);
+  kept_socket = -1;
+}
+
 static int close_later(const struct run *run, uint32_t protocol, int fd, int err) {
-  static int kept = -1;
   if (fd < 0 || !run->host || protocol != NETLINK_PROTOCOL_NETFILTER) return close_with(fd, err);
-  if (kept >= 0) close(kept);
-  kept = fd;
+  kept_socket = fd;
   return err;
 }
 
@@ -178,6 +184,7 @@ int run_netlink(struct run *run, const struct step_netlink *step, struct failure
   uint8_t *data = malloc(size + 1);
   if (data == NULL) return ENOMEM;
   if (size > 0) memcpy(data, step->messages.data, size);
+  if (run->host) close_kept();
   int err = patch_slots(run, &step->slot_patches, data, size);
   int fd = err != 0 ? -err : open_netlink(step->protocol);
   struct netlink_address kernel = {.family = AF_NETLINK};

@@ -31,7 +31,7 @@ export interface Finished {
 export interface Running {
   readonly child: ChildProcess;
   readonly finished: Promise<Finished>;
-  /** Waits until standard output holds the text; fails when the command ends before. */
+  /** Waits until standard output or standard error holds the text; fails when the command ends before. */
   untilOutput(text: string): Promise<void>;
 }
 
@@ -55,7 +55,10 @@ export class BerthHost implements AsyncDisposable {
       stdout += text;
       wake();
     });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => void (stderr += text));
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      stderr += text;
+      wake();
+    });
     child.stdin.on('error', () => undefined);
     if (input === undefined) child.stdin.end();
     else child.stdin.end(input);
@@ -66,7 +69,7 @@ export class BerthHost implements AsyncDisposable {
       }),
     );
     const untilOutput = async (text: string): Promise<void> => {
-      while (!stdout.includes(text)) {
+      while (!stdout.includes(text) && !stderr.includes(text)) {
         if (child.exitCode !== null || child.signalCode !== null) throw new Error(`ended before it printed ${JSON.stringify(text)}: ${stdout}${stderr}`);
         await Promise.race([new Promise<void>((resolve) => void (wake = resolve)), sleep(200)]);
       }

@@ -1,6 +1,6 @@
 /** Foreground runs beside another engine: a daemon, or a command that came first. They end as they would alone, and so does nobody else. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { after, before, describe, it } from 'node:test';
 import { BerthHost, type Running, manifest, shellContainer, skipReason } from './berth-host.ts';
@@ -85,10 +85,23 @@ describe('beside a daemon', { skip: skipReason(), timeout: 120_000 }, () => {
 describe('beside another command', { skip: skipReason(), timeout: 120_000 }, () => {
   it('lets a run that came second end by itself after the first', async () => {
     await using host = await BerthHost.open();
-    const first = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 2')] }, 'first'));
+    const directory = host.scratch('signs');
+    const untilSign = (name: string): string => `echo up; until [ -e /signs/${name} ]; do sleep 0.05; done`;
+    const run = (name: string, script: string): Running =>
+      host.start(
+        ['run', '-'],
+        manifest(
+          { volumes: [{ name: 'signs', hostPath: { path: directory } }], containers: [shellContainer('main', script, { volumeMounts: [{ name: 'signs', mountPath: '/signs' }] })] },
+          name,
+        ),
+      );
+    const first = run('first', untilSign('one'));
     await first.untilOutput('main | up');
-    const second = host.start(['run', '-'], manifest({ containers: [shellContainer('main', 'echo up; sleep 4; echo done; exit 3')] }, 'second'));
+    const second = run('second', `${untilSign('two')}; echo done; exit 3`);
     await second.untilOutput('main | up');
+    writeFileSync(`${directory}/one`, '');
+    await first.untilOutput('waiting for other commands');
+    writeFileSync(`${directory}/two`, '');
     const ends = await Promise.all([first.finished, second.finished]);
     assert.deepEqual(
       ends.map(({ status }) => status),
