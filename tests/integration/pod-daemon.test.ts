@@ -3,17 +3,17 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { after, before, describe, it } from 'node:test';
-import { BerthHost, type Running, manifest, shellContainer, skipReason } from './berth-host.ts';
+import { BerthHost, type Running, manifest, shellContainer, skipReason, slowness } from './berth-host.ts';
 
 const endless = (name: string): string => manifest({ containers: [shellContainer('main', 'echo up; exec sleep 1000'), shellContainer('side', 'exec sleep 1000')] }, name);
 
-describe('beside a daemon', { skip: skipReason(), timeout: 120_000 }, () => {
+describe('beside a daemon', { skip: skipReason(), timeout: 120_000 * slowness }, () => {
   let host: BerthHost;
   let daemon: Running;
   before(async () => {
     host = await BerthHost.open();
     daemon = host.start(['daemon', '--socket', `${host.run}/berth.sock`]);
-    const deadline = performance.now() + 10_000;
+    const deadline = performance.now() + 10_000 * slowness;
     while (!readFileSync('/proc/net/unix', 'utf8').includes(`${host.run}/berth.sock`)) {
       assert.ok(performance.now() < deadline, 'the daemon does not listen');
       await sleep(50);
@@ -27,7 +27,7 @@ describe('beside a daemon', { skip: skipReason(), timeout: 120_000 }, () => {
 
   /** Waits until the daemon has no pod; returns the milliseconds. */
   async function podsGone(withinMs: number): Promise<void> {
-    const deadline = performance.now() + withinMs;
+    const deadline = performance.now() + withinMs * slowness;
     while ((await host.json(['pods'])).length > 0) assert.ok(performance.now() < deadline, `pods left after ${withinMs} ms`);
   }
 
@@ -40,7 +40,7 @@ describe('beside a daemon', { skip: skipReason(), timeout: 120_000 }, () => {
     assert.equal(pids.length, 2);
     run.child.kill('SIGKILL');
     await run.finished;
-    const deadline = performance.now() + 1000;
+    const deadline = performance.now() + 1000 * slowness;
     for (const pid of pids) {
       while (isAlive(pid)) {
         assert.ok(performance.now() < deadline, `process ${pid} lives on`);
@@ -82,7 +82,7 @@ describe('beside a daemon', { skip: skipReason(), timeout: 120_000 }, () => {
   });
 });
 
-describe('beside another command', { skip: skipReason(), timeout: 120_000 }, () => {
+describe('beside another command', { skip: skipReason(), timeout: 120_000 * slowness }, () => {
   it('lets a run that came second end by itself after the first', async () => {
     await using host = await BerthHost.open();
     const directory = host.scratch('signs');
