@@ -43,6 +43,7 @@ find_missing_packages() {
   has_any /usr/include/linux/mount.h || need linux-libc-dev "the kernel's interface for the native helper"
   has_any /usr/lib/*/libatomic.so.1 /lib/*/libatomic.so.1 /usr/lib64/libatomic.so.1 || need libatomic1 'a library of the Node that npm brings'
   if [ "$profile" = tests ] && [ "$user" = 0 ]; then
+    has_any /usr/include/stdio.h || need libc6-dev 'the sanitizer builds of the helper are linked with it'
     has nft || need nftables 'the tests read the rules that Berth makes'
     has ip || need iproute2 'the tests look at links and addresses'
     has docker-registry || need docker-registry 'a registry on the loopback interface to pull from'

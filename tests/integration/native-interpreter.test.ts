@@ -216,7 +216,7 @@ describe('a container', { skip }, () => {
       'sh',
       [
         '-c',
-        `${driver} plan ${directory}/plan & parent=$!; sleep 0.4; p=$(pgrep -P $parent); grep -E 'Cap(Eff|Prm|Bnd)|NoNew' /proc/$p/status; stat -c 'owner %U' /proc/$p/fd; ls /proc/$p/fd | wc -l; tr '\\0' ' ' < /proc/$p/cmdline; kill -9 $p; wait $parent`,
+        `${driver} plan ${directory}/plan & parent=$!; sleep 0.4; read -r p < /proc/$parent/task/$parent/children; grep -E 'Cap(Eff|Prm|Bnd)|NoNew' /proc/$p/status; stat -c 'owner %U' /proc/$p/fd; ls /proc/$p/fd | wc -l; tr '\\0' ' ' < /proc/$p/cmdline; kill -9 $p; wait $parent`,
       ],
       { encoding: 'utf8' },
     );
