@@ -30,7 +30,7 @@ export async function runDaemon(options: DaemonOptions, version: string): Promis
     throw new RuntimeError('failedPrecondition', `listen on ${options.socketPath}: ${directory} is no directory`);
   }
   const owner = await takeOwnership({ location: options, version, lasting: true, report });
-  if (!('engine' in owner)) throw new RuntimeError('failedPrecondition', `start daemon: process ${owner.lockedBy} owns ${options.rootDirectory}`);
+  if (!('engine' in owner)) throw new RuntimeError('failedPrecondition', `start daemon: another engine owns ${options.rootDirectory} (its launcher is process ${owner.lockedBy})`);
   void owner.launcher.ended.then(() => stopped.resolve('the launcher ended'));
   try {
     const server = await startCriServer({ engine: owner.engine, socketPath: options.socketPath, version, log: (line) => log('error', line) });
