@@ -89,7 +89,9 @@ export async function openSession(options: OwnerOptions): Promise<EngineSession>
     } catch (error) {
       if (errorCode(error) !== 'unavailable' && errorCode(error) !== 'notFound') throw error;
       if (systemClock.monotonicMs() - startMs > takeoverTimeoutMs) {
-        throw new RuntimeError('unavailable', `open ${options.location.rootDirectory}: another engine owns it (its launcher is process ${owner.lockedBy}) and does not answer`, { cause: error });
+        throw new RuntimeError('unavailable', `open ${options.location.rootDirectory}: another engine owns it (its launcher is process ${owner.lockedBy}) and does not answer`, {
+          cause: error,
+        });
       }
       await systemClock.sleep(retryPauseMs);
     }
