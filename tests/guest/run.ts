@@ -39,7 +39,7 @@ async function boot(kernel: string, results: string): Promise<boolean> {
       '-M',
       'q35',
       '-accel',
-      'tcg,thread=multi',
+      'tcg,thread=single',
       '-cpu',
       cpuModel,
       '-smp',
