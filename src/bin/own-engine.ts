@@ -48,7 +48,6 @@ function specDefaults(host: HostFacts): SpecDefaults {
       }
     },
     readDevices,
-    isCgroupV2: host.cgroups.mode === 'v2',
     nodeHostname: hostname(),
     readHostDns: async () => decodeResolvConf(readText('/etc/resolv.conf', '')),
     readHostHosts: async () => readText('/etc/hosts', '127.0.0.1\tlocalhost\n'),

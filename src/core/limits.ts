@@ -19,8 +19,6 @@ export const limits = {
   execOutputBytesMax: 16 * 1024 * 1024,
   /** Payload of one CRI log line; longer lines are split with the tag P. Source: containerd and CRI-O. */
   logLineBytesMax: 16 * 1024,
-  /** How far an attached client may fall behind before it is disconnected. */
-  attachBacklogBytesMax: 16 * 1024 * 1024,
   /** How long output is still read after the process of an exec has ended. */
   drainTimeoutMs: 2_000,
   manifestBytesMax: 4 * 1024 * 1024,
@@ -36,7 +34,6 @@ export const limits = {
   tarPaxBytesMax: 1024 * 1024,
   tarDepthMax: 256,
   annotationsBytesMax: 256 * 1024,
-  pathBytesMax: 4096,
   /** One gRPC message in either direction. Source: the kubelet's 16 MiB receive limit. */
   grpcMessageBytesMax: 16 * 1024 * 1024,
   rollbackTimeoutMs: 10_000,

@@ -24,19 +24,3 @@ export class KeyedMutex {
     return this.#tails.size;
   }
 }
-
-/**
- * Joins equal work in flight: while a task for `key` runs, later callers with the same key get its promise.
- * A caller that goes away does not stop the task.
- */
-export class Joined<T> {
-  readonly #running = new Map<string, Promise<T>>();
-
-  async run(key: string, task: () => Promise<T>): Promise<T> {
-    const running = this.#running.get(key);
-    if (running !== undefined) return running;
-    const started = task().finally(() => this.#running.delete(key));
-    this.#running.set(key, started);
-    return started;
-  }
-}

@@ -119,7 +119,6 @@ export class ContainerOperations {
       stdin: config.stdin,
       stdinOnce: config.stdinOnce,
       terminal: config.tty,
-      holdOutput: false,
       ...(pod.config.logDirectory === '' || config.logPath === '' ? {} : { log: { directory: pod.config.logDirectory, path: config.logPath } }),
       sharesPodPid: namespaces.pid === 'pod',
     };

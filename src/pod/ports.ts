@@ -114,8 +114,6 @@ export interface ContainerRequest {
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
   readonly terminal: boolean;
-  /** Output waits for the first attached client. */
-  readonly holdOutput: boolean;
   readonly log?: { readonly directory: string; readonly path: string };
   /** Share the pod's PID namespace; the spec then lists `pid` without a path. */
   readonly sharesPodPid: boolean;
@@ -235,7 +233,6 @@ export interface SpecDefaults {
   readonly readSeccompProfile: (path: string) => Promise<SpecSeccomp>;
   /** The device node at a host path, or every one below it when it is a directory. Throws notFound, invalidArgument. */
   readonly readDevices: (path: string) => Promise<readonly HostDevice[]>;
-  readonly isCgroupV2: boolean;
   readonly nodeHostname: string;
   readonly readHostDns: () => Promise<DnsConfig>;
   readonly readHostHosts: () => Promise<string>;

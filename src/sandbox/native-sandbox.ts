@@ -93,7 +93,6 @@ export class NativeSandbox implements Sandbox {
       stdin: request.stdin,
       stdinOnce: request.stdinOnce,
       terminal: request.terminal,
-      holdOutput: request.holdOutput,
       ...(request.log === undefined ? {} : { log: request.log }),
       ...(oomFile === '' ? {} : { oomFile }),
       answer: (files) => answer.of(files),

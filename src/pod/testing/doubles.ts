@@ -346,7 +346,6 @@ export const fakeDefaults: SpecDefaults = {
   seccomp: () => ({ defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: [] }),
   readSeccompProfile: async () => ({ defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [] }),
   readDevices: async (path) => [{ path, type: 'c', major: 1, minor: 7, mode: 0o666, uid: 0, gid: 0 }],
-  isCgroupV2: false,
   nodeHostname: 'node-1',
   readHostDns: async () => ({ servers: ['192.0.2.1'], searches: [], options: [] }),
   readHostHosts: async () => '127.0.0.1\tlocalhost\n',
