@@ -40,6 +40,7 @@ const packageTable: Readonly<Record<string, readonly string[]>> = {
   '@grpc/grpc-js': ['cri'],
   commander: ['cli'],
   yaml: ['podrun', 'cli'],
+  'smol-toml': ['image'],
 };
 
 /** Modules that touch the host. They are allowed in system/, bin/, in files named *.io.ts, and for their types. */
