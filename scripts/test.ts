@@ -187,7 +187,7 @@ async function runGuest(facts: Facts): Promise<void> {
   }
   const startedAt = performance.now();
   const resultPath = join(scratch, 'guest.json');
-  const { status } = await runCommand([process.execPath, 'tests/guest/run.ts', resultPath, values.only], { timeoutMs: 1_500_000, output: 'inherit' });
+  const { status } = await runCommand([process.execPath, 'tests/guest/run.ts', resultPath, values.only], { timeoutMs: 2_700_000, output: 'inherit' });
   // SAFETY: tests/guest/run.ts wrote it, with this type.
   const results = existsSync(resultPath) ? (JSON.parse(readFileSync(resultPath, 'utf8')) as readonly { name: string; result: SuiteResult | null; status: string }[]) : [];
   for (const { name, result, status: suiteStatus } of results) {

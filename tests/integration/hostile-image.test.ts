@@ -143,7 +143,7 @@ describe('a hostile image', { skip, timeout: 120_000 * slowness }, () => {
         layout.add({ mediaType: manifestType, ...layout.blob(Buffer.from(JSON.stringify(manifest))) }, name);
       });
       assert.match(text, /^error: .*(200|ratio|times)/);
-      assert.ok(performance.now() - started < 10_000 * slowness);
+      assert.ok(performance.now() - started < 60_000 * slowness);
     }
     assert.equal(limits.layerRatioMax, 200);
   });
@@ -214,6 +214,6 @@ describe('a hostile image', { skip, timeout: 120_000 * slowness }, () => {
       ])
         assert.match(await outcome(spoil(name, command)), /^error: /, `${name('blob')}: ${command('x')}`);
     }
-    assert.ok(performance.now() - started < 10_000 * slowness);
+    assert.ok(performance.now() - started < 60_000 * slowness);
   });
 });

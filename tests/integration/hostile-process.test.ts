@@ -143,7 +143,7 @@ describe('a hostile process', { skip, timeout: 120_000 * slowness }, () => {
     await pod.start('bomb', bomb);
     const started = performance.now();
     assert.equal((await pod.run('beside', makeSpec(environment.host, { args: ['/bin/echo', 'fine'] }))).output, 'fine\n');
-    assert.ok(performance.now() - started < 10_000 * slowness);
+    assert.ok(performance.now() - started < 60_000 * slowness);
     await remove('bomb');
   });
 

@@ -144,7 +144,7 @@ describe('hostile peers', { skip, timeout: 120_000 * slowness }, () => {
         'no container is shown as running',
       );
     assert.equal((await host.shell('echo fine')).stdout, 'fine\n');
-    assert.ok(performance.now() - started < 20_000 * slowness, `${performance.now() - started} ms`);
+    assert.ok(performance.now() - started < 60_000 * slowness, `${performance.now() - started} ms`);
     await host.ok(['rm', '-f', 'hostile']);
     assert.deepEqual((await host.json(['pods'])).length, 1);
   });

@@ -11,7 +11,7 @@ import { RuntimeError } from '#core';
 import type { ImageProgress, ImageStore } from '#image';
 import { decodeManifestDocument } from '#oci';
 import { TarReader } from '../../src/image/tar.ts';
-import { RegistryClient } from '../../src/image/registry.io.ts';
+import { RegistryClient } from '../../src/image/registry/client.io.ts';
 import { type Fault, FaultyProxy } from './faulty-proxy.ts';
 import { Layout, Registry, StoreHost, describeOverlay, describeTree, run, setXattr, shell, skipReason, tarOf } from './image-host.ts';
 
@@ -176,7 +176,10 @@ describe('images', { skip: skipReason() }, () => {
     assert.ok(found.kind === 'manifest');
     const layer = found.layers[0]?.digest;
     assert.ok(layer !== undefined);
-    await assert.rejects(client.blobBytes(layer, 1_000_000, AbortSignal.timeout(20_000)), failsWith('deadlineExceeded', new RegExp(`^no answer from ${proxy.address} for 100 ms$`)));
+    await assert.rejects(
+      client.blobBytes(layer, 1_000_000, AbortSignal.timeout(20_000)),
+      failsWith('deadlineExceeded', new RegExp(`^no answer from ${proxy.address} for 100 ms$`)),
+    );
     const controller = new AbortController();
     const pull = store.pull(`${proxy.address}/stall:1`, { signal: controller.signal, onProgress: ({ stage }) => void (stage === 'downloading' && controller.abort()) });
     await assert.rejects(pull, { name: 'AbortError' });

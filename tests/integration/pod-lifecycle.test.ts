@@ -22,7 +22,7 @@ describe('pods', { skip: skipReason() }, () => {
   it('run a command, pass its output and exit code on, and leave nothing', async () => {
     assert.deepEqual(await host.shell('echo out; echo err >&2; exit 7'), { status: 7, stdout: 'out\n', stderr: 'err\n' });
     assert.deepEqual(await host.json(['ps', '-a']), []);
-    await host.assertNoRemains(2000);
+    await host.assertNoRemains();
   });
 
   it('share the network between the containers of a manifest, and show stages, logs and exit codes', async () => {
@@ -31,7 +31,7 @@ describe('pods', { skip: skipReason() }, () => {
     const { status, stdout } = await host.berth(['run', '-'], manifest({ containers: [server, client] }));
     assert.equal(status, 0, stdout);
     for (const line of [/^sandbox\s+default\/pod\s/m, /^network\s+10\./m, /^container server\s/m, /^client \| answer$/m, /^exit\s+client\s+code 0/m]) assert.match(stdout, line);
-    await host.assertNoRemains(2000);
+    await host.assertNoRemains();
   });
 
   it('give the first exit code that is not 0', async () => {
@@ -159,7 +159,7 @@ describe('pods', { skip: skipReason() }, () => {
     await new Promise((resolve) => server.once('listening', resolve));
     const busy = await host.shell('true', ['-p', '12346:80']);
     assert.match(busy.stderr, /^berth: .*host port 12346\/tcp is in use on the host\n$/);
-    await host.assertNoRemains(3000);
+    await host.assertNoRemains();
   });
 
   it('go on when they are detached, can be looked at, entered, stopped and removed', async () => {
@@ -179,7 +179,7 @@ describe('pods', { skip: skipReason() }, () => {
     assert.equal(await host.ok(['logs', 'long']), 'ready\nbye\n');
     await host.ok(['rm', 'long']);
     assert.deepEqual(await host.json(['pods']), []);
-    await host.assertNoRemains(2000);
+    await host.assertNoRemains();
   });
 
   it('follow a log to its end', async () => {

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { after, afterEach, before, describe, it } from 'node:test';
-import { BerthHost, type Running, busybox, image, manifest, shellContainer, skipReason, slowness } from './berth-host.ts';
+import { BerthHost, type Running, busybox, image, manifest, patienceMs, shellContainer, skipReason } from './berth-host.ts';
 
-/** Repeats the check until it passes, for 3 s on an ordinary machine; then its error counts. */
+/** Repeats the check until it passes; when it never does, its error counts. */
 async function eventually(check: () => void | Promise<void>): Promise<void> {
-  const deadline = performance.now() + 3000 * slowness;
+  const deadline = performance.now() + patienceMs;
   for (;;) {
     try {
       await check();
@@ -38,7 +38,7 @@ describe('recovery', { skip: skipReason() }, () => {
     await daemon.finished;
   }
 
-  it('cleans up a foreground run killed with -9 within a second', async () => {
+  it('cleans up a foreground run killed with -9', async () => {
     const run = host.start(
       ['run', '-'],
       manifest({ containers: [shellContainer('main', 'echo up; sleep 1000', { ports: [{ containerPort: 80, hostPort: 12399 }] }), shellContainer('other', 'sleep 1000')] }),
@@ -46,7 +46,7 @@ describe('recovery', { skip: skipReason() }, () => {
     await run.untilOutput('| up');
     run.child.kill('SIGKILL');
     await run.finished;
-    await host.assertNoRemains(1000);
+    await host.assertNoRemains();
     assert.deepEqual(await host.json(['pods']), []);
     assert.deepEqual(await host.json(['ps', '-a']), []);
   });
@@ -68,7 +68,7 @@ describe('recovery', { skip: skipReason() }, () => {
     // Without a daemon the command line is the engine, and sees the same pods.
     assert.equal((await host.json(['pods'])).length, 2);
     await host.ok(['rm', '-f', 'stays', 'ends']);
-    await host.assertNoRemains(2000);
+    await host.assertNoRemains();
   });
 
   it('kills and reports the containers of a shim that was killed, with a daemon and without', async () => {
@@ -88,7 +88,7 @@ describe('recovery', { skip: skipReason() }, () => {
       });
       await host.ok(['rm', 'victim']);
       if (daemon !== undefined) await stopDaemon(daemon, 'SIGTERM');
-      await host.assertNoRemains(2000);
+      await host.assertNoRemains();
     }
   });
 
@@ -107,13 +107,13 @@ describe('recovery', { skip: skipReason() }, () => {
     run.child.kill('SIGTERM');
     const { stdout } = await run.finished;
     assert.match(stdout, /^main +\| got it$/m);
-    await host.assertNoRemains(2000);
+    await host.assertNoRemains();
   });
 
   describe('bad input', () => {
     afterEach(async () => {
       assert.deepEqual(await host.json(['pods']), []);
-      await host.assertNoRemains(2000);
+      await host.assertNoRemains();
     });
 
     const cases: readonly { readonly name: string; readonly args: readonly string[]; readonly input?: string; readonly status: number; readonly message: RegExp }[] = [

@@ -330,9 +330,9 @@ test('a closing owner leaves foreground pods to its engine and does not wait for
   const engine = await connectEngine(socketPath);
   await engine.runPodSandbox(podConfig, { foreground: true });
   const startMs = performance.now();
-  await server?.close({ graceMs: 5000 });
+  await server?.close({ graceMs: 60_000 });
   server = undefined;
-  assert.ok(performance.now() - startMs < 2000);
+  assert.ok(performance.now() - startMs < 30_000);
   assert.deepEqual(events, ['run foreground']);
   engine.close();
 });
