@@ -14,7 +14,7 @@ export interface GuestLine {
   readonly result: SuiteResult | null;
 }
 
-const suiteTimeoutMs = 600_000;
+const suiteTimeoutMs = 900_000;
 /** How often a suite may run in all, where the emulated processor crashes Node. */
 const attemptsMax = 3;
 

@@ -16,7 +16,7 @@ import type { GuestLine } from './inside.ts';
 const guestSuites = /^(ledger|native|shim|system|runtime|sandbox|network|image|pod)\b/;
 
 /** Bounds the whole run; a hung guest is killed. */
-const timeoutMs = 1_400_000;
+const timeoutMs = 2_600_000;
 
 const home = fileURLToPath(new URL('../..', import.meta.url));
 const [resultPath = 'build/guest/result.json', only = ''] = process.argv.slice(2);
