@@ -45,7 +45,8 @@ function makeLayouts(scratch: string): (tag: string) => string {
   return layoutOf;
 }
 
-async function untilReady(name: string, client: CriClient, child: ChildProcess): Promise<void> {
+/** Waits until a CRI server answers. Throws when it ends or does not within 20 s. */
+export async function untilReady(name: string, client: CriClient, child: ChildProcess): Promise<void> {
   for (let attempt = 0; attempt < 200; attempt += 1) {
     if (child.exitCode !== null) throw new Error(`${name} ended with status ${child.exitCode}`);
     try {
@@ -58,7 +59,8 @@ async function untilReady(name: string, client: CriClient, child: ChildProcess):
   throw new Error(`${name} does not answer`);
 }
 
-async function endProcess(child: ChildProcess): Promise<void> {
+/** Ends a server in its own orderly way and waits for that. */
+export async function endProcess(child: ChildProcess): Promise<void> {
   const gone = new Promise((resolve) => child.once('exit', resolve));
   child.kill('SIGTERM');
   await gone;

@@ -244,6 +244,17 @@ static enum execution_event child_forked(struct execution *x, pid_t pid) {
   return EXECUTION_FORKED;
 }
 
+/* A descriptor for the children of this plan that come later. */
+static void keep_export(struct execution *x, uint32_t slot, int fd) {
+  if (slot >= CHILD_SLOT) {
+    close(fd);
+    return;
+  }
+  int *place = &x->local[slot - POD_SLOT_COUNT];
+  if (*place >= 0) close(*place);
+  *place = fd;
+}
+
 enum execution_event execution_receive(struct execution *x) {
   struct child_message message;
   int fd = -1;
@@ -266,7 +277,7 @@ enum execution_event execution_receive(struct execution *x) {
     case CHILD_TERMINAL: x->message_fd = fd; return EXECUTION_TERMINAL;
     case CHILD_EXPORT:
       if (message.value < POD_SLOT_COUNT) slots_set(x->pod, (uint16_t)message.value, fd);
-      else close(fd);
+      else keep_export(x, message.value, fd);
       return EXECUTION_WAIT;
     case CHILD_FORKED: return child_forked(x, (pid_t)message.value);
     case CHILD_DONE: x->done = true; return EXECUTION_WAIT;

@@ -11,8 +11,7 @@
 
 #define TIMES_BYTES_MAX ((size_t)256 << 20)
 #define HOLE_BYTES 4096u
-#define CONFINED (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
-#define OPAQUE_NAME "trusted.overlay.opaque"
+#define EARLY_WRITE_BYTES ((uint64_t)1 << 20)
 
 /* Relative, no empty, "." or ".." component, nothing longer than the kernel takes. */
 static bool is_plain_path(const char *path) {
@@ -108,6 +107,8 @@ static enum found look(const struct unpack *u, const char *name) {
   struct stat info;
   if (fstatat(u->parent, name, &info, AT_SYMLINK_NOFOLLOW) < 0) return FOUND_NOTHING;
   if (S_ISDIR(info.st_mode)) return FOUND_DIRECTORY;
+  if (u->style == OVERLAY_USER_FILES && S_ISREG(info.st_mode) && info.st_size == 0)
+    return is_whiteout_file(u, name) ? FOUND_WHITEOUT : FOUND_OTHER;
   return S_ISCHR(info.st_mode) && info.st_rdev == 0 ? FOUND_WHITEOUT : FOUND_OTHER;
 }
 
@@ -142,27 +143,35 @@ static int set_xattrs(const struct unpack *u, int fd, const char *name, const st
   return 0;
 }
 
+/* What is as it should be already is left alone: a change costs more than a look, and most files are root's with the mode they were made with. */
 static int set_open_attributes(const struct unpack *u, int fd, const struct attributes *entry) {
-  if (fchown(fd, entry->uid, entry->gid) < 0 || fchmod(fd, entry->mode) < 0) return errno;
+  struct stat info;
+  if (fstat(fd, &info) < 0) return errno;
+  bool owned = info.st_uid == entry->uid && info.st_gid == entry->gid;
+  if (!owned && fchown(fd, entry->uid, entry->gid) < 0) return errno;
+  if ((!owned || (info.st_mode & 07777) != entry->mode) && fchmod(fd, entry->mode) < 0) return errno;
   return set_xattrs(u, fd, NULL, entry);
 }
 
 /* Of links and nodes, which cannot be opened. SAFETY: the last component is what we made; nobody else writes here. */
 static int set_named_attributes(const struct unpack *u, const char *name, const struct attributes *entry, bool link) {
   struct timespec times[2] = {time_of(entry->mtime_ns), time_of(entry->mtime_ns)};
-  if (fchownat(u->parent, name, entry->uid, entry->gid, AT_SYMLINK_NOFOLLOW) < 0) return errno;
+  struct stat info;
+  if (fstatat(u->parent, name, &info, AT_SYMLINK_NOFOLLOW) < 0) return errno;
+  bool owned = info.st_uid == entry->uid && info.st_gid == entry->gid;
+  if (!owned && fchownat(u->parent, name, entry->uid, entry->gid, AT_SYMLINK_NOFOLLOW) < 0) return errno;
   if (!link && syscall(SYS_fchmodat, u->parent, name, entry->mode) < 0) return errno;
   int err = set_xattrs(u, -1, name, entry);
   return err != 0 ? err : result(utimensat(u->parent, name, times, AT_SYMLINK_NOFOLLOW));
 }
 
 /* A directory named again gets the new record's attributes alone; its opaque mark is no attribute of the tar. */
-static int clear_xattrs(int fd) {
+static int clear_xattrs(const struct unpack *u, int fd) {
   char names[65536];
   ssize_t size = flistxattr(fd, names, sizeof names);
   if (size < 0) return errno == ENOTSUP ? 0 : errno;
   for (ssize_t at = 0; at < size; at += (ssize_t)strlen(names + at) + 1) {
-    if (strcmp(names + at, OPAQUE_NAME) != 0 && fremovexattr(fd, names + at) < 0 && errno != ENODATA && errno != ENOTSUP) return errno;
+    if (strcmp(names + at, opaque_name(u)) != 0 && fremovexattr(fd, names + at) < 0 && errno != ENODATA && errno != ENOTSUP) return errno;
   }
   return 0;
 }
@@ -217,8 +226,6 @@ static int make_directory(struct unpack *u, const char *path, bool *replaces) {
   return err != 0 ? err : result(mkdirat(u->parent, name_of(path), 0755));
 }
 
-static int mark_opaque(int fd) { return result(fsetxattr(fd, OPAQUE_NAME, "y", 1, 0)); }
-
 static int unpack_directory(struct unpack *u, struct reader *in) {
   struct attributes entry;
   bool opaque = false;
@@ -228,9 +235,9 @@ static int unpack_directory(struct unpack *u, struct reader *in) {
   if (err != 0) return err;
   int fd = open_directory(u, name_of(entry.path));
   if (fd < 0) return -fd;
-  err = clear_xattrs(fd);
+  err = clear_xattrs(u, fd);
   if (err == 0) err = set_open_attributes(u, fd, &entry);
-  if (err == 0 && opaque) err = mark_opaque(fd);
+  if (err == 0 && opaque) err = mark_opaque(u, fd);
   if (err == 0) err = remember_time(u, &entry);
   return close_with(fd, err);
 }
@@ -244,7 +251,7 @@ static int unpack_opaque(struct unpack *u, struct reader *in) {
   if (err == 0 && look(u, name_of(path)) == FOUND_OTHER) err = ENOTDIR;
   if (err == 0) err = make_directory(u, path, &replaces);
   int fd = err != 0 ? -err : open_directory(u, name_of(path));
-  return fd < 0 ? -fd : close_with(fd, mark_opaque(fd));
+  return fd < 0 ? -fd : close_with(fd, mark_opaque(u, fd));
 }
 
 /*
@@ -258,10 +265,10 @@ static int unpack_whiteout(struct unpack *u, struct reader *in) {
   err = parent_of(u, path);
   if (err != 0) return err;
   enum found found = look(u, name_of(path));
-  if (found == FOUND_NOTHING) return result(mknodat(u->parent, name_of(path), S_IFCHR, makedev(0, 0)));
+  if (found == FOUND_NOTHING) return make_whiteout(u, name_of(path));
   if (found != FOUND_DIRECTORY) return 0;
   int fd = open_directory(u, name_of(path));
-  return fd < 0 ? -fd : close_with(fd, mark_opaque(fd));
+  return fd < 0 ? -fd : close_with(fd, mark_opaque(u, fd));
 }
 
 static int unpack_link(struct unpack *u, struct reader *in) {
@@ -269,8 +276,12 @@ static int unpack_link(struct unpack *u, struct reader *in) {
   int err = read_attributes(u, in, &entry);
   const char *target = read_text(in);
   if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
-  err = make_place(u, entry.path);
+  err = parent_of(u, entry.path);
   if (err == 0) err = result(symlinkat(target, u->parent, name_of(entry.path)));
+  if (err == EEXIST) {
+    err = remove_existing(u, name_of(entry.path));
+    if (err == 0) err = result(symlinkat(target, u->parent, name_of(entry.path)));
+  }
   return err != 0 ? err : set_named_attributes(u, name_of(entry.path), &entry, true);
 }
 
@@ -316,9 +327,16 @@ int finish_file(struct unpack *u) {
   if (err == 0 && u->file_end != u->file_size) err = result(ftruncate(u->file, (off_t)u->file_size));
   if (err == 0) err = set_open_attributes(u, u->file, &u->file_attributes);
   if (err == 0) err = result(futimens(u->file, times));
+  /* The disk begins with large files now, so that the sync at the end of the image finds little left; whether it could is seen there. */
+  if (err == 0 && u->file_size >= EARLY_WRITE_BYTES) sync_file_range(u->file, 0, 0, SYNC_FILE_RANGE_WRITE);
   err = close_with(u->file, err);
   u->file = -1;
   return err;
+}
+
+/* With the mode that it keeps, most often; nobody but us reaches it before it is whole. */
+static int make_file(const struct unpack *u, const char *name) {
+  return open_resolved(u->parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, u->file_attributes.mode, CONFINED);
 }
 
 static int unpack_file(struct unpack *u, struct reader *in) {
@@ -327,9 +345,14 @@ static int unpack_file(struct unpack *u, struct reader *in) {
   u->file_at = u->file_end = 0;
   if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
   if (u->file_size > INT64_MAX) return EFBIG;
-  err = make_place(u, u->file_attributes.path);
+  const char *name = name_of(u->file_attributes.path);
+  err = parent_of(u, u->file_attributes.path);
   if (err != 0) return err;
-  u->file = open_resolved(u->parent, name_of(u->file_attributes.path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600, CONFINED);
+  u->file = make_file(u, name);
+  if (u->file == -EEXIST) {
+    if ((err = remove_existing(u, name)) == 0) u->file = make_file(u, name);
+    else u->file = -err;
+  }
   if (u->file >= 0) return 0;
   err = -u->file;
   u->file = -1;
@@ -367,7 +390,8 @@ static int apply_record(struct unpack *u, uint8_t op, struct reader *in) {
     case LAYER_NODE: return unpack_node(u, in);
     case LAYER_WHITEOUT: return unpack_whiteout(u, in);
     case LAYER_OPAQUE: return unpack_opaque(u, in);
-    case LAYER_DATA: case LAYER_FINISH: break;
+    case LAYER_STYLE: return set_style(u, in);
+    case LAYER_DATA: case LAYER_FINISH: case LAYER_INSPECT: break;
   }
   return EPROTO;
 }

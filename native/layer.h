@@ -13,7 +13,11 @@ struct attributes {
   struct reader xattrs; /* stands at the first pair */
 };
 
+/* How the layer speaks to an overlay: by trusted.overlay.*, or by user.overlay.*, with whiteouts as devices or as files. */
+enum overlay_style { OVERLAY_TRUSTED = 0, OVERLAY_USER = 1, OVERLAY_USER_FILES = 2 };
+
 struct unpack {
+  enum overlay_style style;
   int connection, root;
   uint32_t request_id, entries;
   uint8_t *body, *data; /* of the entry in work, of a data record; BODY_BYTES_MAX each */
@@ -37,3 +41,18 @@ int unpack_data(struct unpack *u, size_t size);
 int finish_file(struct unpack *u);
 /* The times of all directories. */
 int set_times(struct unpack *u);
+/* Tells what the directory holds, instead of writing to it: see inspect.c. */
+int inspect_layer(struct unpack *u);
+
+/* --- marks for the overlay (overlay.c) */
+
+#define CONFINED (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
+
+/* The record that says how; it is the first. */
+int set_style(struct unpack *u, struct reader *in);
+const char *opaque_name(const struct unpack *u);
+int mark_opaque(const struct unpack *u, int fd);
+/* A whiteout for the layers below, under a free name in the entry's directory. */
+int make_whiteout(const struct unpack *u, const char *name);
+/* Of an empty regular file in the entry's directory, in the style that has such whiteouts. */
+bool is_whiteout_file(const struct unpack *u, const char *name);

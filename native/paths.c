@@ -47,6 +47,12 @@ bool is_device(int fd, unsigned major_number, unsigned minor_number) {
   return fstat(fd, &info) == 0 && S_ISCHR(info.st_mode) && major(info.st_rdev) == major_number && minor(info.st_rdev) == minor_number;
 }
 
+bool is_slot_itself(const struct run *run, uint16_t slot, int fd) {
+  struct stat base, info;
+  int base_fd = slot == NO_SLOT ? -1 : slot_fd(run, slot);
+  return base_fd >= 0 && fstat(base_fd, &base) == 0 && fstat(fd, &info) == 0 && base.st_dev == info.st_dev && base.st_ino == info.st_ino;
+}
+
 int write_all(int fd, const void *data, size_t size) {
   for (size_t at = 0; at < size;) {
     ssize_t written = write(fd, (const char *)data + at, size - at);

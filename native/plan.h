@@ -71,7 +71,7 @@ enum child_message_type {
   CHILD_FAILED = 1,    /* failure; value = section index, inside answered sections ANSWERED | index in the answered plan */
   CHILD_BARRIER = 2,   /* value = barrier; the child waits for PARENT_GO */
   CHILD_ASK = 3,       /* descriptor: memfd whose content is exactly an ASK frame's payload; waits for PARENT_ANSWER */
-  CHILD_EXPORT = 4,    /* value = pod slot; descriptor */
+  CHILD_EXPORT = 4,    /* value = pod slot, or from POD_SLOT_COUNT on a slot of this plan; descriptor */
   CHILD_TERMINAL = 5,  /* descriptor: master of the terminal */
   CHILD_FORKED = 6,    /* value = pid of the process that continues (as seen by the old child) */
   CHILD_DONE = 7,      /* all sections ended without execute */

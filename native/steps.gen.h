@@ -15,7 +15,7 @@
 #define LOG_LINE_MAX 16384
 
 enum actor { ACTOR_HOST = 0, ACTOR_POD_NAMESPACES = 1, ACTOR_CONTAINER_SETUP = 2, ACTOR_PAYLOAD = 3 };
-enum layer_op { LAYER_DIRECTORY = 1, LAYER_FILE = 2, LAYER_DATA = 3, LAYER_LINK = 4, LAYER_HARD_LINK = 5, LAYER_NODE = 6, LAYER_WHITEOUT = 7, LAYER_OPAQUE = 8, LAYER_FINISH = 9 };
+enum layer_op { LAYER_DIRECTORY = 1, LAYER_FILE = 2, LAYER_DATA = 3, LAYER_LINK = 4, LAYER_HARD_LINK = 5, LAYER_NODE = 6, LAYER_WHITEOUT = 7, LAYER_OPAQUE = 8, LAYER_FINISH = 9, LAYER_STYLE = 10, LAYER_INSPECT = 11 };
 
 enum step_op {
   STEP_SKIP = 1,
@@ -33,6 +33,9 @@ enum step_op {
   STEP_REMOVE_DIRECTORY = 19,
   STEP_REMOVE_TREE = 20,
   STEP_COPY_TREE = 21,
+  STEP_FILL_DIRECTORY = 22,
+  STEP_SYNC_FILE_SYSTEM = 23,
+  STEP_SHIFT_TREE = 24,
   STEP_UNSHARE = 30,
   STEP_OPEN_NAMESPACE = 31,
   STEP_ENTER_NAMESPACE = 32,
@@ -40,6 +43,7 @@ enum step_op {
   STEP_FORK = 34,
   STEP_SET_HOSTNAME = 35,
   STEP_SET_DOMAINNAME = 36,
+  STEP_FORK_INSIDE = 37,
   STEP_NETLINK = 40,
   STEP_SET_PROPAGATION = 50,
   STEP_OPEN_TREE = 51,
@@ -69,6 +73,7 @@ enum step_op {
   STEP_EXECUTE_PAUSE = 84,
   STEP_JOIN_KEYRING = 85,
   STEP_SET_PERSONALITY = 86,
+  STEP_GIVE_STREAMS = 87,
   STEP_ATTACH_DEVICE_FILTER = 100,
   STEP_KILL_CGROUP = 101,
   STEP_REMOVE_CGROUP = 102,
@@ -288,6 +293,62 @@ static inline bool decode_step_copy_tree(struct reader *in, struct step_copy_tre
   return reader_done(in);
 }
 
+/* Makes an existing empty directory a copy of another: the entries as copyTree does, then the owner,
+ * mode, times and xattrs of the directory itself; both resolved with RESOLVE_IN_ROOT below slots. A
+ * missing from is no error and changes nothing, one that is no directory is ENOTDIR, the root of
+ * fromDir itself is EINVAL; more bytes or entries than the bounds are EDQUOT. */
+struct step_fill_directory {
+  uint16_t from_dir;
+  const char *from;
+  uint16_t dir;
+  const char *path;
+  uint64_t bytes_max;
+  uint32_t entries_max;
+};
+static inline bool decode_step_fill_directory(struct reader *in, struct step_fill_directory *step) {
+  step->from_dir = read_u16(in);
+  step->from = read_text(in);
+  step->dir = read_u16(in);
+  step->path = read_text(in);
+  step->bytes_max = read_u64(in);
+  step->entries_max = read_u32(in);
+  return reader_done(in);
+}
+
+/* Opens the directory (links followed: it is the engine's own) and calls syncfs: everything written to
+ * its file system before is on the disk afterwards. */
+struct step_sync_file_system {
+  uint16_t dir;
+  const char *path;
+};
+static inline bool decode_step_sync_file_system(struct reader *in, struct step_sync_file_system *step) {
+  step->dir = read_u16(in);
+  step->path = read_text(in);
+  return reader_done(in);
+}
+
+/* Copies a layer into an existing empty directory with mapped owners: every kind of entry, holes, hard
+ * links, modes, times and xattrs; ids of access control lists and of file capabilities are mapped too.
+ * uids and gids are triples: first id inside, first id outside, count. What has no mapping gets 65534
+ * and loses its set-id bits. No link is followed, the end is synced, a failure names the entry. */
+struct step_shift_tree {
+  uint16_t from_dir;
+  const char *from;
+  uint16_t dir;
+  const char *path;
+  struct u32s uids;
+  struct u32s gids;
+};
+static inline bool decode_step_shift_tree(struct reader *in, struct step_shift_tree *step) {
+  step->from_dir = read_u16(in);
+  step->from = read_text(in);
+  step->dir = read_u16(in);
+  step->path = read_text(in);
+  step->uids = read_u32s(in);
+  step->gids = read_u32s(in);
+  return reader_done(in);
+}
+
 /* unshare(flags). Forbidden to the host actor. */
 struct step_unshare {
   uint32_t flags;
@@ -319,7 +380,8 @@ static inline bool decode_step_enter_namespace(struct reader *in, struct step_en
   return reader_done(in);
 }
 
-/* In a child: hands the descriptor to the shim, which keeps it in the pod slot. */
+/* In a child: hands the descriptor to the shim, which keeps it in the pod slot or, from 64 on, in that
+ * slot for the children of this plan that come later. */
 struct step_export_slot {
   uint16_t slot;
   uint16_t pod_slot;
@@ -356,6 +418,16 @@ struct step_set_domainname {
 };
 static inline bool decode_step_set_domainname(struct reader *in, struct step_set_domainname *step) {
   step->name = read_text(in);
+  return reader_done(in);
+}
+
+/* As fork, with CLONE_NEWPID among the flags and the slots kept: continues as the init of a new PID
+ * namespace, which nobody else lives in. For a process that had to enter a user namespace first. */
+struct step_fork_inside {
+  uint32_t flags;
+};
+static inline bool decode_step_fork_inside(struct reader *in, struct step_fork_inside *step) {
+  step->flags = read_u32(in);
   return reader_done(in);
 }
 
@@ -466,8 +538,8 @@ static inline bool decode_step_set_mount_attributes(struct reader *in, struct st
 /* Resolves target below root with RESOLVE_IN_ROOT (noLinks=1 adds RESOLVE_NO_SYMLINKS and wants a plain
  * directory), creating it and its parents when missing (0 no, 1 directory 0755, 2 empty file 0644);
  * create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or EISDIR;
- * refuses a target on procfs that is not a directory; move_mount by descriptors, so a swapped path has
- * no effect. */
+ * refuses a target on procfs and a path that leads to the root itself (EINVAL; an empty target means
+ * it); move_mount by descriptors, so a swapped path has no effect. */
 struct step_move_mount {
   uint16_t from;
   uint16_t root;
@@ -726,6 +798,18 @@ struct step_set_personality {
 };
 static inline bool decode_step_set_personality(struct reader *in, struct step_set_personality *step) {
   step->persona = read_u32(in);
+  return reader_done(in);
+}
+
+/* Gives pipes and terminals among the standard streams to this user and group, as setUser does, for one
+ * whose ids are mapped in a user namespace that is entered next; a failure is passed over. */
+struct step_give_streams {
+  uint32_t uid;
+  uint32_t gid;
+};
+static inline bool decode_step_give_streams(struct reader *in, struct step_give_streams *step) {
+  step->uid = read_u32(in);
+  step->gid = read_u32(in);
   return reader_done(in);
 }
 

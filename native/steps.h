@@ -15,10 +15,11 @@
 
 /* The steps with a function of their own: X(CONSTANT, name). The dispatcher's switch fails to compile when one is missing. */
 #define STEPS(X) \
-  X(BARRIER, barrier) X(ASK, ask) X(EXPORT_SLOT, export_slot) X(FORK, fork) X(EXECUTE, execute) X(EXECUTE_PAUSE, execute_pause) \
+  X(BARRIER, barrier) X(ASK, ask) X(EXPORT_SLOT, export_slot) X(FORK, fork) X(FORK_INSIDE, fork_inside) X(EXECUTE, execute) X(EXECUTE_PAUSE, execute_pause) \
   X(OPEN_PATH, open_path) X(CLOSE_SLOT, close_slot) X(MAKE_DIRECTORY, make_directory) X(MAKE_FILE, make_file) \
   X(WRITE_FILE, write_file) X(MAKE_LINK, make_link) X(MAKE_NODE, make_node) X(CHANGE_OWNER, change_owner) \
-  X(REMOVE_FILE, remove_file) X(REMOVE_DIRECTORY, remove_directory) X(REMOVE_TREE, remove_tree) X(COPY_TREE, copy_tree) \
+  X(REMOVE_FILE, remove_file) X(REMOVE_DIRECTORY, remove_directory) X(REMOVE_TREE, remove_tree) X(COPY_TREE, copy_tree) X(FILL_DIRECTORY, fill_directory) \
+  X(SYNC_FILE_SYSTEM, sync_file_system) X(SHIFT_TREE, shift_tree) X(GIVE_STREAMS, give_streams) \
   X(UNSHARE, unshare) X(OPEN_NAMESPACE, open_namespace) X(ENTER_NAMESPACE, enter_namespace) X(SET_HOSTNAME, set_hostname) \
   X(SET_DOMAINNAME, set_domainname) X(NETLINK, netlink) X(SET_PROPAGATION, set_propagation) X(OPEN_TREE, open_tree) \
   X(NEW_FILE_SYSTEM, new_file_system) X(MOUNT, mount) X(SET_MOUNT_ATTRIBUTES, set_mount_attributes) X(MOVE_MOUNT, move_mount) \
@@ -66,6 +67,8 @@ int open_or_create(const struct run *run, uint16_t slot, const char *path, enum 
 /* True when fd is on a file system with this magic number. */
 bool is_on(int fd, long magic);
 bool is_device(int fd, unsigned major_number, unsigned minor_number);
+/* True when fd is the very directory that paths below the slot start from; never without a slot. */
+bool is_slot_itself(const struct run *run, uint16_t slot, int fd);
 int write_all(int fd, const void *data, size_t size);
 /* Removes name below parent with everything in it; stays on one mount. Returns 0 or errno (ENOENT when missing). */
 int remove_tree_at(int parent, const char *name);

@@ -79,7 +79,7 @@ int run_barrier(struct run *run, const struct step_barrier *step, struct failure
 int run_export_slot(struct run *run, const struct step_export_slot *step, struct failure *failure UNUSED) {
   int fd = slot_fd(run, step->slot);
   if (fd < 0) return EBADF;
-  return step->pod_slot < POD_SLOT_COUNT ? tell_parent(run, CHILD_EXPORT, step->pod_slot, fd) : EINVAL;
+  return step->pod_slot < CHILD_SLOT ? tell_parent(run, CHILD_EXPORT, step->pod_slot, fd) : EINVAL;
 }
 
 /*
@@ -192,17 +192,13 @@ static int shed_slots(struct run *run) {
  * SAFETY: the new process waits until the old one has reported it and is gone, so messages stay in order and nothing that
  * was copied from the host is seen twice in a joined PID namespace. It is as little dumpable as the old one (CVE-2016-9962).
  */
-int run_fork(struct run *run, const struct step_fork *step, struct failure *failure UNUSED) {
+static int continue_in_new_process(const struct run *run, uint32_t flags) {
   int gate[2];
   char unused;
   int death_signal = 0;
-  if (run->control < 0) return EPERM;
   prctl(PR_GET_PDEATHSIG, &death_signal, 0, 0, 0);
-  if ((step->flags & ~NAMESPACE_FLAGS) != 0) return EINVAL;
-  int shed = shed_slots(run);
-  if (shed != 0) return shed;
   if (pipe2(gate, O_CLOEXEC) < 0) return errno;
-  long pid = syscall(SYS_clone, (unsigned long)(CLONE_PARENT | SIGCHLD | step->flags), 0, 0, 0, 0);
+  long pid = syscall(SYS_clone, (unsigned long)(CLONE_PARENT | SIGCHLD | flags), 0, 0, 0, 0);
   if (pid != 0) {
     int err = pid < 0 ? errno : tell_parent(run, CHILD_FORKED, (uint32_t)pid, -1);
     if (pid > 0 && err == 0) _exit(0);
@@ -215,6 +211,20 @@ int run_fork(struct run *run, const struct step_fork *step, struct failure *fail
   close(gate[0]);
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) return errno;
   return death_signal == 0 ? 0 : result(prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0));
+}
+
+int run_fork(struct run *run, const struct step_fork *step, struct failure *failure UNUSED) {
+  if (run->control < 0) return EPERM;
+  if ((step->flags & ~NAMESPACE_FLAGS) != 0) return EINVAL;
+  int shed = shed_slots(run);
+  return shed != 0 ? shed : continue_in_new_process(run, step->flags);
+}
+
+/* SAFETY: the slots stay, so only a PID namespace that is new, and therefore empty, is entered. */
+int run_fork_inside(struct run *run, const struct step_fork_inside *step, struct failure *failure UNUSED) {
+  if (run->control < 0) return EPERM;
+  bool good = (step->flags & ~NAMESPACE_FLAGS) == 0 && (step->flags & CLONE_NEWPID) != 0;
+  return good ? continue_in_new_process(run, step->flags) : EINVAL;
 }
 
 static const char *path_of(const struct texts *env) {

@@ -118,6 +118,8 @@ int run_move_mount(struct run *run, const struct step_move_mount *step, struct f
   if (err == 0 && directory && step->create == TARGET_FILE) err = EISDIR;
   /* Nothing of procfs is a target: a link of the image may lead there, and what is hidden there is relied on later. */
   if (err == 0 && is_on(target, MAGIC_PROC)) err = EPERM;
+  /* Nor the root itself, where a link or ".." of the image may lead: what is mounted there lies above the root to be. */
+  if (err == 0 && step->target[0] != 0 && is_slot_itself(run, step->root, target)) err = EINVAL;
   return close_with(target, err != 0 ? err : attach(from, target));
 }
 

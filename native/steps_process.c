@@ -97,20 +97,26 @@ static int restore_guards(struct kept kept, int err) {
 }
 
 /* A pipe or terminal given to the process belongs to its user, so that it can open /dev/stdout or /dev/stderr again. */
-static void give_streams(const struct run *run, uint32_t uid) {
+static void give_streams(const struct run *run, uint32_t uid, uint32_t gid) {
   struct stat info;
   for (int i = 0; i < 3; i++) {
-    if (run->stdio[i] < 0 || fstat(run->stdio[i], &info) < 0 || info.st_uid == uid) continue;
+    if (run->stdio[i] < 0 || fstat(run->stdio[i], &info) < 0 || (info.st_uid == uid && (gid == UINT32_MAX || info.st_gid == gid))) continue;
     bool terminal = S_ISCHR(info.st_mode) && major(info.st_rdev) >= DEVPTS_MAJOR_FIRST && major(info.st_rdev) <= DEVPTS_MAJOR_LAST;
     /* Best effort: on a read-only or foreign file system the streams still work as they are. */
-    if ((terminal || S_ISFIFO(info.st_mode)) && fchown(run->stdio[i], uid, (gid_t)-1) < 0) continue;
+    if ((terminal || S_ISFIFO(info.st_mode)) && fchown(run->stdio[i], uid, gid) < 0) continue;
   }
+}
+
+int run_give_streams(struct run *run, const struct step_give_streams *step, struct failure *failure UNUSED) {
+  if (step->uid == UINT32_MAX || step->gid == UINT32_MAX) return EINVAL;
+  give_streams(run, step->uid, step->gid);
+  return 0;
 }
 
 int run_set_user(struct run *run, const struct step_set_user *step, struct failure *failure UNUSED) {
   struct kept kept = keep_guards();
   if (step->uid == UINT32_MAX || step->gid == UINT32_MAX) return EINVAL; /* "no change" to the kernel */
-  give_streams(run, step->uid);
+  give_streams(run, step->uid, UINT32_MAX);
   int err = result(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0));
   if (err == 0) err = result(syscall(SYS_setresgid, step->gid, step->gid, step->gid));
   if (err == 0) err = result(syscall(SYS_setresuid, step->uid, step->uid, step->uid));

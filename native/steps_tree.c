@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sendfile.h>
@@ -112,6 +113,11 @@ int run_remove_tree(struct run *run, const struct step_remove_tree *step, struct
   return close_with(parent, err == ENOENT ? 0 : err);
 }
 
+int run_sync_file_system(struct run *run, const struct step_sync_file_system *step, struct failure *failure UNUSED) {
+  int fd = open_below(run, step->dir, step->path, O_RDONLY | O_DIRECTORY, 0);
+  return fd < 0 ? -fd : close_with(fd, result(syncfs(fd)));
+}
+
 /* Extended attributes that the target's file system refuses are left out, as cp does. */
 static int copy_attributes(int from, int to, const struct stat *info) {
   char names[4096], value[65536];
@@ -143,12 +149,25 @@ static int copy_content(int from, int to) {
   }
 }
 
-static int copy_entries(int from, int to, int depth);
+/* What a copy may still take. */
+struct budget { uint64_t bytes, entries; };
+
+static int copy_entries(int from, int to, int depth, struct budget *budget);
+
+static int spend(struct budget *budget, const struct stat *info) {
+  uint64_t bytes = S_ISREG(info->st_mode) ? (uint64_t)info->st_size : 0;
+  if (budget->entries == 0 || budget->bytes < bytes) return EDQUOT;
+  budget->entries--;
+  budget->bytes -= bytes;
+  return 0;
+}
 
 /* SAFETY: opened without following and verified to be what was seen, so a swap gives an error and no other file. */
-static int copy_entry(int from, int to, const char *name, int depth) {
+static int copy_entry(int from, int to, const char *name, int depth, struct budget *budget) {
   struct stat info, opened;
   if (fstatat(from, name, &info, AT_SYMLINK_NOFOLLOW) < 0) return errno;
+  int over = spend(budget, &info);
+  if (over != 0) return over;
   if (S_ISLNK(info.st_mode)) return copy_link(from, to, name, &info);
   bool directory = S_ISDIR(info.st_mode);
   if (!directory && !S_ISREG(info.st_mode)) return 0;
@@ -158,18 +177,18 @@ static int copy_entry(int from, int to, const char *name, int depth) {
   if (err == 0 && directory) err = result(mkdirat(to, name, 0700));
   if (err == 0) target = openat(to, name, directory ? OPEN_DIRECTORY | O_CLOEXEC : O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (err == 0 && target < 0) err = errno;
-  if (err == 0) err = directory ? copy_entries(source, target, depth + 1) : copy_content(source, target);
+  if (err == 0) err = directory ? copy_entries(source, target, depth + 1, budget) : copy_content(source, target);
   if (err == 0) err = copy_attributes(source, target, &info);
   close(source);
   return close_with(target, err);
 }
 
-static int copy_entries(int from, int to, int depth) {
+static int copy_entries(int from, int to, int depth, struct budget *budget) {
   struct entries entries = {.size = 0};
   const char *name;
   if (depth > COPY_DEPTH_MAX) return ELOOP;
   while ((name = next_entry(from, &entries)) != NULL) {
-    int err = copy_entry(from, to, name, depth);
+    int err = copy_entry(from, to, name, depth, budget);
     if (err != 0) return err;
   }
   return errno;
@@ -177,13 +196,38 @@ static int copy_entries(int from, int to, int depth) {
 
 int run_copy_tree(struct run *run, const struct step_copy_tree *step, struct failure *failure UNUSED) {
   struct entries entries = {.size = 0};
+  struct budget unlimited = {UINT64_MAX, UINT64_MAX};
   int from = open_below(run, step->from_dir, step->from, O_RDONLY | O_DIRECTORY, 0);
   if (from == -ENOENT || from == -ENOTDIR) return 0;
   if (from < 0) return -from;
   int to = open_below(run, step->dir, step->path, O_RDONLY | O_DIRECTORY, 0);
   if (to < 0) return close_with(from, to == -ENOENT || to == -ENOTDIR ? 0 : -to);
   int err = 0;
-  if (next_entry(to, &entries) == NULL) err = errno != 0 ? errno : copy_entries(from, to, 0);
+  if (next_entry(to, &entries) == NULL) err = errno != 0 ? errno : copy_entries(from, to, 0, &unlimited);
   close(to);
+  return close_with(from, err);
+}
+
+static void describe_overrun(struct failure *failure, const struct step_fill_directory *step) {
+  char text[96];
+  int size = snprintf(text, sizeof text, "it holds more than %llu bytes or %u entries", (unsigned long long)step->bytes_max, step->entries_max);
+  set_detail(failure, text, (size_t)size);
+}
+
+int run_fill_directory(struct run *run, const struct step_fill_directory *step, struct failure *failure) {
+  struct budget budget = {step->bytes_max, step->entries_max};
+  struct entries entries = {.size = 0};
+  struct stat info;
+  int from = open_below(run, step->from_dir, step->from, O_RDONLY | O_DIRECTORY, 0), to = -1, err = 0;
+  if (from == -ENOENT) return 0;
+  if (from < 0) return -from;
+  /* A link of the image may lead to its root: a copy of that would not be the directory that was meant. */
+  if (is_slot_itself(run, step->from_dir, from)) err = EINVAL;
+  if (err == 0 && (to = open_below(run, step->dir, step->path, O_RDONLY | O_DIRECTORY, 0)) < 0) err = -to;
+  if (err == 0) err = next_entry(to, &entries) != NULL ? ENOTEMPTY : errno;
+  if (err == 0) err = copy_entries(from, to, 0, &budget);
+  if (err == EDQUOT) describe_overrun(failure, step);
+  if (err == 0) err = fstat(from, &info) < 0 ? errno : copy_attributes(from, to, &info);
+  close_with(to, 0);
   return close_with(from, err);
 }

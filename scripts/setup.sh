@@ -48,7 +48,10 @@ find_missing_packages() {
     has ip || need iproute2 'the tests look at links and addresses'
     has docker-registry || need docker-registry 'a registry on the loopback interface to pull from'
     has skopeo || need skopeo 'puts test images into that registry'
+    has openssl || need openssl 'makes the certificates of test registries'
     has umoci || need umoci 'makes image layouts that Berth did not write itself'
+    has containerd || need containerd 'unpacks the same images, for comparison'
+    has debootstrap || need debootstrap 'makes a Debian image, the largest tree that is compared'
     has busybox && busybox_is_static || need busybox-static 'a small root file system for test containers and the guest'
     has qemu-system-x86_64 || need qemu-system-x86 'runs the tests on a second kernel'
     has mkfs.ext4 || need e2fsprogs "makes the guest's disk"
@@ -75,11 +78,12 @@ bundle_is_current() { [ -f dist/berth.mjs ] && is_newer dist/berth.mjs src packa
 has_go() { PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin; has go; }
 go_tools_are_current() { ! has_go || { is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
 native_tests_are_current() { [ -x native/build/run_plan ] && is_newer native/build/run_plan native/tests; }
+debian_image_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || [ -f build/debian-image/index.json ]; }
 guest_kernel_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || has_any "$guest_packages"/boot/vmlinuz-6.1.*; }
 
 find_missing_packages
 nothing_to_do() {
-  [ -z "$missing" ] && dependencies_are_current && native_is_current && header_is_current && bundle_is_current && guest_kernel_is_there
+  [ -z "$missing" ] && dependencies_are_current && native_is_current && header_is_current && bundle_is_current && guest_kernel_is_there && debian_image_is_there
 }
 if nothing_to_do; then exit 0; fi
 
@@ -202,6 +206,10 @@ fetch_guest_kernel() {
 }
 if [ "$profile" = tests ]; then
   if ! guest_kernel_is_there; then fetch_guest_kernel; fi
+  if ! debian_image_is_there; then
+    say 'makes an image of the Debian base system, for the tests of unpacking (about a minute)'
+    scripts/make-debian-image.sh 9>&- || fail 'make the Debian image: see above'
+  fi
   make -s -C native/tests 9>&- || fail 'compile the tests of the native helper: make failed, its words are above'
   if ! go_tools_are_current; then
     say 'builds crictl and criprobe from their Go modules, for the tests of the CRI door'

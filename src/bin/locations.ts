@@ -22,6 +22,7 @@ export function engineFiles({ rootDirectory, runDirectory }: Location) {
     images: `${rootDirectory}/images`,
     containers: `${rootDirectory}/containers`,
     trash: `${rootDirectory}/trash`,
+    transfers: `${rootDirectory}/transfers`,
     skeleton: `${rootDirectory}/skeleton`,
     engineSocket: `${runDirectory}/engine.sock`,
     pods: `${runDirectory}/pods`,

@@ -6,15 +6,17 @@ import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { RuntimeError, wrapError } from '#core';
-import { ImageStore } from '#image';
+import { ImageStore, RegistryConfiguration } from '#image';
 import { BridgeNetwork, networkHostReader } from '#network';
 import { decodeSeccomp } from '#oci';
-import { PodEngine, type SpecDefaults, decodeResolvConf } from '#pod';
+import { type ImageVolumePolicy, PodEngine, type SpecDefaults, decodeResolvConf } from '#pod';
 import { defaultCapabilities, defaultMaskedPaths, defaultReadonlyPaths, defaultSeccompProfile, nameCapabilities } from '#runtime';
 import { NativeDriver } from '#sandbox';
-import { type HostFacts, type Launcher, SqliteRecords, listDirectory, makeDirectory, readDevices, readHostFacts, systemClock } from '#system';
+import { type HostFacts, type Launcher, SqliteRecords, listDirectory, makeDirectory, readDevices, readHostFacts, removeDirectory, systemClock } from '#system';
+import { ContainerUsage } from './container-usage.ts';
 import { type Location, engineFiles, hostNames, programFiles } from './locations.ts';
 import { createImagePort, createNetworkPort } from './ports.ts';
+import { decodeEngineSettings } from './settings.ts';
 
 /** An engine and what has to be closed with it. */
 export interface OwnEngine {
@@ -33,7 +35,7 @@ function readText(path: string, absent: string): string {
   }
 }
 
-function specDefaults(host: HostFacts): SpecDefaults {
+function specDefaults(host: HostFacts, imageVolumes: ImageVolumePolicy): SpecDefaults {
   return {
     capabilities: defaultCapabilities,
     allCapabilities: nameCapabilities(host.capabilities.own).split(', '),
@@ -48,6 +50,7 @@ function specDefaults(host: HostFacts): SpecDefaults {
       }
     },
     readDevices,
+    imageVolumes,
     nodeHostname: hostname(),
     readHostDns: async () => decodeResolvConf(readText('/etc/resolv.conf', '')),
     readHostHosts: async () => readText('/etc/hosts', '127.0.0.1\tlocalhost\n'),
@@ -68,6 +71,7 @@ export async function openOwnEngine({
 }): Promise<OwnEngine> {
   const files = engineFiles(location);
   const names = hostNames(location);
+  const settings = decodeEngineSettings(process.env);
   const host = await readHostFacts();
   const records = new SqliteRecords(files.database);
   try {
@@ -90,10 +94,13 @@ export async function openOwnEngine({
       stateDir: files.images,
       records,
       clock: systemClock,
-      unpack: async (request) => launcher.unpack(request),
+      launcherSocket: launcher.socketPath,
       runOnHost,
       platform: { os: 'linux', architecture: host.architecture === 'arm64' ? 'arm64' : 'amd64' },
       workerPath: programFiles.imageWorker,
+      registries: new RegistryConfiguration({ certsDirs: settings.certsDirs, env: process.env }),
+      keepBlobs: settings.keepBlobs,
+      allowForeignLayers: settings.allowForeignLayers,
     });
     const network = new BridgeNetwork({
       records,
@@ -102,6 +109,9 @@ export async function openOwnEngine({
       readHost: networkHostReader,
       options: { name: names.bridge, subnet: names.subnet, tableName: names.table, markerDir: files.networkMarkers },
     });
+    // What commands hand over by file and a killed one left.
+    await removeDirectory(files.transfers);
+    const containerUsage = new ContainerUsage({ directory: files.containers, clock: systemClock });
     const engine = new PodEngine({
       records,
       clock: systemClock,
@@ -109,7 +119,8 @@ export async function openOwnEngine({
       defaultHandler: driver.name,
       images: createImagePort(images),
       network: createNetworkPort(network),
-      defaults: specDefaults(host),
+      containerUsage: async () => containerUsage.measure(),
+      defaults: specDefaults(host, settings.imageVolumes),
       version,
       report,
       info: () => ({

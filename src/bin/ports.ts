@@ -36,12 +36,13 @@ export function createNetworkPort(network: BridgeNetwork): NetworkPort {
 function describeImage(image: StoredImage): ResolvedImage {
   return {
     id: image.id,
+    kind: image.kind,
     names: image.names,
     digests: image.digests,
     sizeBytes: image.sizeBytes,
     createdAtNs: image.createdAtNs,
     pinned: image.pinned,
-    process: image.process,
+    process: { ...image.process, volumes: image.config.volumes },
     ...(image.uid === undefined ? {} : { uid: image.uid }),
     ...(image.username === undefined ? {} : { username: image.username }),
   };
@@ -54,18 +55,37 @@ export function createImagePort(store: ImageStore): ImagePort {
       const image = store.resolve(nameOrId);
       return image === undefined ? undefined : describeImage(image);
     },
-    lease: (imageId, leaseId) => store.lease(imageId, leaseId),
+    lease: (imageId, leaseId, options) => store.lease(imageId, leaseId, options),
     release: (leaseId) => store.release(leaseId),
     leases: () => store.leases(),
     list: () => store.list().map(describeImage),
     pull: async (reference, options) => describeImage(await store.pull(reference, options)),
+    push: async (nameOrId, options) => store.push(nameOrId, options),
     importImages: async (path, options) => (await store.importImages(path, options)).map(describeImage),
+    save: async (names, path, options) => {
+      const { images, sizeBytes } = await store.save(names, path, options);
+      return { images: images.map(describeImage), sizeBytes };
+    },
     fromHost: async (request, signal) => {
       const { image, files } = await store.fromHost(request, signal);
       return { image: describeImage(image), files };
     },
     info: (nameOrId) => store.info(nameOrId),
-    remove: async (nameOrId) => store.remove(nameOrId),
+    tag: (nameOrId, name) => describeImage(store.tag(nameOrId, name)),
+    pin: (nameOrId, pinned) => describeImage(store.pin(nameOrId, pinned)),
+    remove: async (nameOrId, options) => store.remove(nameOrId, options),
     usage: async () => store.usage(),
+    diskUsage: async () => store.diskUsage(),
+    verify: async (options) => store.verify(options),
+    collect: async (options) => store.collect(options),
+    tags: async (repository, options) => store.tags(repository, options),
+    referrers: async (reference, options) =>
+      (await store.referrers(reference, options)).map(({ size, digest, mediaType, artifactType, annotations }) => ({
+        digest,
+        mediaType,
+        ...(artifactType === undefined ? {} : { artifactType }),
+        sizeBytes: size,
+        annotations,
+      })),
   };
 }

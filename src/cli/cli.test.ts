@@ -75,6 +75,7 @@ test('help goes to standard output, for every command with examples', async () =
     ['kill'],
     ['rm'],
     ['pull'],
+    ['push'],
     ['rmi'],
     ['image', 'from-host'],
     ['image', 'import'],

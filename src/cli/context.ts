@@ -96,6 +96,11 @@ export class CliContext {
     };
   }
 
+  /** A path of the user's, for an engine in whatever directory. */
+  absolute(path: string): string {
+    return path.startsWith('/') ? path : `${this.deps.io.workingDirectory}/${path}`;
+  }
+
   location(globals: GlobalFlags): EngineLocation {
     return locationOf(globals, this.deps.io);
   }

@@ -3,7 +3,7 @@
  * In: nothing. Out: types only. The commands touch the host through these ports and through nothing else.
  */
 import type { Clock } from '#core';
-import type { Engine } from '#pod';
+import type { Engine, RegistryAuth } from '#pod';
 import type { HostFacts, VolumePort } from '#podrun';
 
 /** Where an engine keeps its state; the two directories name exactly one engine. */
@@ -76,6 +76,17 @@ export interface LogFilePort {
   read(path: string, options: { readonly follow: boolean; readonly ended: AbortSignal }): AsyncIterable<Uint8Array>;
 }
 
+/** A file of the engine's for bytes that come from or go to a pipe. */
+export interface Transfer {
+  /** Absolute; does not exist until somebody writes it. */
+  readonly path: string;
+  /** Makes the file from the source. A failed write is an error; the source's own errors stay as they are. */
+  fill(source: AsyncIterable<Uint8Array>): Promise<void>;
+  read(): AsyncIterable<Uint8Array>;
+  /** Absence is no error. */
+  remove(): Promise<void>;
+}
+
 /** One line of `berth doctor`. */
 export interface DoctorCheck {
   /** What was looked at, such as `cgroup v2`. */
@@ -110,6 +121,10 @@ export interface CliDependencies {
   readHostFacts(location: EngineLocation): Promise<HostFacts>;
   /** `lasting`: the command may take long, so that others need not wait for its end to become the owner. */
   openEngine(location: EngineLocation, options: { readonly lasting: boolean }): Promise<EngineSession>;
+  /** Below the engine's state directory, so that an engine of any process reaches it. */
+  openTransfer(location: EngineLocation): Promise<Transfer>;
+  /** The user's credentials for a registry or a repository of it, from the files of docker and podman and their helpers; undefined for none. */
+  findCredentials(name: string): Promise<RegistryAuth | undefined>;
   doctor(location: EngineLocation): Promise<DoctorReport>;
   /** The plan of an OCI bundle (a directory or its config.json) as lines, without running it. */
   explainBundle(path: string, options: { readonly showSecrets: boolean }): Promise<readonly string[]>;

@@ -3,7 +3,7 @@
  * Out: what was printed. Not exported from the folder; nothing outside of tests may use it.
  */
 import { type Clock, containerId, podSandboxId } from '#core';
-import type { ContainerStatus, Engine, PodSandboxStatus, ProcessStreams } from '#pod';
+import type { ContainerStatus, Engine, PodSandboxStatus, ProcessStreams, RegistryAuth } from '#pod';
 import type { CliDependencies, CliSignal, CliSink } from './dependencies.ts';
 import { runCli } from './main.ts';
 
@@ -45,6 +45,7 @@ export interface CliDouble {
   readonly env?: Readonly<Record<string, string>>;
   /** Is given a function that delivers a signal to whoever listens. */
   readonly onSignals?: (deliver: (name: CliSignal) => void) => void;
+  readonly credentials?: RegistryAuth;
   readonly overrides?: Partial<CliDependencies>;
 }
 
@@ -118,6 +119,22 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
         untilUnused: async () => undefined,
         close: async () => void calls.push('close'),
       };
+    },
+    openTransfer: async () => ({
+      path: '/transfer/archive',
+      fill: async (source) => {
+        const chunks: Uint8Array[] = [];
+        for await (const chunk of source) chunks.push(chunk);
+        calls.push(`fill ${Buffer.concat(chunks).toString('utf8')}`);
+      },
+      read: async function* read() {
+        yield Buffer.from('archive');
+      },
+      remove: async () => void calls.push('transfer.remove'),
+    }),
+    findCredentials: async (name) => {
+      calls.push(`credentials ${name}`);
+      return double.credentials;
     },
     doctor: async () => ({ checks: [] }),
     explainBundle: async (path) => [`bundle ${path}`],

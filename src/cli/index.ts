@@ -3,3 +3,4 @@ export type * from './dependencies.ts';
 export { runCli } from './main.ts';
 export { buildProgram } from './program.ts';
 export { createHostPorts } from './process.io.ts';
+export { createTransfer } from './transfers.io.ts';

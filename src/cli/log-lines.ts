@@ -94,12 +94,17 @@ export class LogPrinter {
 
 const unitsMs: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
+/** Milliseconds of `10m`, `1h30m` or `2d`; undefined for anything else. */
+export function parseDuration(text: string): number | undefined {
+  if (!/^(\d{1,9}[smhd])+$/.test(text)) return undefined;
+  const parts = [...text.matchAll(/(\d+)([smhd])/g)];
+  return parts.reduce((sum, [, count, unit]) => sum + Number(count) * (unitsMs[unit ?? ''] ?? 0), 0);
+}
+
 /** `10m`, `1h30m` before now, or a point in time of RFC 3339; milliseconds since 1970. Undefined where it is neither. */
 export function parseSince(text: string, nowMs: number): number | undefined {
-  if (/^(\d{1,9}[smhd])+$/.test(text)) {
-    const parts = [...text.matchAll(/(\d+)([smhd])/g)];
-    return nowMs - parts.reduce((sum, [, count, unit]) => sum + Number(count) * (unitsMs[unit ?? ''] ?? 0), 0);
-  }
+  const durationMs = parseDuration(text);
+  if (durationMs !== undefined) return nowMs - durationMs;
   if (!/^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?$/.test(text)) return undefined;
   const moment = Date.parse(text);
   return Number.isNaN(moment) ? undefined : moment;

@@ -21,10 +21,11 @@ function sinkOf(stream: NodeJS.WriteStream): CliSink {
       return stream.isTTY === true;
     },
     get columns() {
-      return stream.columns ?? 80;
+      // A terminal that was never told its size says 0.
+      return stream.columns || 80;
     },
     get rows() {
-      return stream.rows ?? 24;
+      return stream.rows || 24;
     },
     write: async (data) =>
       new Promise((resolve, reject) => {

@@ -1,9 +1,9 @@
-/** `ps`, `pods`, `images`, `inspect`, `logs`: what there is. In: argv. Out: engine reads as tables or JSON. They change nothing. */
+/** `ps`, `pods`, `inspect`, `logs`: what there is. In: argv. Out: engine reads as tables or JSON. They change nothing. */
 import type { Command } from 'commander';
 import { RuntimeError } from '#core';
 import type { ContainerStatus, Engine } from '#pod';
 import { type CliContext, type GlobalFlags, addGlobalOptions, flag, usageError } from './context.ts';
-import { formatAge, formatBytes, shortId } from './human.ts';
+import { formatAge, shortId } from './human.ts';
 import { LogParser, LogPrinter, LogTail, isSince, parseSince } from './log-lines.ts';
 import { findContainer, findPod, getContainer } from './references.ts';
 
@@ -65,32 +65,6 @@ function addPods(program: Command, context: CliContext): void {
               .map(({ hostIp, hostPort, containerPort, protocol }) => `${hostIp === undefined ? '' : `${hostIp}:`}${hostPort}->${containerPort}/${protocol}`)
               .join(' ') || '-',
           AGE: ({ createdAtNs }) => formatAge(createdAtNs, nowNs),
-        });
-      }),
-    ),
-  );
-}
-
-function addImages(program: Command, context: CliContext): void {
-  const command = addGlobalOptions(program.command('images'))
-    .summary('list images')
-    .description('Lists the images of this host.')
-    .option('-q, --quiet', 'ids only')
-    .addHelpText('after', '\nExamples:\n  $ berth images\n  $ berth images --output json');
-  command.action(
-    context.action<GlobalFlags & { readonly quiet?: boolean }>(async ({ flags }) =>
-      context.withEngine(flags, async (engine) => {
-        const images = await engine.listImages();
-        const nowNs = context.deps.clock.nowNs();
-        if (flags.quiet === true) return context.listIds(flags, images);
-        if (flags.output === 'json') return context.json(images);
-        // One row per name, as people look for names.
-        const rows = images.flatMap((image) => (image.names.length === 0 ? ['<none>'] : image.names).map((name) => ({ name, image })));
-        await context.list(flags, rows, {
-          NAME: ({ name }) => name,
-          'IMAGE ID': ({ image }) => shortId(image.id),
-          SIZE: ({ image }) => formatBytes(image.sizeBytes),
-          AGE: ({ image }) => formatAge(image.createdAtNs, nowNs),
         });
       }),
     ),
@@ -210,5 +184,4 @@ export function addQueryCommands(program: Command, context: CliContext): void {
   addPods(program, context);
   addLogs(program, context);
   addInspect(program, context);
-  addImages(program, context);
 }

@@ -1,6 +1,7 @@
 /** `berth run`: a manifest or an image, in the foreground or detached. In: argv. Out: engine calls through a PodRunner. */
 import type { Command } from 'commander';
 import { RuntimeError, encodeId, limits, wrapError } from '#core';
+import { parseReference, referenceName } from '#oci';
 import { type PodManifest, type PodPlan, PodRunner, type RunOptions, decodeManifest, planPod } from '#podrun';
 import { type CliContext, type GlobalFlags, addGlobalOptions, flag, flags, usageError } from './context.ts';
 import { printable } from './human.ts';
@@ -176,7 +177,7 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
   // Stages of an image's run would stand in the way of its output; only a pull is shown, and that where a person looks.
   const quiet = json || !source.isManifest;
   const sink = source.isManifest && !json ? io.stdout : io.stderr;
-  const target = new Progress(json ? { ...sink, isTTY: false, write: async () => undefined } : sink);
+  const target = new Progress(json ? { ...sink, isTTY: false, write: async () => undefined } : sink, clock);
   if (detach) await noteRestarts(context, source.plan);
   using signals = listenToSignals(context);
   // Awaited here: the listeners must stay until the pod has ended.
@@ -185,7 +186,12 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
     async (engine) => {
       const volumes = context.deps.openVolumes(context.location(given));
       await sweepLeftovers(engine, volumes);
-      const runner = new PodRunner({ engine, volumes, clock });
+      const runner = new PodRunner({
+        engine,
+        volumes,
+        clock,
+        findCredentials: async (image) => context.deps.findCredentials(referenceName(parseReference(image))),
+      });
       try {
         const result = await runner.run(source.plan, {
           detach,

@@ -1,9 +1,9 @@
 /** The events of a run as lines for people. In: RunEvent. Out: lines and live lines of a Progress. No I/O of its own. */
 import { assertNever } from '#core';
-import type { PullProgress } from '#pod';
 import type { RunEvent, RunResult, RunStage } from '#podrun';
-import { formatBytes, formatDuration, printable } from './human.ts';
-import { type Progress, formatBar } from './progress.ts';
+import { formatDuration, printable } from './human.ts';
+import type { Progress } from './progress.ts';
+import { showProgress } from './transfer-report.ts';
 
 const stageWidth = 10;
 const green = 32;
@@ -11,19 +11,6 @@ const red = 31;
 const dim = 2;
 
 type Colour = (code: number, text: string) => string;
-
-/** `downloading [####----] 12% 3.1 MiB/26 MiB`. */
-export function describePull(progress: PullProgress): string {
-  if (progress.bytesTotal <= 0) return progress.stage;
-  return `${progress.stage.padEnd(11)} ${formatBar(progress.bytesDone, progress.bytesTotal)} ${formatBytes(progress.bytesDone)}/${formatBytes(progress.bytesTotal)}`;
-}
-
-/** Key of a live line of a pull: one per layer. Layers that are done disappear. */
-export function showPull(target: Progress, key: string, name: string, progress: PullProgress): void {
-  const layerKey = progress.layer === undefined ? key : `${key}/${progress.layer}`;
-  if (progress.layer !== undefined && progress.stage === 'done') target.clear(layerKey);
-  else target.update(layerKey, `${progress.layer === undefined ? name : `  ${progress.layer.replace(/^sha256:/, '').slice(0, 12)}`}  ${describePull(progress)}`);
-}
 
 /** Shows stages as they come. */
 export class RunReport {
@@ -44,7 +31,7 @@ export class RunReport {
         if (!this.#quiet) this.#target.update(`${event.stage} ${event.name}`, `${event.stage.padEnd(stageWidth)}${event.name} …`);
         return;
       case 'imageProgress':
-        showPull(this.#target, `image ${event.name}`, event.name, event.progress);
+        showProgress(this.#target, `image ${event.name}`, event.name, event.progress);
         return;
       case 'stageDone':
         this.#target.clear(`${event.stage} ${event.name}`);

@@ -7,8 +7,9 @@ import { LogParser, LogTail, parseSince } from './log-lines.ts';
 import { parseManifestText } from './manifest-file.ts';
 import { Progress, colourOf, formatBar } from './progress.ts';
 import { decodePublish, decodeUser, nameFromImage } from './run-options.ts';
-import { exitStatusOf, showPull } from './run-report.ts';
+import { exitStatusOf } from './run-report.ts';
 import { LinePrefixer } from './terminal.ts';
+import { TransferReport, showProgress } from './transfer-report.ts';
 import { containerId, podSandboxId } from '#core';
 import type { ContainerOutcome, RunResult } from '#podrun';
 
@@ -52,12 +53,39 @@ test('on a terminal live lines are redrawn below the lines that stay', async () 
   assert.equal(sink.text, ['\u001b[?25lworking\n', '\u001b[1A\r\u001b[Jdone b\nworking\n', `\u001b[1A\r\u001b[J${'x'.repeat(79)}\n`, '\u001b[1A\r\u001b[J\u001b[?25h'].join(''));
 });
 
+test('live lines are drawn a few times a second, and the last change is drawn', async () => {
+  const sink = new SinkDouble({ isTTY: true });
+  const sleeps: PromiseWithResolvers<void>[] = [];
+  let nowMs = 0;
+  const clock = {
+    monotonicMs: () => nowMs,
+    sleep: async (_durationMs: number, signal?: AbortSignal): Promise<void> => {
+      const sleep = Promise.withResolvers<void>();
+      sleeps.push(sleep);
+      signal?.addEventListener('abort', () => sleep.reject(new Error('cancelled')));
+      return sleep.promise;
+    },
+  };
+  const progress = new Progress(sink, clock);
+  for (const text of ['1', '2', '3']) progress.update('a', text);
+  assert.deepEqual([sink.text.includes('3'), sleeps.length], [false, 1]);
+  nowMs = 50;
+  sleeps[0]?.resolve();
+  await progress.flush();
+  await sleeps[0]?.promise;
+  await progress.flush();
+  assert.ok(sink.text.includes('3\n') && !sink.text.includes('2\n'), JSON.stringify(sink.text));
+  progress.update('a', '4');
+  await progress.finish();
+  assert.ok(!sink.text.includes('4\n') && sink.text.endsWith('\u001b[?25h'), JSON.stringify(sink.text));
+});
+
 test('elsewhere only the lines that stay are written', async () => {
   const sink = new SinkDouble();
   const progress = new Progress(sink);
   progress.update('a', 'working');
   progress.line('done');
-  showPull(progress, 'p', 'image', { stage: 'downloading', bytesDone: 1, bytesTotal: 2 });
+  showProgress(progress, 'p', 'image', { stage: 'downloading', bytesDone: 1, bytesTotal: 2 });
   await progress.finish();
   assert.equal(sink.text, 'done\n');
 });
@@ -65,11 +93,37 @@ test('elsewhere only the lines that stay are written', async () => {
 test('a pull has a live line per layer that disappears when the layer is done', async () => {
   const sink = new SinkDouble({ isTTY: true });
   const progress = new Progress(sink);
-  showPull(progress, 'p', 'image', { stage: 'downloading', layer: 'sha256:abcdef0123456789', bytesDone: 512, bytesTotal: 1024 });
-  showPull(progress, 'p', 'image', { stage: 'done', layer: 'sha256:abcdef0123456789', bytesDone: 1024, bytesTotal: 1024 });
+  showProgress(progress, 'p', 'image', { stage: 'downloading', layer: 'sha256:abcdef0123456789', bytesDone: 512, bytesTotal: 1024 });
+  showProgress(progress, 'p', 'image', { stage: 'done', layer: 'sha256:abcdef0123456789', bytesDone: 1024, bytesTotal: 1024 });
   await progress.finish();
   assert.ok(sink.text.includes(`  abcdef012345  downloading ${formatBar(1, 2)} 512 B/1.0 KiB`));
   assert.ok(sink.text.endsWith('\u001b[J\u001b[?25h'));
+});
+
+test('a long name is cut at its beginning so that the progress stays on the screen', async () => {
+  const sink = new SinkDouble({ isTTY: true });
+  const progress = new Progress(sink);
+  const { show } = new TransferReport(progress, { isLive: true, title: `pull registry.example.com/${'team/'.repeat(20)}app:1` });
+  show({ stage: 'downloading', bytesDone: 512, bytesTotal: 1024 });
+  await progress.finish();
+  const line = sink.text.split('\n')[0]?.replace('\u001b[?25l', '') ?? '';
+  assert.equal(line.length, 79);
+  assert.ok(line.startsWith('…') && line.includes(`team/app:1  downloading ${formatBar(1, 2)} 512 B/1.0 KiB`), line);
+});
+
+test('without a terminal a transfer has a line for each stage and each layer that is done', async () => {
+  const sink = new SinkDouble();
+  const progress = new Progress(sink);
+  const { show } = new TransferReport(progress, { isLive: false, title: 'pull a\u001b[2J' });
+  show({ stage: 'resolving', bytesDone: 0, bytesTotal: 0 });
+  show({ stage: 'downloading', bytesDone: 0, bytesTotal: 2048 });
+  show({ stage: 'downloading', layer: 'sha256:abcdef0123456789', bytesDone: 5, bytesTotal: 1024 });
+  show({ stage: 'downloading', bytesDone: 1000, bytesTotal: 2048 });
+  show({ stage: 'done', layer: 'sha256:abcdef0123456789', bytesDone: 1024, bytesTotal: 1024 });
+  show({ stage: 'done', layer: 'sha256:abcdef0123456789', bytesDone: 1024, bytesTotal: 1024 });
+  show({ stage: 'done', bytesDone: 2048, bytesTotal: 2048 });
+  await progress.finish();
+  assert.equal(sink.text, 'pull a\\x1b[2J: resolving\npull a\\x1b[2J: downloading 2.0 KiB\n  abcdef012345  done  1.0 KiB\n');
 });
 
 test('colours are for terminals that want them', () => {

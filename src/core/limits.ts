@@ -42,4 +42,43 @@ export const limits = {
   /** How long a freed pod address rests before it is given out again. Source: the kernel drops a netns in the background. */
   addressRestMs: 100,
   manifestDocumentBytesMax: 4 * 1024 * 1024,
+  /** One file that says how a registry is reached or holds credentials, and one certificate. */
+  registryFileBytesMax: 1024 * 1024,
+  /** Hosts of one hosts.toml; each failing one costs a pull its time-outs. */
+  registryHostsMax: 32,
+  /** Answer of a credential helper program, and how long it may take: it may ask its user for a password. */
+  credentialToolBytesMax: 256 * 1024,
+  credentialToolTimeoutMs: 60_000,
+  /** How long content of an interrupted pull waits for the next one. */
+  partialBlobAgeMsMax: 24 * 60 * 60 * 1000,
+  /** Entries of writable layers that are looked at when their space is measured. */
+  writableEntriesMax: 2_000_000,
+  /** Images that one archive is asked to hold. */
+  savedImagesMax: 1000,
+  /** Members of an archive of images that is imported. */
+  archiveMembersMax: 20_000,
+  /** Volumes that one image may declare, and what may be copied into them from the image, all together. */
+  imageVolumesMax: 64,
+  imageVolumeBytesMax: 16 * 1024 * 1024 * 1024,
+  imageVolumeEntriesMax: 1_000_000,
+  /** Blobs from this size on are fetched in several ranges at once; a smaller one is not worth more than one connection. */
+  rangedBlobBytesMin: 64 * 1024 * 1024,
+  /** One range request of such a blob: what is asked again at most when a connection breaks without a byte. */
+  rangeWindowBytes: 16 * 1024 * 1024,
+  parallelRangesMax: 4,
+  /** Requests that one client of a registry has under way at once. */
+  registryRequestsMax: 8,
+  /** Tries of one request that bring nothing; a try that brings content begins the count anew. */
+  registryTriesMax: 5,
+  /** A registry that wants to be left alone for longer than this is not waited for. */
+  retryAfterMsMax: 60_000,
+  redirectsMax: 5,
+  /** Body of an answer that only says why something failed. */
+  registryErrorBytesMax: 64 * 1024,
+  registryTokenBytesMax: 256 * 1024,
+  /** How long a registry may take to check and store an upload that it has in full. */
+  uploadCommitTimeoutMs: 300_000,
+  /** Lists of tags and of referrers: all pages together. */
+  registryListEntriesMax: 100_000,
+  registryListPagesMax: 1_000,
 } as const;

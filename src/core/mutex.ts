@@ -19,6 +19,11 @@ export class KeyedMutex {
     }
   }
 
+  /** True while somebody holds the key: a task of it would wait. */
+  isHeld(key: string): boolean {
+    return this.#tails.has(key);
+  }
+
   /** Number of keys held or waited for. */
   get size(): number {
     return this.#tails.size;

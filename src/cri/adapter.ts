@@ -32,10 +32,13 @@ type MethodsOf<S> = S extends GenService<infer M> ? M : never;
 export type ServiceHandlers<S> = {
   readonly [K in keyof MethodsOf<S>]?: MethodsOf<S>[K] extends { methodKind: 'unary'; input: infer I extends DescMessage; output: infer O extends DescMessage }
     ? (request: MessageShape<I>, context: CallContext) => Promise<MessageInitShape<O>>
-    : never;
+    : MethodsOf<S>[K] extends { methodKind: 'server_streaming'; input: infer I extends DescMessage; output: infer O extends DescMessage }
+      ? (request: MessageShape<I>, context: CallContext) => AsyncIterable<MessageInitShape<O>>
+      : never;
 };
 
 type UnaryHandler = (request: unknown, context: CallContext) => Promise<unknown>;
+type StreamHandler = (request: unknown, context: CallContext) => AsyncIterable<unknown>;
 
 /** Told of every call that failed, for the log: the path of the method and the error. */
 export type CallObserver = (call: { readonly path: string; readonly error: unknown }) => void;
@@ -77,12 +80,13 @@ export function buildService<M extends GenServiceMethods>(
   observe: CallObserver,
 ): { readonly definition: ServiceDefinition; readonly implementation: UntypedServiceImplementation } {
   // SAFETY: ServiceHandlers types each handler by its method; the loop below gives each the request its own descriptor decodes.
-  const byName = new Map(Object.entries(handlers as Record<string, UnaryHandler>));
+  const byName = new Map(Object.entries(handlers as Record<string, UnaryHandler & StreamHandler>));
   const definitions = service.methods.map((method): [string, MethodDefinition<unknown, unknown>] => [method.name, buildDefinition(method)]);
   const implementations = service.methods.map((method): [string, handleUnaryCall<unknown, unknown> | handleServerStreamingCall<unknown, unknown>] => {
     const handler = byName.get(method.localName);
-    const isUnary = method.methodKind === 'unary';
-    return [method.name, isUnary && handler !== undefined ? runUnary(method, handler, observe) : refuse(method)];
+    if (handler !== undefined && method.methodKind === 'unary') return [method.name, runUnary(method, handler, observe)];
+    if (handler !== undefined && method.methodKind === 'server_streaming') return [method.name, runStream(method, handler, observe)];
+    return [method.name, refuse(method)];
   });
   return { definition: Object.fromEntries(definitions), implementation: Object.fromEntries(implementations) };
 }
@@ -150,6 +154,42 @@ function runUnary(method: DescMethod, handler: UnaryHandler, observe: CallObserv
     };
     void answer();
   };
+}
+
+/** Messages are made one by one, as fast as the client takes them; a client that goes away ends the iteration. */
+function runStream(method: DescMethod, handler: StreamHandler, observe: CallObserver): handleServerStreamingCall<unknown, unknown> {
+  return (call: ServerWritableStream<unknown, unknown>): void => {
+    const controller = new AbortController();
+    call.on('cancelled', () => controller.abort(new RuntimeError('cancelled', `${method.name}: the client has gone`)));
+    const answer = async (): Promise<void> => {
+      try {
+        for await (const response of handler(call.request, { signal: controller.signal })) {
+          if (!call.write(encodeResponse(method, response))) await drained(call, controller.signal);
+          controller.signal.throwIfAborted();
+        }
+        call.end();
+      } catch (error) {
+        observe({ path: pathOf(method), error });
+        call.emit('error', encodeStatus(error));
+      }
+    };
+    void answer();
+  };
+}
+
+/** Resolves when the client has taken what was written; rejects when it has gone. */
+async function drained(call: ServerWritableStream<unknown, unknown>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const onAbort = (): void => reject(signal.reason);
+  call.once('drain', resolve);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    await promise;
+  } finally {
+    call.off('drain', resolve);
+    signal.removeEventListener('abort', onAbort);
+  }
 }
 
 function refuse(method: DescMethod): handleUnaryCall<unknown, unknown> & handleServerStreamingCall<unknown, unknown> {

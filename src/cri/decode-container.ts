@@ -5,13 +5,26 @@ import type {
   ContainerFilter as ContainerFilterMessage,
   ContainerMetadata as ContainerMetadataMessage,
   Device as DeviceMessage,
+  ImageSpec,
   KeyValue,
   LinuxContainerSecurityContext,
   Mount as MountMessage,
 } from '#gen/cri-v1_pb.js';
 import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, Signal, SupplementalGroupsPolicy } from '#gen/cri-v1_pb.js';
 import { invalidArgument } from '#core';
-import type { Capabilities, ContainerConfig, ContainerFilter, ContainerMetadata, ContainerSecurity, ContainerState, Device, Mount, MountPropagation } from '#pod';
+import type {
+  Capabilities,
+  ContainerConfig,
+  ContainerFilter,
+  ContainerMetadata,
+  ContainerSecurity,
+  ContainerState,
+  Device,
+  ImageMount,
+  Mount,
+  MountPropagation,
+  MountRestriction,
+} from '#pod';
 import {
   decodeMap,
   decodeNamespaceOptions,
@@ -37,10 +50,12 @@ export function decodeContainerConfig(path: string, message: ContainerConfigMess
   const resources = decodeResources(`${path}.linux.resources`, message.linux?.resources);
   const stopSignal = decodeStopSignal(`${path}.stop_signal`, message.stopSignal);
   const userSpecifiedImage = message.image?.userSpecifiedImage ?? '';
+  const imageAnnotations = decodeMap(`${path}.image.annotations`, message.image?.annotations ?? {});
   return {
     metadata: decodeContainerMetadata(`${path}.metadata`, message.metadata),
     image: requireText(`${path}.image.image`, message.image?.image ?? ''),
     ...(userSpecifiedImage === '' ? {} : { userSpecifiedImage }),
+    ...(Object.keys(imageAnnotations).length === 0 ? {} : { imageAnnotations }),
     command: message.command.map((text, index) => decodeText(`${path}.command[${index}]`, text)),
     args: message.args.map((text, index) => decodeText(`${path}.args[${index}]`, text)),
     workingDir: decodeText(`${path}.working_dir`, message.workingDir),
@@ -92,19 +107,42 @@ const propagations = new Map<MountPropagationEnum, MountPropagation>([
 ]);
 
 function decodeMount(path: string, mount: MountMessage): Mount {
-  if (mount.image !== undefined || mount.imageSubPath !== '') throw unimplementedField(`${path}.image`, 'image volumes are');
   if (mount.uidMappings.length > 0) throw unimplementedField(`${path}.uidMappings`, 'id-mapped volumes are');
   if (mount.gidMappings.length > 0) throw unimplementedField(`${path}.gidMappings`, 'id-mapped volumes are');
-  if (mount.recursiveReadOnly) throw unimplementedField(`${path}.recursive_read_only`, 'recursive read-only mounts are');
-  if (mount.mountOptions.length > 0) throw unimplementedField(`${path}.mount_options`, 'mount options are');
   const propagation = propagations.get(mount.propagation);
   if (propagation === undefined) throw invalidArgument(`${path}.propagation`, `unknown value ${String(mount.propagation)}`);
+  // Source: CRI, Mount.recursive_read_only.
+  if (mount.recursiveReadOnly && (propagation !== 'private' || (!mount.readonly && mount.image === undefined)))
+    throw invalidArgument(`${path}.recursive_read_only`, 'needs readonly and private propagation');
+  if (mount.image === undefined && mount.imageSubPath !== '') throw invalidArgument(`${path}.image_sub_path`, 'needs an image');
+  const restrictions = mount.mountOptions.map((text, index) => decodeRestriction(`${path}.mount_options[${index}]`, text));
   return {
     containerPath: requireAbsolutePath(`${path}.container_path`, mount.containerPath),
-    hostPath: requireAbsolutePath(`${path}.host_path`, mount.hostPath),
-    readonly: mount.readonly,
+    ...(mount.image === undefined
+      ? { hostPath: requireAbsolutePath(`${path}.host_path`, mount.hostPath), readonly: mount.readonly }
+      : { hostPath: mount.hostPath, readonly: true, image: decodeImageMount(path, mount.image, mount.imageSubPath) }),
     propagation,
+    ...(restrictions.length === 0 ? {} : { restrictions }),
+    ...(mount.recursiveReadOnly ? { recursiveReadonly: true } : {}),
   };
+}
+
+/** The image of a volume. The kubelet gives the `image_ref` of its pull; whoever calls directly may give any name. */
+function decodeImageMount(path: string, spec: ImageSpec, subPath: string): ImageMount {
+  const userSpecifiedImage = decodeText(`${path}.image.user_specified_image`, spec.userSpecifiedImage);
+  return {
+    image: requireText(`${path}.image.image`, spec.image),
+    ...(userSpecifiedImage === '' ? {} : { userSpecifiedImage }),
+    subPath: decodeText(`${path}.image_sub_path`, subPath),
+  };
+}
+
+const restrictions = ['noexec', 'nosuid', 'nodev'] as const;
+
+function decodeRestriction(path: string, text: string): MountRestriction {
+  const found = restrictions.find((word) => word === text);
+  if (found === undefined) throw invalidArgument(path, `must be one of ${restrictions.join(', ')}, not ${JSON.stringify(text.slice(0, 40))}`);
+  return found;
 }
 
 function decodeDevice(path: string, device: DeviceMessage): Device {

@@ -5,6 +5,7 @@ import type {
   ContainerStatusSchema,
   FilesystemUsageSchema,
   ImageSchema,
+  ImageSpecSchema,
   LinuxContainerResourcesSchema,
   MountSchema,
   PodSandboxSchema,
@@ -88,13 +89,25 @@ export function encodePodSandboxStatus(pod: PodSandboxStatus): MessageInitShape<
   };
 }
 
+/** An id or a digest alone: what the kubelet puts in place of the name once it has pulled the image. */
+const imageIdPattern = /^(?:sha(?:256|512):)?[0-9a-f]{64,128}$/;
+
+/**
+ * The image of a container: a name that people know, what was asked for, and the digest. The name is that of the pod's manifest where the request
+ * has only an id, as the kubelet shows it to its users.
+ */
+function encodeContainerImage(container: ContainerStatus): MessageInitShape<typeof ImageSpecSchema> {
+  const { image, userSpecifiedImage, imageRef, imageAnnotations } = container;
+  return { image: imageIdPattern.test(image) && userSpecifiedImage !== '' ? userSpecifiedImage : image, userSpecifiedImage, imageRef, annotations: { ...imageAnnotations } };
+}
+
 /** A container as ListContainers shows it. */
 export function encodeContainer(container: ContainerStatus): MessageInitShape<typeof ContainerSchema> {
   return {
     id: container.id,
     podSandboxId: container.podSandboxId,
     metadata: { ...container.metadata },
-    image: { image: container.image, userSpecifiedImage: container.userSpecifiedImage },
+    image: encodeContainerImage(container),
     imageRef: container.imageRef,
     imageId: container.imageId,
     state: containerStates[container.state],
@@ -115,7 +128,7 @@ export function encodeContainerStatus(container: ContainerStatus): MessageInitSh
     startedAt: container.startedAtNs,
     finishedAt: container.finishedAtNs,
     exitCode: container.exitCode,
-    image: { image: container.image, userSpecifiedImage: container.userSpecifiedImage },
+    image: encodeContainerImage(container),
     imageRef: container.imageRef,
     imageId: container.imageId,
     reason: container.reason,
@@ -130,7 +143,18 @@ export function encodeContainerStatus(container: ContainerStatus): MessageInitSh
 }
 
 function encodeMount(mount: Mount): MessageInitShape<typeof MountSchema> {
-  return { containerPath: mount.containerPath, hostPath: mount.hostPath, readonly: mount.readonly, propagation: propagations[mount.propagation] };
+  const { image } = mount;
+  return {
+    containerPath: mount.containerPath,
+    hostPath: mount.hostPath,
+    readonly: mount.readonly,
+    propagation: propagations[mount.propagation],
+    mountOptions: [...(mount.restrictions ?? [])],
+    recursiveReadOnly: mount.recursiveReadonly ?? false,
+    ...(image === undefined
+      ? {}
+      : { image: { image: image.image, userSpecifiedImage: image.userSpecifiedImage ?? '', imageRef: image.imageRef ?? '' }, imageSubPath: image.subPath }),
+  };
 }
 
 function encodeResources(resources: LinuxResources): MessageInitShape<typeof LinuxContainerResourcesSchema> {
@@ -148,8 +172,11 @@ function encodeResources(resources: LinuxResources): MessageInitShape<typeof Lin
   };
 }
 
-/** An image as ListImages and ImageStatus show it. */
-export function encodeImage(image: ImageSummary): MessageInitShape<typeof ImageSchema> {
+/**
+ * An image as ListImages and ImageStatus show it. `id` is what PullImage answers and what containers have as `image_id`; `spec.image_ref` is what
+ * containers made of it have as `image_ref`. `annotations` are those of the request, given back.
+ */
+export function encodeImage(image: ImageSummary, annotations: Readonly<Record<string, string>> = {}): MessageInitShape<typeof ImageSchema> {
   return {
     id: image.id,
     repoTags: [...image.names],
@@ -157,12 +184,12 @@ export function encodeImage(image: ImageSummary): MessageInitShape<typeof ImageS
     size: BigInt(image.sizeBytes),
     ...(image.uid === undefined ? {} : { uid: { value: BigInt(image.uid) } }),
     username: image.username ?? '',
-    spec: { image: image.names[0] ?? image.id },
+    spec: { image: image.names[0] ?? image.digests[0] ?? image.id, imageRef: image.digests[0] ?? image.id, annotations: { ...annotations } },
     pinned: image.pinned,
   };
 }
 
-/** Usage of the image store, for the kubelet's eviction of images. */
+/** Usage of a file system, for the kubelet's eviction. */
 export function encodeFilesystemUsage(usage: ImageFileSystemUsage): MessageInitShape<typeof FilesystemUsageSchema> {
   return {
     timestamp: usage.atNs,
@@ -187,7 +214,7 @@ export function encodeEngineStatus(engine: EngineStatus, options: { readonly ver
       name: handler.name,
       features: { recursiveReadOnlyMounts: handler.recursiveReadOnlyMounts, userNamespaces: handler.userNamespaces },
     })),
-    features: { supplementalGroupsPolicy: true },
+    features: { supplementalGroupsPolicy: true, mountOptions: true },
   };
 }
 

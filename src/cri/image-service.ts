@@ -1,48 +1,79 @@
 /** The ImageService of CRI v1. In: decoded messages and the engine. Out: handlers. */
-import type { AuthConfig, ImageService, ImageSpec } from '#gen/cri-v1_pb.js';
-import { invalidArgument } from '#core';
-import type { Engine, RegistryAuth } from '#pod';
+import type { AuthConfig, ImageFilter, ImageService, ImageSpec } from '#gen/cri-v1_pb.js';
+import { RuntimeError, errorCode, errorMessage, invalidArgument } from '#core';
+import type { Engine, ImageSummary, RegistryAuth } from '#pod';
 import { succeedWhenAbsent } from './absent.ts';
 import type { ServiceHandlers } from './adapter.ts';
-import { requireText } from './decode-common.ts';
+import { decodeMap, decodeText, requireText } from './decode-common.ts';
 import { encodeFilesystemUsage, encodeImage, encodeInfo } from './encode.ts';
 
-/** Handlers of all RPCs of the service but the streamed list. */
+/** Images in one message of a stream: with every name and digest at its longest they stay far below a message's bound. */
+const imagesPerMessage = 100;
+
+/** Handlers of all RPCs of the service. */
 export function buildImageHandlers(engine: Engine): ServiceHandlers<typeof ImageService> {
   return {
-    async listImages({ filter }) {
-      const name = filter?.image?.image ?? '';
-      if (name === '') return { images: (await engine.listImages()).map(encodeImage) };
-      const image = await engine.imageStatus(name);
-      return { images: image === undefined ? [] : [encodeImage(image)] };
+    listImages: async ({ filter }) => ({ images: (await findImages(engine, filter)).map((image) => encodeImage(image)) }),
+    async *streamImages({ filter }) {
+      const images = await findImages(engine, filter);
+      for (let start = 0; start < images.length; start += imagesPerMessage) yield { images: images.slice(start, start + imagesPerMessage).map((image) => encodeImage(image)) };
     },
     async imageStatus({ image: spec, verbose }) {
-      const name = imageName(spec);
+      const name = await imageName(engine, spec);
       const image = await engine.imageStatus(name);
       // An absent image is an answer without image, not an error. Source: CRI, ImageStatus.
       if (image === undefined) return {};
-      return { image: encodeImage(image), ...(verbose ? { info: encodeInfo(await engine.imageInfo(name)) } : {}) };
+      const annotations = decodeMap('image.annotations', spec?.annotations ?? {});
+      return { image: encodeImage(image, annotations), ...(verbose ? { info: encodeInfo(await engine.imageInfo(image.id)) } : {}) };
     },
     async pullImage({ image: spec, auth }, { signal }) {
-      const name = imageName(spec);
+      const name = await imageName(engine, spec);
       const credentials = decodeAuth('auth', auth, name);
-      const image = await engine.pullImage(name, credentials === undefined ? {} : { auth: credentials }, signal);
-      return { imageRef: image.id };
+      try {
+        const image = await engine.pullImage(name, credentials === undefined ? {} : { auth: credentials }, signal);
+        return { imageRef: image.id };
+      } catch (error) {
+        throw asPullError(error);
+      }
     },
     async removeImage({ image: spec }) {
-      const name = imageName(spec);
+      const name = await imageName(engine, spec);
       await succeedWhenAbsent(
         async () => engine.imageStatus(name),
         async () => engine.removeImage(name),
       );
       return {};
     },
-    imageFsInfo: async () => ({ imageFilesystems: [encodeFilesystemUsage(await engine.imageUsage())] }),
+    async imageFsInfo() {
+      const { images, containers } = await engine.imageUsage();
+      return { imageFilesystems: [encodeFilesystemUsage(images)], containerFilesystems: [encodeFilesystemUsage(containers)] };
+    },
   };
 }
 
-function imageName(spec: ImageSpec | undefined): string {
-  return requireText('image.image', spec?.image ?? '');
+/** All images, or the one that the filter names: by tag, digest, id or the beginning of one. */
+async function findImages(engine: Engine, filter: ImageFilter | undefined): Promise<readonly ImageSummary[]> {
+  const name = decodeText('filter.image.image', filter?.image?.image ?? '');
+  if (name === '') return engine.listImages();
+  const image = await engine.imageStatus(name);
+  return image === undefined ? [] : [image];
+}
+
+/** The image's name in a request. One store serves every runtime handler, but an unknown one is refused. Source: CRI, ImageSpec.runtime_handler. */
+async function imageName(engine: Engine, spec: ImageSpec | undefined): Promise<string> {
+  const name = requireText('image.image', spec?.image ?? '');
+  const handler = spec?.runtimeHandler ?? '';
+  if (handler === '') return name;
+  const { runtimeHandlers, defaultRuntimeHandler } = await engine.status();
+  if (handler !== defaultRuntimeHandler && !runtimeHandlers.some((known) => known.name === handler))
+    throw new RuntimeError('notFound', `image.runtime_handler: runtime handler ${JSON.stringify(handler.slice(0, 200))}: not configured`);
+  return name;
+}
+
+/** A registry that cannot be reached, in the words that the kubelet looks for at the beginning. Source: k8s.io/cri-api, pkg/errors. */
+function asPullError(error: unknown): unknown {
+  if (errorCode(error) !== 'unavailable') return error;
+  return new RuntimeError('unavailable', `RegistryUnavailable: ${errorMessage(error)}`, { cause: error });
 }
 
 /** Credentials for the registry of `imageReference`; undefined where there are none, or where they are meant for another host. Never in an error text. */

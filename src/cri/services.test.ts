@@ -10,6 +10,7 @@ import {
   ExecSyncRequestSchema,
   ImageFsInfoRequestSchema,
   ImageStatusRequestSchema,
+  ListContainersRequestSchema,
   ListImagesRequestSchema,
   ListPodSandboxRequestSchema,
   PodSandboxStatusRequestSchema,
@@ -20,6 +21,7 @@ import {
   StatusRequestSchema,
   StopContainerRequestSchema,
   StopPodSandboxRequestSchema,
+  StreamImagesRequestSchema,
   VersionRequestSchema,
 } from '#gen/cri-v1_pb.js';
 import { RuntimeError, containerId, limits, podSandboxId } from '#core';
@@ -63,7 +65,10 @@ const container: ContainerStatus = {
   userSpecifiedImage: 'bb',
   labels: {},
   annotations: {},
-  mounts: [{ containerPath: '/a', hostPath: '/b', readonly: true, propagation: 'hostToContainer' }],
+  mounts: [
+    { containerPath: '/a', hostPath: '/b', readonly: true, propagation: 'hostToContainer', restrictions: ['noexec'] },
+    { containerPath: '/m', hostPath: '', readonly: true, propagation: 'private', image: { image: 'sha256:v', userSpecifiedImage: 'v:1', subPath: 's', imageRef: 'v@sha256:v' } },
+  ],
   logPath: '/var/log/c.log',
   tty: false,
   stdin: false,
@@ -198,14 +203,26 @@ test('container status carries exit, times, mounts, user and image', async () =>
       startedAt: 2n,
       finishedAt: 3n,
       exitCode: 137,
-      image: { image: 'busybox', userSpecifiedImage: 'bb' },
+      image: { image: 'busybox', userSpecifiedImage: 'bb', imageRef: 'busybox@sha256:d', annotations: {} },
       imageRef: 'busybox@sha256:d',
       imageId: 'sha256:i',
       reason: 'OOMKilled',
       message: 'm',
       labels: {},
       annotations: {},
-      mounts: [{ containerPath: '/a', hostPath: '/b', readonly: true, propagation: 1 }],
+      mounts: [
+        { containerPath: '/a', hostPath: '/b', readonly: true, propagation: 1, mountOptions: ['noexec'], recursiveReadOnly: false },
+        {
+          containerPath: '/m',
+          hostPath: '',
+          readonly: true,
+          propagation: 0,
+          mountOptions: [],
+          recursiveReadOnly: false,
+          image: { image: 'sha256:v', userSpecifiedImage: 'v:1', imageRef: 'v@sha256:v' },
+          imageSubPath: 's',
+        },
+      ],
       logPath: '/var/log/c.log',
       user: { linux: { uid: 1n, gid: 2n, supplementalGroups: [3n] } },
     },
@@ -244,12 +261,31 @@ test('images: status of an absent one is an empty answer, the filter is one look
     imageInfo: async () => ({ config: {} }),
     listImages: async () => [image, image],
     pullImage: async () => image,
-    imageUsage: async () => ({ atNs: 1n, mountpoint: '/m', usedBytes: 2, inodesUsed: 3 }),
+    imageUsage: async () => ({ images: { atNs: 1n, mountpoint: '/m', usedBytes: 2, inodesUsed: 3 }, containers: { atNs: 4n, mountpoint: '/c', usedBytes: 5, inodesUsed: 6 } }),
+    status: async () => ({
+      version: '1',
+      runtimeReady: true,
+      networkReady: true,
+      networkReason: '',
+      networkMessage: '',
+      defaultRuntimeHandler: 'native',
+      runtimeHandlers: [],
+      info: {},
+    }),
   });
   assert.deepEqual(await handlers.imageStatus(create(ImageStatusRequestSchema, { image: { image: 'none' } }), context), {});
   const found = await handlers.imageStatus(create(ImageStatusRequestSchema, { image: { image: 'busybox' }, verbose: true }), context);
   assert.deepEqual(found, {
-    image: { id: 'sha256:i', repoTags: image.names, repoDigests: image.digests, size: 9n, uid: { value: 0n }, username: '', spec: { image: image.names[0] }, pinned: false },
+    image: {
+      id: 'sha256:i',
+      repoTags: image.names,
+      repoDigests: image.digests,
+      size: 9n,
+      uid: { value: 0n },
+      username: '',
+      spec: { image: image.names[0], imageRef: image.digests[0], annotations: {} },
+      pinned: false,
+    },
     info: { info: '{"config":{}}' },
   });
   assert.equal((await handlers.listImages(create(ListImagesRequestSchema), context)).images?.length, 2);
@@ -258,7 +294,61 @@ test('images: status of an absent one is an empty answer, the filter is one look
   await assert.rejects(handlers.pullImage(create(PullImageRequestSchema), context), { code: 'invalidArgument', message: 'image.image: required' });
   assert.deepEqual(await handlers.imageFsInfo(create(ImageFsInfoRequestSchema), context), {
     imageFilesystems: [{ timestamp: 1n, fsId: { mountpoint: '/m' }, usedBytes: { value: 2n }, inodesUsed: { value: 3n } }],
+    containerFilesystems: [{ timestamp: 4n, fsId: { mountpoint: '/c' }, usedBytes: { value: 5n }, inodesUsed: { value: 6n } }],
   });
+  const native = await handlers.imageStatus(create(ImageStatusRequestSchema, { image: { image: 'busybox', runtimeHandler: 'native', annotations: { a: 'b' } } }), context);
+  assert.deepEqual(native.image?.spec?.annotations, { a: 'b' });
+  await assert.rejects(handlers.pullImage(create(PullImageRequestSchema, { image: { image: 'busybox', runtimeHandler: 'kata' } }), context), {
+    code: 'notFound',
+    message: 'image.runtime_handler: runtime handler "kata": not configured',
+  });
+});
+
+test('images are streamed in messages of a hundred, and a filter gives one or none', async () => {
+  const handlers = images({
+    imageStatus: async (name) => (name === 'busybox' ? image : undefined),
+    listImages: async () => Array.from({ length: 201 }, (_, index) => ({ ...image, id: `sha256:${index}` })),
+  });
+  const stream = async (filter: MessageInitShape<typeof StreamImagesRequestSchema>): Promise<readonly (readonly (string | undefined)[])[]> => {
+    const messages: (readonly (string | undefined)[])[] = [];
+    for await (const message of handlers.streamImages(create(StreamImagesRequestSchema, filter), context)) messages.push((message.images ?? []).map(({ id }) => id));
+    return messages;
+  };
+  const all = await stream({});
+  assert.deepEqual(
+    all.map(({ length }) => length),
+    [100, 100, 1],
+  );
+  assert.deepEqual(all[2], ['sha256:200']);
+  assert.deepEqual(await stream({ filter: { image: { image: 'busybox' } } }), [['sha256:i']]);
+  assert.deepEqual(await stream({ filter: { image: { image: 'none' } } }), []);
+});
+
+test('a registry that cannot be reached is named in the words of the kubelet, other failures stay as they are', async () => {
+  const pull = async (code: 'unavailable' | 'unauthenticated') =>
+    images({
+      pullImage: async () => {
+        throw new RuntimeError(code, 'pull example.com/a:1: cause');
+      },
+    }).pullImage(create(PullImageRequestSchema, { image: { image: 'example.com/a:1' } }), context);
+  await assert.rejects(pull('unavailable'), { code: 'unavailable', message: 'RegistryUnavailable: pull example.com/a:1: cause' });
+  await assert.rejects(pull('unauthenticated'), { code: 'unauthenticated', message: 'pull example.com/a:1: cause' });
+});
+
+test('a container shows the name of its image where the kubelet gave only the id', async () => {
+  const show = async (fields: Partial<ContainerStatus>) => {
+    const handlers = runtime({ containerStatus: async () => ({ ...container, ...fields }), listContainers: async () => [{ ...container, ...fields }] });
+    const { status } = await handlers.containerStatus(create(ContainerStatusRequestSchema, { containerId: 'c1' }), context);
+    const { containers } = await handlers.listContainers(create(ListContainersRequestSchema), context);
+    assert.deepEqual(containers?.[0]?.image, status?.image);
+    assert.deepEqual([containers?.[0]?.imageId, containers?.[0]?.imageRef], [status?.imageId, status?.imageRef]);
+    return status?.image;
+  };
+  const digest = 'd'.repeat(64);
+  const common = { imageRef: 'busybox@sha256:d', annotations: {} };
+  assert.deepEqual(await show({ image: `sha256:${digest}` }), { ...common, image: 'bb', userSpecifiedImage: 'bb' });
+  assert.deepEqual(await show({ image: digest, userSpecifiedImage: '' }), { ...common, image: digest, userSpecifiedImage: '' });
+  assert.deepEqual(await show({ imageAnnotations: { a: 'b' } }), { ...common, image: 'busybox', userSpecifiedImage: 'bb', annotations: { a: 'b' } });
 });
 
 test('credentials are decoded, kept from other hosts, and never in an error', () => {

@@ -2,10 +2,11 @@
  * Blobs on disk, by digest. In: streams and expected digests. Out: files that are whole or absent: a blob is written beside,
  * hashed on its way, synced, and only then renamed to its name. Knows nothing of images.
  *
- * `content/sha256/<hex>` are blobs, `content/ingest/…` is unfinished work that nothing may rely on.
+ * `content/sha256/<hex>` are blobs, `content/ingest/…` is unfinished work that nothing may rely on. Of that, `<algorithm>-<hex>.part` is the beginning of a
+ * blob whose transfer was ended in order; the next transfer goes on from there, and the digest of the whole decides.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat, truncate } from 'node:fs/promises';
 import { RuntimeError, errorMessage, errnoName, wrapError } from '#core';
 import { type Digest, digestOf, digestParts, isDigest } from '#oci';
 
@@ -22,10 +23,66 @@ export function ingestPath(contentDir: string): string {
   return `${contentDir}/ingest/${randomBytes(12).toString('hex')}`;
 }
 
-/** Makes the directories and removes what an earlier process left unfinished. */
+/** The beginning of a blob that an ended transfer left, or may leave. */
+export function partPath(contentDir: string, digest: Digest): string {
+  const { algorithm, hex } = digestParts(digest);
+  return `${contentDir}/ingest/${algorithm}-${hex}.part`;
+}
+
+/** The blob that a file of unfinished work is the beginning of. */
+export function digestOfPart(name: string): Digest | undefined {
+  const parts = /^(sha256|sha512)-([0-9a-f]+)\.part$/.exec(name);
+  const digest = parts === null ? '' : `${parts[1]}:${parts[2]}`;
+  return isDigest(digest) ? digest : undefined;
+}
+
+/** Makes the directories and removes what an earlier process left unfinished; beginnings of blobs stay. */
 export async function openContent(contentDir: string): Promise<void> {
-  await rm(`${contentDir}/ingest`, { recursive: true, force: true });
   for (const name of ['ingest', ...algorithms]) await mkdir(`${contentDir}/${name}`, { recursive: true, mode: 0o700 });
+  for (const name of await readdir(`${contentDir}/ingest`)) {
+    if (digestOfPart(name) === undefined) await rm(`${contentDir}/ingest/${name}`, { recursive: true, force: true });
+  }
+}
+
+/** A file for a blob that is to come, with the beginning that an earlier transfer left. */
+export async function beginBlob(contentDir: string, wanted: { readonly digest: Digest; readonly sizeBytes: number }): Promise<{ readonly path: string; readonly haveBytes: number }> {
+  const path = ingestPath(contentDir);
+  try {
+    await rename(partPath(contentDir, wanted.digest), path);
+    const { size } = await stat(path);
+    if (size <= wanted.sizeBytes) return { path, haveBytes: size };
+    await rm(path, { force: true });
+  } catch (error) {
+    if (errnoName(error) !== 'ENOENT') throw wrapError(`store blob ${wanted.digest}`, error);
+  }
+  try {
+    await (await open(path, 'wx', 0o600)).close();
+  } catch (error) {
+    throw wrapError(`store blob ${wanted.digest}`, error);
+  }
+  return { path, haveBytes: 0 };
+}
+
+/** Ends a transfer that did not finish: keeps the first bytes for the next one, or nothing where there are none. */
+export async function keepPart(contentDir: string, begun: { readonly digest: Digest; readonly path: string }, bytes: number): Promise<void> {
+  if (bytes === 0) return rm(begun.path, { force: true });
+  await truncate(begun.path, bytes);
+  await rename(begun.path, partPath(contentDir, begun.digest));
+}
+
+/** Makes a file whose digest was checked a blob: synced, then renamed. */
+export async function commitBlob(contentDir: string, begun: { readonly digest: Digest; readonly path: string }): Promise<void> {
+  try {
+    const file = await open(begun.path, 'r+');
+    try {
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    await rename(begun.path, blobPath(contentDir, begun.digest));
+  } catch (error) {
+    throw wrapError(`store blob ${begun.digest}`, error);
+  }
 }
 
 /** Size of a blob, or undefined when it is absent. */
@@ -120,9 +177,8 @@ export async function ingestNew(contentDir: string, chunks: AsyncIterable<Uint8A
   }
 }
 
-/** Takes bytes in memory in as the blob with their own digest. */
-export async function ingestBytes(contentDir: string, bytes: Uint8Array): Promise<Digest> {
-  const digest = digestOf('sha256', createHash('sha256').update(bytes).digest('hex'));
+/** Takes bytes in memory in as the blob `digest`, by default their own of SHA-256. Throws dataLoss where they have another. */
+export async function ingestBytes(contentDir: string, bytes: Uint8Array, digest: Digest = digestOf('sha256', createHash('sha256').update(bytes).digest('hex'))): Promise<Digest> {
   if ((await blobSize(contentDir, digest)) !== bytes.length) await ingestBlob(contentDir, { digest, sizeBytes: bytes.length }, oneChunk(bytes), () => undefined);
   return digest;
 }

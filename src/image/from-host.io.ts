@@ -143,7 +143,7 @@ function madeSource(name: string, contentDir: string): ImageSource {
   return {
     what: `make image ${name}`,
     document: (descriptor, bytesMax) => readBlob(contentDir, descriptor.digest, bytesMax),
-    blobs: async (wanted) => {
+    transfer: async (wanted) => {
       throw new RuntimeError('dataLoss', `blob ${wanted[0]?.digest ?? ''}: was made and is gone`);
     },
   };

@@ -1,6 +1,6 @@
 /**
- * From a document to a stored image: index → manifest → config → blobs → layers. In: a source and what its reference led to.
- * Out: everything that the image's record will name, present and synced. Records nothing itself.
+ * From a document to a stored image: index → manifest → config → layers. In: a source and what its reference led to.
+ * Out: everything that the image's record will name, present and synced. Records nothing of the image itself.
  */
 import { RuntimeError, errorMessage, limits, wrapError } from '#core';
 import {
@@ -9,24 +9,46 @@ import {
   type ImageConfig,
   type ImageIndex,
   type ImageManifest,
-  type LayerCompression,
   type Platform,
   decodeImageConfig,
   decodeManifestDocument,
   formatPlatform,
+  isImageConfigType,
   isIndexType,
   isManifestType,
-  layerCompressionOf,
+  mediaTypes,
   platformRank,
   selectManifests,
 } from '#oci';
+import { bringLayers } from './bring-layers.io.ts';
 import { blobSize, ingestBytes, readBlob, syncContent } from './content.io.ts';
-import { type LayerStore, type LayerToUnpack, type StoredLayer, chainIdsOf } from './layer-store.io.ts';
+import type { LayerStore } from './layer-store.io.ts';
+import { planLayers } from './plan-layers.ts';
 import type { ImageProgress, ImageSource, ResolvedDocument } from './types.ts';
+
+/** One blob as a manifest names it. */
+export interface BlobDescriptor {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  readonly mediaType: string;
+}
+
+/** One manifest of an image: everything needed to write it somewhere else, or to fetch it again. */
+export interface InstalledManifest extends BlobDescriptor {
+  /** Indexes and the manifest, the top first. */
+  readonly documents: readonly Digest[];
+  readonly config: BlobDescriptor;
+  /** Base layer first; one digest may come twice. */
+  readonly layers: readonly BlobDescriptor[];
+}
 
 /** What an image consists of, once it is all there. */
 export interface InstalledImage {
+  readonly kind: 'image' | 'artifact';
+  /** The config's digest; the manifest's for an artifact. */
+  readonly id: Digest;
   readonly configDigest: Digest;
+  readonly manifest: InstalledManifest;
   readonly config: ImageConfig;
   /** Every blob that belongs to it: index, manifest, config, layers. */
   readonly blobs: readonly Digest[];
@@ -41,20 +63,24 @@ export interface InstallContext {
   readonly layers: LayerStore;
   readonly platform: Platform;
   readonly source: ImageSource;
+  /** Layers of the nondistributable media types are refused without it. */
+  readonly allowForeignLayers: boolean;
+  /** False: the blobs of layers need not stay once they are unpacked, and none is fetched for a layer that is. */
+  readonly keepBlobs: boolean;
+  /** Told what will be brought, diff IDs and chain IDs of layers, before any layer is asked for. */
+  readonly onPlanned?: (planned: { readonly blobs: readonly Digest[]; readonly layers: readonly Digest[] }) => void;
   readonly onProgress: (progress: ImageProgress) => void;
   readonly signal: AbortSignal;
 }
 
 interface Chosen {
   readonly manifest: ImageManifest;
-  readonly config: ImageConfig;
-  /** Documents on the way, the top first. */
-  readonly documents: readonly Digest[];
-  readonly documentBytes: number;
+  readonly found: BlobDescriptor;
+  /** Undefined for an artifact. */
+  readonly config: ImageConfig | undefined;
+  /** Documents on the way, the top first, the config last. */
+  readonly documents: readonly { readonly digest: Digest; readonly bytes: Buffer }[];
 }
-
-/** How many layers of one image unpack at once; the lower ones begin first. */
-const parallelLayers = 2;
 
 async function document(context: InstallContext, descriptor: Descriptor, bytesMax: number): Promise<Buffer> {
   const { contentDir, source, signal } = context;
@@ -89,121 +115,65 @@ async function chooseFromIndex(context: InstallContext, index: ImageIndex, depth
   );
 }
 
+/** True for what is no image to run. A manifest of Docker's own type is always one. Source: image-spec "manifest.md", Guidelines for Artifact Usage. */
+function isArtifact({ mediaType, artifactType, config }: ImageManifest): boolean {
+  return mediaType === mediaTypes.ociManifest && (artifactType !== undefined || !isImageConfigType(config.mediaType));
+}
+
 /** Follows a document down to one manifest and its config. Throws notFound where nothing suits the platform. */
 async function choose(context: InstallContext, found: ResolvedDocument, depth: number): Promise<Chosen> {
   const decoded = decodeManifestDocument(found.bytes, { what: `document ${found.digest}`, mediaType: found.mediaType });
-  await ingestBytes(context.contentDir, found.bytes);
   if (decoded.kind === 'index') {
     const chosen = await chooseFromIndex(context, decoded, depth);
-    return { ...chosen, documents: [found.digest, ...chosen.documents], documentBytes: chosen.documentBytes + found.bytes.length };
+    return { ...chosen, documents: [found, ...chosen.documents] };
   }
   const configBytes = await document(context, decoded.config, limits.imageConfigBytesMax);
+  const descriptor: BlobDescriptor = { digest: found.digest, sizeBytes: found.bytes.length, mediaType: decoded.mediaType };
+  const documents = [found, { digest: decoded.config.digest, bytes: configBytes }];
+  if (isArtifact(decoded)) return { manifest: decoded, found: descriptor, config: undefined, documents };
   const config = decodeImageConfig(configBytes, `config ${decoded.config.digest}`);
   if (platformRank(context.platform, config.platform) === undefined)
     throw new RuntimeError('notFound', `no image for ${formatPlatform(context.platform)} (there is ${formatPlatform(config.platform)})`);
-  await ingestBytes(context.contentDir, configBytes);
-  return { manifest: decoded, config, documents: [found.digest, decoded.config.digest], documentBytes: found.bytes.length + configBytes.length };
+  return { manifest: decoded, found: descriptor, config, documents };
 }
 
-interface PlannedLayer extends LayerToUnpack {
-  readonly descriptor: Descriptor;
+/** What stands in for the configuration of an artifact, which has no process. */
+function artifactConfig(platform: Platform): ImageConfig {
+  return { platform, user: '', env: [], entrypoint: [], cmd: [], workingDir: '', labels: {}, volumes: [], exposedPorts: [], diffIds: [] };
 }
 
-/** The layers as they will be unpacked. Throws invalidArgument on a contradiction between manifest and config. */
-function planLayers({ manifest, config }: Chosen): PlannedLayer[] {
-  if (manifest.layers.length !== config.diffIds.length)
-    throw new RuntimeError('invalidArgument', `the manifest has ${manifest.layers.length} layers, the config ${config.diffIds.length}`);
-  const chainIds = chainIdsOf(config.diffIds);
-  return manifest.layers.map((descriptor, index) => {
-    const compression: LayerCompression | undefined = layerCompressionOf(descriptor.mediaType);
-    const [diffId, chainId] = [config.diffIds[index], chainIds[index]];
-    if (compression === undefined)
-      throw new RuntimeError('invalidArgument', `layer ${descriptor.digest}: the media type ${JSON.stringify(descriptor.mediaType.slice(0, 140))} is not supported`);
-    if (diffId === undefined || chainId === undefined) throw new RuntimeError('internal', 'bug: a layer without its diff ID');
-    return { descriptor, diffId, chainId, blob: descriptor.digest, compression, isBase: index === 0 };
-  });
-}
-
-/** Brings missing layer blobs in, each digest once. */
-async function fetchLayers(context: InstallContext, layers: readonly PlannedLayer[]): Promise<void> {
-  const { contentDir, source, onProgress, signal } = context;
-  const byDigest = new Map(layers.map(({ descriptor }) => [descriptor.digest, descriptor.size]));
-  const wanted: { digest: Digest; sizeBytes: number }[] = [];
-  let bytesDone = 0;
-  for (const [digest, sizeBytes] of byDigest) {
-    if ((await blobSize(contentDir, digest)) === sizeBytes) bytesDone += sizeBytes;
-    else wanted.push({ digest, sizeBytes });
-  }
-  const bytesTotal = [...byDigest.values()].reduce((sum, size) => sum + size, 0);
-  const perLayer = new Map<Digest, number>();
-  onProgress({ stage: 'downloading', bytesDone, bytesTotal });
-  if (wanted.length === 0) return;
-  const onBytes = (digest: Digest, count: number): void => {
-    const done = (perLayer.get(digest) ?? 0) + count;
-    perLayer.set(digest, done);
-    bytesDone += count;
-    const size = byDigest.get(digest) ?? 0;
-    onProgress({ stage: done >= size ? 'verifying' : 'downloading', layer: digest, bytesDone: done, bytesTotal: size });
-    onProgress({ stage: 'downloading', bytesDone, bytesTotal });
-  };
-  await source.blobs(wanted, onBytes, signal);
-}
-
-/** Unpacks all layers, two at a time, the lower ones first. */
-async function unpackLayers(context: InstallContext, planned: readonly PlannedLayer[]): Promise<StoredLayer[]> {
-  const { layers, onProgress } = context;
-  const stop = new AbortController();
-  const signal = AbortSignal.any([context.signal, stop.signal]);
-  const settled = planned.map(() => Promise.withResolvers<StoredLayer>());
-  for (const { promise } of settled) promise.catch(() => undefined);
-  const bytesTotal = planned.reduce((sum, { descriptor }) => sum + descriptor.size, 0);
-  let allBytes = 0;
-  let next = 0;
-  let failure: { readonly error: unknown } | undefined;
-  const unpackOne = async (layer: PlannedLayer, index: number): Promise<StoredLayer> => {
-    signal.throwIfAborted();
-    let bytesDone = 0;
-    const onBytes = (count: number): void => {
-      bytesDone += count;
-      allBytes += count;
-      onProgress({ stage: 'unpacking', layer: layer.descriptor.digest, bytesDone, bytesTotal: layer.descriptor.size });
-      onProgress({ stage: 'unpacking', bytesDone: allBytes, bytesTotal });
-    };
-    return layers.unpack(layer, { parents: () => Promise.all(settled.slice(0, index).map(({ promise }) => promise)), onBytes, signal });
-  };
-  const lane = async (): Promise<void> => {
-    for (let index = next++; index < planned.length; index = next++) {
-      const layer = planned[index];
-      if (layer === undefined) return;
-      try {
-        const stored = await unpackOne(layer, index);
-        settled[index]?.resolve(stored);
-      } catch (error) {
-        failure ??= { error };
-        settled[index]?.reject(error);
-        stop.abort();
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: parallelLayers }, lane));
-  if (failure !== undefined) throw context.signal.aborted ? context.signal.reason : failure.error;
-  return Promise.all(settled.map(({ promise }) => promise));
-}
-
-/** Blobs of layers that are unpacked but whose archive was dropped or damaged are fetched again, because they are kept by default. */
+/**
+ * Brings everything. Blobs of layers that are unpacked but whose archive was dropped or damaged are fetched again where blobs are kept. A failure
+ * leaves layers and blobs that are whole and checked, and beginnings of blobs from a registry; documents come last, so none is left alone.
+ */
 export async function installImage(context: InstallContext, found: ResolvedDocument): Promise<InstalledImage> {
-  const { source, onProgress } = context;
+  const { source, onProgress, contentDir } = context;
   try {
-    const chosen = await choose(context, found, 0);
-    const planned = planLayers(chosen);
-    await fetchLayers(context, planned);
-    const stored = await unpackLayers(context, planned);
-    await syncContent(context.contentDir);
+    const { manifest, config, documents, found: descriptor } = await choose(context, found, 0);
+    const planned = planLayers(manifest, { diffIds: config?.diffIds, allowForeignLayers: context.allowForeignLayers });
     const layerDigests = [...new Set(planned.map(({ blob }) => blob))];
-    const layerBytes = new Map(planned.map(({ descriptor }) => [descriptor.digest, descriptor.size]));
-    const sizeBytes = chosen.documentBytes + [...layerBytes.values()].reduce((sum, size) => sum + size, 0);
+    context.onPlanned?.({
+      blobs: [...documents.map(({ digest }) => digest), ...layerDigests],
+      layers: [...new Set(planned.flatMap(({ diffId, chainId }) => [diffId, chainId]))],
+    });
+    const stored = await bringLayers(context, planned);
+    for (const { bytes, digest } of documents) await ingestBytes(contentDir, bytes, digest);
+    await syncContent(contentDir);
+    const layerBytes = new Map(planned.map(({ blob, sizeBytes }) => [blob, sizeBytes]));
+    const documentBytes = documents.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    const sizeBytes = documentBytes + [...layerBytes.values()].reduce((sum, size) => sum + size, 0);
     onProgress({ stage: 'done', bytesDone: sizeBytes, bytesTotal: sizeBytes });
-    return { configDigest: chosen.manifest.config.digest, config: chosen.config, blobs: [...chosen.documents, ...layerDigests], layers: stored.map(({ key }) => key), sizeBytes };
+    const blobOf = ({ digest, size, mediaType }: Descriptor): BlobDescriptor => ({ digest, sizeBytes: size, mediaType });
+    return {
+      kind: config === undefined ? 'artifact' : 'image',
+      id: config === undefined ? descriptor.digest : manifest.config.digest,
+      configDigest: manifest.config.digest,
+      manifest: { ...descriptor, documents: documents.slice(0, -2).map(({ digest }) => digest), config: blobOf(manifest.config), layers: manifest.layers.map(blobOf) },
+      config: config ?? artifactConfig(context.platform),
+      blobs: [...documents.map(({ digest }) => digest), ...layerDigests],
+      layers: stored.map(({ key }) => key),
+      sizeBytes,
+    };
   } catch (error) {
     context.signal.throwIfAborted();
     // The message of a failure inside already says what; this line says for which image.

@@ -33,8 +33,11 @@ function describe(record: LayerRecord): string {
     case 'whiteout':
     case 'opaque':
       return `${record.op} ${record.path}`;
+    case 'style':
+      return `style ${record.style}`;
     case 'finish':
-      return 'finish';
+    case 'inspect':
+      return record.op;
   }
 }
 

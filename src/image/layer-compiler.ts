@@ -26,6 +26,12 @@ export interface LayerCompilerOptions {
   readonly onPlaced?: (placed: PlacedEntry) => void;
 }
 
+/** A device or FIFO in a few characters, as the layer's index has it: `c 1:3`. `type` is that of stat(2). A FIFO has no numbers. */
+export function describeDevice({ type, major, minor }: { readonly type: number; readonly major: number; readonly minor: number }): string {
+  if (type === deviceTypes.fifo) return 'p';
+  return `${type === deviceTypes.blockDevice ? 'b' : 'c'} ${major}:${minor}`;
+}
+
 /** Where an entry comes from: its number in the archive of this layer, or (copied) in that of the layer with this number. */
 export interface EntryOrigin {
   readonly ordinal: number;
@@ -35,7 +41,9 @@ export interface EntryOrigin {
 /** One thing placed in the layer. */
 export type PlacedEntry =
   | { readonly kind: 'directory'; readonly path: string; readonly attributes: DirectoryAttributes; readonly isOpaque: boolean }
-  | { readonly kind: 'file' | 'node'; readonly path: string; readonly attributes: DirectoryAttributes; readonly origin: EntryOrigin; readonly sizeBytes: number }
+  | { readonly kind: 'file'; readonly path: string; readonly attributes: DirectoryAttributes; readonly origin: EntryOrigin; readonly sizeBytes: number }
+  /** `device` says which, as `describeDevice` does. */
+  | { readonly kind: 'node'; readonly path: string; readonly attributes: DirectoryAttributes; readonly origin: EntryOrigin; readonly device: string }
   | { readonly kind: 'link'; readonly path: string; readonly attributes: DirectoryAttributes; readonly origin: EntryOrigin; readonly target: string }
   | { readonly kind: 'hardLink'; readonly path: string; readonly target: string }
   | { readonly kind: 'whiteout'; readonly path: string };
@@ -279,7 +287,7 @@ export class LayerCompiler implements TarHandler {
         // Character device 0:0 is how an overlay writes a whiteout.
         if (entry.type === 'characterDevice' && entry.major === 0 && entry.minor === 0) throw entryError(entry.path, 'character device 0:0 is reserved');
         this.#options.emit({ op: 'node', path, ...attributes, type: deviceTypes[entry.type], major: entry.major, minor: entry.minor });
-        this.#options.onPlaced?.({ kind: 'node', path, attributes, origin, sizeBytes: 0 });
+        this.#options.onPlaced?.({ kind: 'node', path, attributes, origin, device: describeDevice({ type: deviceTypes[entry.type], major: entry.major, minor: entry.minor }) });
         return;
       case 'directory':
       case 'hardLink':

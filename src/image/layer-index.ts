@@ -25,8 +25,9 @@ export function encodeIndexLine(placed: PlacedEntry, sha256 = ''): string {
     case 'directory':
       return `${JSON.stringify([...head, ...attributeFields(placed.attributes), placed.isOpaque ? 1 : 0])}\n`;
     case 'file':
-    case 'node':
       return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.sizeBytes, sha256])}\n`;
+    case 'node':
+      return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.device])}\n`;
     case 'link':
       return `${JSON.stringify([...head, ...attributeFields(placed.attributes), ...originFields(placed.origin), placed.target])}\n`;
     case 'hardLink':

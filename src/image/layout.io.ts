@@ -1,19 +1,20 @@
 /**
- * OCI layouts as sources of images. In: a directory, or the tar of one. Out: the documents of its `index.json`, with names.
- * Source: image-spec "image-layout.md" and "annotations.md".
+ * OCI layouts and docker archives as sources of images. In: a layout's directory, or an archive of either kind, which is read into a layout first.
+ * Out: the documents of its `index.json`, with names. Source: image-spec "image-layout.md" and "annotations.md".
  */
 import { constants, mkdir, open, rm } from 'node:fs/promises';
 import { RuntimeError, limits, wrapError } from '#core';
-import { type Descriptor, type Digest, arrayOf, decodeDescriptor, fieldsOf, isDigest, isIndexType, isManifestType, parseJson, parseReference, repositoryTag } from '#oci';
+import { type Descriptor, type Digest, type Platform, arrayOf, compact, decodeDescriptor, fieldsOf, isIndexType, isManifestType, parseJson, parseReference, repositoryTag } from '#oci';
 import { blobPath, ingestPath, verifyBytes } from './content.io.ts';
 import type { ImageSource, ResolvedDocument } from './types.ts';
-import type { WantedBlob } from './worker-messages.ts';
 import type { WorkerPool } from './worker-pool.io.ts';
 
 /** One image of a layout: its top document and the tags that the index gives it. */
 export interface LayoutImage {
   readonly found: ResolvedDocument;
   readonly tags: readonly string[];
+  /** What the index says that it is for: who brings an image of another machine means that one. */
+  readonly platform?: Platform;
 }
 
 /** An opened layout; what a tar was unpacked to goes with it. */
@@ -76,14 +77,17 @@ export async function openLayout(options: LayoutOptions): Promise<OpenLayout> {
     }
     const entries = imagesOf(await readSmallFile(`${directory}/index.json`, limits.manifestBytesMax), 'index.json');
     if (entries.length === 0) throw new RuntimeError('invalidArgument', 'index.json names no image');
-    if (name !== undefined && entries.length !== 1) throw new RuntimeError('invalidArgument', `a name was given, but the layout has ${entries.length} images`);
     const source = layoutSource(directory, options);
-    const images: LayoutImage[] = [];
+    /** A document with several names has an entry for each. */
+    const images = new Map<Digest, LayoutImage>();
     for (const entry of entries) {
       const bytes = await source.document(entry, limits.manifestBytesMax, signal);
-      images.push({ found: { bytes, mediaType: entry.mediaType, digest: entry.digest }, tags: tagsOfEntry(entry, name) });
+      const tags = [...(images.get(entry.digest)?.tags ?? []), ...tagsOfEntry(entry, name)];
+      const { platform } = entry;
+      images.set(entry.digest, compact({ found: { bytes, mediaType: entry.mediaType, digest: entry.digest }, tags: [...new Set(tags)], platform }));
     }
-    return { source, images, [Symbol.asyncDispose]: close };
+    if (name !== undefined && images.size !== 1) throw new RuntimeError('invalidArgument', `a name was given, but the layout has ${images.size} images`);
+    return { source, images: [...images.values()], [Symbol.asyncDispose]: close };
   } catch (error) {
     await close();
     throw wrapError(`import ${path}`, error);
@@ -101,7 +105,7 @@ async function isDirectory(path: string): Promise<boolean> {
   }
 }
 
-function layoutSource(directory: string, { path, contentDir, pool }: LayoutOptions): ImageSource {
+function layoutSource(directory: string, { path, pool }: LayoutOptions): ImageSource {
   return {
     what: `import ${path}`,
     document: async (descriptor, bytesMax) => {
@@ -109,9 +113,8 @@ function layoutSource(directory: string, { path, contentDir, pool }: LayoutOptio
       verifyBytes(bytes, descriptor.digest);
       return bytes;
     },
-    blobs: async (wanted: readonly WantedBlob[], onBytes: (digest: Digest, count: number) => void, signal: AbortSignal) => {
-      if (!wanted.every(({ digest }) => isDigest(digest))) throw new RuntimeError('internal', 'bug: a blob without a digest');
-      await pool.run({ kind: 'copy', layoutDir: directory, blobs: wanted, contentDir }, { onProgress: onBytes }, signal);
+    transfer: async (blobs, onBytes, signal) => {
+      await pool.run({ kind: 'copy', layoutDir: directory, blobs }, { onProgress: onBytes }, signal);
     },
   };
 }

@@ -1,20 +1,34 @@
 /**
- * The image store: what names mean, which images exist, who uses them. In: references, paths, ids. Out: stored images and the
+ * The image store: the one class behind which everything about images lies. In: references, paths, ids. Out: stored images and the
  * layers of leased ones. Its records are the truth; files without a record are garbage.
  *
  * An image is recorded in one transaction after everything it names is on disk and synced. Content is removed only when no image,
- * no lease and no running operation needs it.
+ * no lease and no running operation needs it. What can stand alone lies beside this file: names in `catalog`, removal in `collect`, and so on.
  */
-import { RuntimeError, assert, errorMessage, isAbort, wrapError } from '#core';
-import { type Digest, type ImageConfig, type ImageReference, type Platform, formatReference, imageUserOf, isDigest, parseReference, repositoryDigest, repositoryTag } from '#oci';
-import { listBlobs, openContent, removeBlob } from './content.io.ts';
-import { type InstalledImage, installImage } from './install.io.ts';
+import { type ErrorCode, RuntimeError, errorCode, errorMessage, isAbort, wrapError } from '#core';
+import { type Digest, type ImageReference, type Platform, formatReference, parseReference, repositoryDigest, repositoryTag } from '#oci';
+import type { IdMappings } from '#plan';
+import { ImageCatalog, decodeNewTag, documentsOf, layerBlobsOf } from './catalog.ts';
+import { type CollectContext, chooseImages, collectContent, measureImages } from './collect.io.ts';
+import { ContentGate } from './content-gate.ts';
+import { openContent } from './content.io.ts';
+import { saveImages } from './export.io.ts';
 import { imageFromHost } from './from-host.io.ts';
+import { installImage } from './install.io.ts';
 import { LayerStore } from './layer-store.io.ts';
 import { openLayout } from './layout.io.ts';
+import { leaseImage, leaseMapped } from './lease.ts';
+import { pushImage } from './push.io.ts';
 import { openRegistrySource } from './registry-source.io.ts';
+import { RegistryClient } from './registry/client.io.ts';
+import { directAccess } from './registry/direct-access.ts';
+import type { ReferrerDescriptor } from './registry/types.ts';
 import { SharedWork } from './shared-work.ts';
+import { ShiftedLayers } from './shift.io.ts';
+import type { StoreParts } from './store-parts.ts';
 import type {
+  CollectOptions,
+  CollectReport,
   FromHostRequest,
   HostFile,
   ImageLayers,
@@ -23,81 +37,83 @@ import type {
   ImageStoreOptions,
   ImageUsage,
   ImportOptions,
+  LeaseOptions,
+  MappedLayers,
   PullOptions,
+  PushOptions,
+  PushResult,
+  RegistryQuery,
+  RemoveOptions,
   ResolvedDocument,
+  SaveOptions,
+  SaveResult,
+  StoreDiskUsage,
   StoredImage,
+  VerifyOptions,
+  VerifyReport,
 } from './types.ts';
 import { measureUsage } from './usage.io.ts';
+import { verifyStore } from './verify.io.ts';
 import { WorkerPool } from './worker-pool.io.ts';
 
-const imageKind = 'image';
-const leaseKind = 'imageLease';
-/** Shorter beginnings of an id are too likely to be meant as names. */
-const shortIdMin = 4;
+/** Failures after which an equal pull may go on where this one ended; after others what it brought is not worth keeping. */
+const resumableCodes: readonly ErrorCode[] = ['cancelled', 'unavailable', 'deadlineExceeded', 'unauthenticated'];
 
-interface ImageRecord {
-  readonly configDigest: Digest;
-  readonly config: ImageConfig;
-  readonly names: readonly string[];
+interface InstallWork {
+  readonly source: ImageSource;
+  readonly found: ResolvedDocument;
+  readonly platform: Platform;
+  readonly tags: readonly string[];
   readonly digests: readonly string[];
-  readonly blobs: readonly Digest[];
-  readonly layers: readonly Digest[];
-  readonly sizeBytes: number;
-  readonly createdAtNs: bigint;
-  readonly pinned: boolean;
-}
-
-interface LeaseRecord {
-  readonly imageId: Digest;
-  /** Keys of layers, base first. */
-  readonly layers: readonly Digest[];
-}
-
-/** How much a removal takes. */
-export interface RemoveOptions {
-  /** Takes only the given name away; the image goes with its last name. Default: the image with all its names, as CRI wants. */
-  readonly untagOnly?: boolean;
+  /** Under which the pull is recorded, so that a later one finds what it brought. */
+  readonly pullId?: string;
+  readonly onProgress: (progress: ImageProgress) => void;
+  readonly signal: AbortSignal;
 }
 
 /** The images below one state directory. Synchronous methods touch memory and records only. */
 export class ImageStore implements AsyncDisposable {
-  readonly #options: ImageStoreOptions;
-  readonly #pool: WorkerPool;
-  readonly #layers: LayerStore;
-  readonly #images = new Map<Digest, StoredImage>();
+  readonly #parts: StoreParts;
   readonly #pulls = new SharedWork<StoredImage, ImageProgress>();
-  /** Operations that bring content in; while there is one, nothing is collected. */
-  #installing = 0;
+  readonly #gate = new ContentGate();
   #collecting: Promise<void> = Promise.resolve();
   readonly #closing = new AbortController();
 
   private constructor(options: ImageStoreOptions) {
-    this.#options = options;
-    this.#pool = new WorkerPool(options.workerPath);
-    this.#layers = new LayerStore(options, this.#pool);
+    const pool = new WorkerPool(options.workerPath);
+    this.#parts = {
+      options,
+      contentDir: `${options.stateDir}/content`,
+      catalog: new ImageCatalog(options),
+      layers: new LayerStore(options, pool),
+      shifted: new ShiftedLayers(options),
+      pool,
+      keepBlobs: options.keepBlobs ?? true,
+      access: async (reference, auth) => options.registries?.access(reference, auth) ?? directAccess(reference.registry, reference.repository, auth),
+    };
   }
 
   /** Opens the store below `stateDir`, which the caller owns, and removes what an earlier owner left unfinished. */
   static async open(options: ImageStoreOptions): Promise<ImageStore> {
-    const store = new ImageStore(options);
     try {
-      await openContent(store.#contentDir);
-      await store.#layers.open();
-      for (const { id, record } of store.#records()) store.#images.set(id, describeImage(id, record));
+      const store = new ImageStore(options);
+      await openContent(store.#parts.contentDir);
+      await store.#parts.layers.open();
+      await store.#parts.shifted.open();
       await store.#collect();
+      return store;
     } catch (error) {
       throw wrapError(`open image store ${options.stateDir}`, error);
     }
-    return store;
   }
 
   /**
-   * Pulls a reference. Equal pulls in flight share the work; a caller that aborts leaves the others undisturbed.
-   * Throws `pull REFERENCE: cause` with the registry's code.
+   * Pulls a reference. Equal pulls in flight share the work; a caller that aborts leaves the others undisturbed. What an aborted or interrupted pull
+   * has brought waits for the next one. Throws `pull REFERENCE: cause` with the registry's code.
    */
   async pull(reference: string, options: PullOptions = {}): Promise<StoredImage> {
     const parsed = parseReference(reference);
-    const platform = options.platform ?? this.#options.platform;
+    const platform = options.platform ?? this.#parts.options.platform;
     // Credentials are part of the key: whoever may not pull must not get what another may.
     const key = JSON.stringify([formatReference(parsed), platform, options.auth ?? null]);
     return this.#pulls.run(key, async (onProgress, signal) => this.#pullNow(parsed, platform, { ...options, onProgress, signal }), options);
@@ -109,9 +125,11 @@ export class ImageStore implements AsyncDisposable {
     options: PullOptions & { readonly onProgress: (progress: ImageProgress) => void; readonly signal: AbortSignal },
   ): Promise<StoredImage> {
     options.onProgress({ stage: 'resolving', bytesDone: 0, bytesTotal: 0 });
-    const signal = AbortSignal.any([options.signal, this.#closing.signal]);
-    using source = openRegistrySource({ reference, auth: options.auth, contentDir: this.#contentDir, pool: this.#pool });
+    const signal = this.#signal(options.signal);
+    const pullId = JSON.stringify([formatReference(reference), platform]);
+    const { pool } = this.#parts;
     try {
+      using source = openRegistrySource({ reference, access: await this.#parts.access(reference, options.auth), pool });
       const found = await source.resolve(signal);
       const tag = repositoryTag(reference);
       return await this.#install({
@@ -120,6 +138,7 @@ export class ImageStore implements AsyncDisposable {
         platform,
         tags: tag === undefined ? [] : [tag],
         digests: [repositoryDigest(reference, found.digest)],
+        pullId,
         onProgress: options.onProgress,
         signal,
       });
@@ -129,294 +148,252 @@ export class ImageStore implements AsyncDisposable {
     }
   }
 
+  /** Pushes one manifest of the image with everything it names. Throws `push REFERENCE: cause` with the registry's code. */
+  async push(nameOrId: string, options: PushOptions = {}): Promise<PushResult> {
+    return this.#use(async () => pushImage(this.#parts, nameOrId, { ...options, signal: this.#signal(options.signal) }));
+  }
+
+  /** Tags of a repository, which is named without tag, sorted. Throws `list tags of REPOSITORY: cause`. */
+  async tags(repository: string, query: RegistryQuery = {}): Promise<readonly string[]> {
+    const reference = parseReference(repository);
+    return this.#ask(`list tags of ${reference.registry}/${reference.repository}`, reference, query, async (client, signal) => (await client.tags(signal)).toSorted());
+  }
+
+  /** What refers to an image in its registry: signatures, bills of materials. Throws `list referrers of REFERENCE: cause`. */
+  async referrers(reference: string, query: RegistryQuery & { readonly artifactType?: string } = {}): Promise<readonly ReferrerDescriptor[]> {
+    const parsed = parseReference(reference);
+    const { artifactType } = query;
+    return this.#ask(`list referrers of ${formatReference(parsed)}`, parsed, query, async (client, signal) => {
+      const digest = parsed.digest ?? (await client.manifest(parsed.tag ?? 'latest', signal)).digest;
+      return client.referrers(digest, artifactType === undefined ? {} : { artifactType }, signal);
+    });
+  }
+
+  async #ask<T>(what: string, reference: ImageReference, query: RegistryQuery, ask: (client: RegistryClient, signal: AbortSignal) => Promise<T>): Promise<T> {
+    const signal = this.#signal(query.signal);
+    try {
+      using client = new RegistryClient({ access: await this.#parts.access(reference, query.auth) });
+      return await ask(client, signal);
+    } catch (error) {
+      throw wrapError(what, error);
+    }
+  }
+
   /**
-   * Imports the images of an OCI layout, a directory or the tar of one. Names come from the index's annotations
-   * (`io.containerd.image.name`, `org.opencontainers.image.ref.name`) or from `name`. Throws invalidArgument, notFound, dataLoss.
+   * Imports the images of an OCI layout or of a docker archive: a directory, or a tar of one, compressed or not. Names come from the archive or
+   * from `name`. Throws `import PATH: cause` with invalidArgument, notFound, dataLoss.
    */
   async importImages(path: string, options: ImportOptions = {}): Promise<StoredImage[]> {
-    const signal = AbortSignal.any([...(options.signal === undefined ? [] : [options.signal]), this.#closing.signal]);
-    await using layout = await openLayout({ path, contentDir: this.#contentDir, pool: this.#pool, signal, name: options.name });
-    const images: StoredImage[] = [];
-    for (const { found, tags } of layout.images) {
-      images.push(
-        await this.#install({ source: layout.source, found, platform: this.#options.platform, tags, digests: [], onProgress: options.onProgress ?? (() => undefined), signal }),
-      );
-    }
-    return images;
+    return this.#use(async () => {
+      const signal = this.#signal(options.signal);
+      const { contentDir, pool } = this.#parts;
+      await using layout = await openLayout({ path, contentDir, pool, signal, name: options.name });
+      const images: StoredImage[] = [];
+      for (const { found, tags, platform = this.#parts.options.platform } of layout.images) {
+        images.push(await this.#install({ source: layout.source, found, platform, tags, digests: [], onProgress: options.onProgress ?? (() => undefined), signal }));
+      }
+      return images;
+    });
   }
 
   /** Makes an image of one layer from files of this machine; see `imageFromHost`. The same files give the same image. */
   async fromHost(request: FromHostRequest, signal?: AbortSignal): Promise<{ readonly image: StoredImage; readonly files: readonly HostFile[] }> {
-    const reference = parseReference(request.name);
-    const tag = repositoryTag(reference);
-    if (tag === undefined || reference.digest !== undefined)
-      throw new RuntimeError('invalidArgument', `image name ${JSON.stringify(request.name.slice(0, 300))}: must have no digest`);
-    const either = AbortSignal.any([...(signal === undefined ? [] : [signal]), this.#closing.signal]);
-    return this.#installed(async () => {
-      const made = await imageFromHost(request, { contentDir: this.#contentDir, platform: this.#options.platform, signal: either });
-      const image = await this.#install({
-        source: made.source,
-        found: made.found,
-        platform: this.#options.platform,
-        tags: [tag],
-        digests: [],
-        onProgress: () => undefined,
-        signal: either,
-      });
-      return { image, files: made.files };
+    const tag = decodeNewTag(request.name);
+    const either = this.#signal(signal);
+    const { platform } = this.#parts.options;
+    return this.#use(async () => {
+      const { source, found, files } = await imageFromHost(request, { contentDir: this.#parts.contentDir, platform, signal: either });
+      const image = await this.#install({ source, found, platform, tags: [tag], digests: [], onProgress: () => undefined, signal: either });
+      return { image, files };
     });
   }
 
-  async #install(work: {
-    readonly source: ImageSource;
-    readonly found: ResolvedDocument;
-    readonly platform: Platform;
-    readonly tags: readonly string[];
-    readonly digests: readonly string[];
-    readonly onProgress: (progress: ImageProgress) => void;
-    readonly signal: AbortSignal;
-  }): Promise<StoredImage> {
-    return this.#installed(async () => {
-      const installed = await installImage(
-        { contentDir: this.#contentDir, layers: this.#layers, platform: work.platform, source: work.source, onProgress: work.onProgress, signal: work.signal },
-        work.found,
-      );
-      return this.#record(installed, work);
+  /**
+   * Writes images into one archive or layout, which appears under its path when it is whole. Throws `save IMAGE: cause`; failedPrecondition where
+   * a blob was dropped and no repository has it.
+   */
+  async save(names: readonly string[], path: string, options: SaveOptions): Promise<SaveResult> {
+    return this.#use(async () => saveImages(this.#parts, { names, path }, { ...options, signal: this.#signal(options.signal) }));
+  }
+
+  async #install(work: InstallWork): Promise<StoredImage> {
+    const { contentDir, layers, catalog, keepBlobs, options } = this.#parts;
+    const { pullId } = work;
+    return this.#use(async () => {
+      try {
+        const installed = await installImage(
+          {
+            contentDir,
+            layers,
+            platform: work.platform,
+            source: work.source,
+            // Without a repository to fetch them from again, blobs stay.
+            keepBlobs: keepBlobs || work.digests.length === 0,
+            allowForeignLayers: options.allowForeignLayers ?? false,
+            ...(pullId === undefined ? {} : { onPlanned: (planned) => catalog.putPull(pullId, planned) }),
+            onProgress: work.onProgress,
+            signal: work.signal,
+          },
+          work.found,
+        );
+        return catalog.add(installed, work);
+      } catch (error) {
+        if (pullId !== undefined && !work.signal.aborted && !resumableCodes.includes(errorCode(error))) catalog.forgetPull(pullId);
+        throw error;
+      }
     });
   }
 
   /** Runs what brings content in, after a collection that is under way; leaves a collection behind. */
-  async #installed<T>(body: () => Promise<T>): Promise<T> {
-    this.#installing += 1;
+  async #use<T>(body: () => Promise<T>): Promise<T> {
     try {
-      await this.#collecting.catch(() => undefined);
-      return await body();
+      return await this.#gate.use(body);
     } finally {
-      this.#installing -= 1;
       // What the operation left is removed now or, when that fails, at the next collection; its own result stands.
-      if (this.#installing === 0) await this.#collect().catch(() => undefined);
+      if (!this.#gate.isWanted) await this.#collect().catch(() => undefined);
     }
-  }
-
-  /** Records the image; tags that another image had move here. */
-  #record(installed: InstalledImage, naming: { readonly tags: readonly string[]; readonly digests: readonly string[] }): StoredImage {
-    const id = installed.configDigest;
-    const { records, clock } = this.#options;
-    const changed = new Map<Digest, ImageRecord>();
-    for (const other of this.#records()) {
-      const names = other.record.names.filter((name) => !naming.tags.includes(name));
-      if (other.id !== id && names.length !== other.record.names.length) changed.set(other.id, { ...other.record, names });
-    }
-    const existing = this.#readRecord(id);
-    changed.set(id, {
-      configDigest: id,
-      config: installed.config,
-      names: union(existing?.names, naming.tags),
-      digests: union(existing?.digests, naming.digests),
-      // One config may come with differently packed layers; all of it belongs to the image.
-      blobs: union(existing?.blobs, installed.blobs),
-      layers: installed.layers,
-      sizeBytes: installed.sizeBytes,
-      createdAtNs: existing?.createdAtNs ?? clock.nowNs(),
-      pinned: existing?.pinned ?? false,
-    });
-    records.transaction(() => {
-      for (const [changedId, record] of changed) records.put(imageKind, changedId, record);
-    });
-    for (const [changedId, record] of changed) this.#images.set(changedId, describeImage(changedId, record));
-    const image = this.#images.get(id);
-    assert(image !== undefined, 'an image was recorded and is not there');
-    return image;
   }
 
   /** The image of a name, a `name@digest`, an id or an unambiguous beginning of one; undefined when there is none. */
   resolve(nameOrId: string): StoredImage | undefined {
-    const images = this.list();
-    const asId = isDigest(nameOrId) ? nameOrId : /^[0-9a-f]{64}$/.test(nameOrId) ? `sha256:${nameOrId}` : undefined;
-    if (asId !== undefined) return images.find(({ id }) => id === asId);
-    const named = this.#findByName(nameOrId, images);
-    if (named !== undefined) return named;
-    const short = nameOrId.startsWith('sha256:') ? nameOrId.slice(7) : nameOrId;
-    if (short.length < shortIdMin || !/^[0-9a-f]+$/.test(short)) return undefined;
-    const matches = images.filter(({ id }) => id.startsWith(`sha256:${short}`));
-    if (matches.length > 1) throw new RuntimeError('invalidArgument', `image ${JSON.stringify(nameOrId)}: the id is ambiguous, ${matches.length} images begin so`);
-    return matches[0];
+    return this.#parts.catalog.resolve(nameOrId);
   }
 
-  #findByName(name: string, images: readonly StoredImage[]): StoredImage | undefined {
-    let reference: ImageReference;
-    try {
-      reference = parseReference(name);
-    } catch {
-      // What is no reference names no image; whether it begins an id is looked at next.
-      return undefined;
-    }
-    if (reference.digest !== undefined) {
-      const wanted = repositoryDigest(reference, reference.digest);
-      return images.find(({ digests }) => digests.includes(wanted));
-    }
-    const tag = repositoryTag(reference);
-    return tag === undefined ? undefined : images.find(({ names }) => names.includes(tag));
-  }
-
-  /** All images, in the order of their ids. Touches neither disk nor lock. */
+  /** All images, in the order of their ids, each once with all its names. Touches neither disk nor lock. */
   list(): StoredImage[] {
-    return [...this.#images.values()].sort((a, b) => (a.id < b.id ? -1 : 1));
+    return this.#parts.catalog.list();
   }
 
   /** What inspection shows of an image. Throws notFound. */
   info(nameOrId: string): Readonly<Record<string, unknown>> {
-    const image = this.#resolved(nameOrId);
-    const record = this.#readRecord(image.id);
-    return { ...image, layers: (record?.layers ?? []).map((key) => this.#layers.get(key)), blobs: record?.blobs ?? [] };
+    const { image, record } = this.#parts.catalog.find(nameOrId);
+    const blobs = [...documentsOf(record), ...layerBlobsOf(record).map(({ digest }) => digest)];
+    return { ...image, manifests: record.manifests, layers: record.layers.map((key) => this.#parts.layers.get(key)), blobs };
   }
 
-  /**
-   * Removes the image with all its names. What a lease still uses stays on disk until it is released. Absence is success.
-   */
+  /** Gives an image a further name; one that another image had moves. Throws notFound, invalidArgument. */
+  tag(nameOrId: string, name: string): StoredImage {
+    return this.#parts.catalog.tag(nameOrId, name);
+  }
+
+  /** Marks an image as one that no collection removes, or takes the mark away. Throws notFound. */
+  pin(nameOrId: string, pinned: boolean): StoredImage {
+    return this.#parts.catalog.pin(nameOrId, pinned);
+  }
+
+  /** Removes the image with all its names, or only the name. What a lease still uses stays on disk until it is released. Absence is success. */
   async remove(nameOrId: string, options: RemoveOptions = {}): Promise<void> {
-    const image = this.resolve(nameOrId);
-    if (image === undefined) return;
-    const record = this.#readRecord(image.id);
-    const names = image.names.filter((name) => this.#findByName(nameOrId, [{ ...image, names: [name], digests: [] }]) === undefined);
-    if (options.untagOnly === true && record !== undefined && names.length !== image.names.length && (names.length > 0 || image.digests.length > 0)) {
-      const left = { ...record, names };
-      this.#options.records.put(imageKind, image.id, left);
-      this.#images.set(image.id, describeImage(image.id, left));
-      return;
-    }
-    this.#options.records.delete(imageKind, image.id);
-    this.#images.delete(image.id);
+    const { catalog } = this.#parts;
+    const image = catalog.resolve(nameOrId);
+    if (image === undefined || (options.untagOnly === true && catalog.untag(image, nameOrId))) return;
+    catalog.forget(image.id);
     await this.#collect();
   }
 
-  /** Keeps the image's layers until `release`; an equal lease again gives the same answer. Throws notFound, alreadyExists. */
-  lease(imageId: string, leaseId: string): ImageLayers {
-    const { records } = this.#options;
-    const existing = this.#readLease(leaseId);
-    const image = this.resolve(imageId);
-    if (existing !== undefined && existing.imageId !== (image?.id ?? imageId))
-      throw new RuntimeError('alreadyExists', `lease ${leaseId}: is for image ${existing.imageId}, not ${imageId}`);
-    const lease = existing ?? { imageId: this.#resolved(imageId).id, layers: this.#readRecord(this.#resolved(imageId).id)?.layers ?? [] };
-    const lower = lease.layers.map((key) => {
-      const layer = this.#layers.get(key);
-      if (layer === undefined) throw new RuntimeError('dataLoss', `lease image ${imageId}: layer ${key} is gone`);
-      return layer.name;
-    });
-    if (existing === undefined) records.put(leaseKind, leaseId, lease satisfies LeaseRecord);
-    return { storeDir: this.#layers.storeDir, lower: lower.reverse() };
+  /** Compares what is on disk with what was stored; see `VerifyOptions`. Problems are in the report, not thrown. Throws notFound for a name. */
+  async verify(options: VerifyOptions = {}): Promise<VerifyReport> {
+    return this.#use(async () => verifyStore(this.#parts, { ...options, signal: this.#signal(options.signal) }));
+  }
+
+  /** Removes images as asked, and content that nothing needs. Waits until no operation uses content. */
+  async collect(options: CollectOptions = {}): Promise<CollectReport> {
+    const { catalog, options: wired } = this.#parts;
+    return this.#gate.alone(async () => {
+      const images = chooseImages(catalog, options, wired.clock.nowNs());
+      const dryRun = options.dryRun ?? false;
+      if (!dryRun) for (const { id } of images) catalog.forget(id);
+      const going = new Set(images.map(({ id }) => id));
+      const gone = await collectContent(this.#collectContext, {
+        images: going,
+        partials: options.all === true ? 'all' : 'old',
+        dryRun,
+        nowMs: this.#nowMs(),
+        mayGoOn: () => options.signal?.aborted !== true,
+      });
+      return { images: images.map(({ id, names, digests, sizeBytes }) => ({ id, names, digests, sizeBytes })), ...gone };
+    }, this.#signal(options.signal));
+  }
+
+  /** Keeps the image's layers until `release`; an equal lease again gives the same answer. Throws notFound, alreadyExists, failedPrecondition. */
+  lease(imageId: string, leaseId: string, options: LeaseOptions = {}): ImageLayers {
+    return leaseImage(this.#parts, imageId, leaseId, options);
+  }
+
+  /**
+   * As `lease`, for a container in a user namespace: layers that the kernel maps to the container's ids or, where it cannot, copies with those owners,
+   * which may take a while.
+   */
+  async leaseMapped(imageId: string, leaseId: string, mappings: IdMappings, signal?: AbortSignal): Promise<MappedLayers> {
+    return leaseMapped(this.#parts, { imageId, leaseId, mappings, signal: this.#signal(signal), release: () => this.release(leaseId) });
   }
 
   /** Gives a lease up; absence is success. What nothing else uses is removed in the background. */
   release(leaseId: string): void {
-    const lease = this.#readLease(leaseId);
-    this.#options.records.delete(leaseKind, leaseId);
+    const { catalog } = this.#parts;
+    const lease = catalog.readLease(leaseId);
+    catalog.forgetLease(leaseId);
+    const hadCopies = this.#parts.shifted.release(leaseId);
     // An image that is still known keeps its layers.
-    if (lease === undefined || this.#images.has(lease.imageId)) return;
+    if (!hadCopies && (lease === undefined || catalog.has(lease.imageId))) return;
     // A failure to collect is not the caller's: the next collection, at the latest at the next start, tries again.
     this.#collect().catch(() => undefined);
   }
 
   /** Ids of all leases. */
   leases(): readonly string[] {
-    return this.#options.records.list(leaseKind).map(({ id }) => id);
+    return this.#parts.catalog.leases().map(({ id }) => id);
   }
 
   /** Space and inodes of content and layers, as the kubelet asks for them. */
   async usage(): Promise<ImageUsage> {
-    return measureUsage({ stateDir: this.#options.stateDir, layers: this.#layers.list(), atNs: this.#options.clock.nowNs() });
+    const { options, layers, shifted } = this.#parts;
+    return measureUsage({ stateDir: options.stateDir, layers: [...layers.list(), ...shifted.sources((key) => layers.get(key))], atNs: options.clock.nowNs() });
+  }
+
+  /** What each image takes, what it shares, and what could be freed. */
+  async diskUsage(): Promise<StoreDiskUsage> {
+    const images = chooseImages(this.#parts.catalog, { all: true }, this.#parts.options.clock.nowNs());
+    const leaving = { images: new Set(images.map(({ id }) => id)), partials: 'all', dryRun: true, nowMs: this.#nowMs(), mayGoOn: () => true } as const;
+    const { freedBytes } = await collectContent(this.#collectContext, leaving);
+    return measureImages(this.#collectContext, freedBytes);
   }
 
   /** Cancels what runs and waits for it. */
   async close(): Promise<void> {
     this.#closing.abort();
     await this.#pulls.settled();
+    await this.#gate.alone(async () => undefined);
     await this.#collecting.catch(() => undefined);
-    await this.#pool.close();
+    await this.#parts.pool.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
-  get #contentDir(): string {
-    return `${this.#options.stateDir}/content`;
+  get #collectContext(): CollectContext {
+    return { ...this.#parts, stateDir: this.#parts.options.stateDir };
   }
 
-  #resolved(nameOrId: string): StoredImage {
-    const image = this.resolve(nameOrId);
-    if (image === undefined) throw new RuntimeError('notFound', `image ${JSON.stringify(nameOrId.slice(0, 300))}: not found`);
-    return image;
+  #nowMs(): number {
+    return Number(this.#parts.options.clock.nowNs() / 1_000_000n);
   }
 
-  #readRecord(id: Digest): ImageRecord | undefined {
-    // SAFETY: only this class writes records of this kind.
-    return this.#options.records.get(imageKind, id) as ImageRecord | undefined;
+  /** The caller's signal and the store's end. */
+  #signal(signal: AbortSignal | undefined): AbortSignal {
+    return AbortSignal.any([...(signal === undefined ? [] : [signal]), this.#closing.signal]);
   }
 
-  #readLease(id: string): LeaseRecord | undefined {
-    // SAFETY: only this class writes records of this kind.
-    return this.#options.records.get(leaseKind, id) as LeaseRecord | undefined;
-  }
-
-  #records(): { readonly id: Digest; readonly record: ImageRecord }[] {
-    // SAFETY: only this class writes records of this kind, under the config's digest.
-    return this.#options.records.list(imageKind).map(({ id, value }) => ({ id: id as Digest, record: value as ImageRecord }));
-  }
-
-  /** Removes content and layers that no image and no lease needs. One collection at a time; an operation that begins waits for it, and stops it. */
+  /** Removes content and layers that no image and no lease needs. One collection at a time; an operation that begins ends it early. */
   async #collect(): Promise<void> {
-    const run = this.#collecting.catch(() => undefined).then(async () => this.#collectNow());
+    const run = this.#collecting
+      .catch(() => undefined)
+      .then(async () => {
+        if (!this.#gate.isFree) return;
+        const leaving = { images: new Set<Digest>(), partials: 'old', dryRun: false, nowMs: this.#nowMs(), mayGoOn: () => !this.#gate.isWanted } as const;
+        await this.#gate.alone(async () => void (await collectContent(this.#collectContext, leaving)));
+      });
     this.#collecting = run;
     await run;
-  }
-
-  async #collectNow(): Promise<void> {
-    const layers = this.#neededLayers();
-    for (const layer of this.#layers.list()) {
-      if (this.#installing > 0) return;
-      if (!layers.has(layer.key)) await this.#layers.remove(layer);
-    }
-    const blobs = new Set(this.#records().flatMap(({ record }) => record.blobs));
-    for (const digest of await listBlobs(this.#contentDir)) {
-      if (this.#installing > 0) return;
-      if (!blobs.has(digest)) await removeBlob(this.#contentDir, digest);
-    }
-  }
-
-  #neededLayers(): Set<Digest> {
-    // SAFETY: only this class writes records of this kind.
-    const leases = this.#options.records.list(leaseKind).map(({ value }) => value as LeaseRecord);
-    return new Set([...this.#records().flatMap(({ record }) => record.layers), ...leases.flatMap(({ layers }) => layers)]);
-  }
-}
-
-function union<T>(left: readonly T[] | undefined, right: readonly T[]): readonly T[] {
-  return [...new Set([...(left ?? []), ...right])];
-}
-
-function describeImage(id: Digest, record: ImageRecord): StoredImage {
-  const { config } = record;
-  const user = userOf(config.user);
-  return {
-    id,
-    names: record.names,
-    digests: record.digests,
-    config,
-    process: { entrypoint: config.entrypoint, command: config.cmd, env: config.env, workingDir: config.workingDir, user: config.user, stopSignal: config.stopSignal ?? '' },
-    sizeBytes: record.sizeBytes,
-    createdAtNs: record.createdAtNs,
-    pinned: record.pinned,
-    ...user,
-  };
-}
-
-/** An image whose USER is nonsense can be listed; running it says what is wrong. */
-function userOf(text: string): { readonly uid?: number; readonly username?: string } {
-  try {
-    const user = imageUserOf(text);
-    return user.kind === 'uid' ? { uid: user.uid } : user.kind === 'name' ? { username: user.name } : {};
-  } catch {
-    return {};
   }
 }

@@ -1,204 +1,157 @@
 /**
- * A layer's archive on disk → layer records, in a worker thread. In: the path of a blob. Out: records in pieces of about a
- * mebibyte without the last one (`finish`), and the layer's index file, not yet synced. Inflating, hashing and parsing happen here; nothing
- * is written but the index.
+ * A layer's blob → a directory, in a worker thread. In: a blob, perhaps one that is still coming. Out: records to a confined child, which writes the
+ * tree, and the layer's index file; neither is synced. Hashing, inflating and parsing happen here, in one pass and as far as the bytes are there.
+ *
+ * Nothing that is written counts before the caller hears that blob and archive have their digests.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream, createWriteStream, readFileSync } from 'node:fs';
-import { PassThrough, type Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { createGunzip, createZstdCompress, createZstdDecompress, zstdDecompressSync } from 'node:zlib';
-import { RuntimeError, isAbort, limits, wrapError } from '#core';
-import { type LayerCompression, digestOf } from '#oci';
-import { type LayerRecord, encodeLayerRecord } from '#plan';
-import { type EntryOrigin, LayerCompiler, type PlacedEntry } from './layer-compiler.ts';
-import { decodeIndexTree, encodeIndexLine } from './layer-index.ts';
-import type { DirectoryNode } from './layer-tree.ts';
+import { RuntimeError, limits, wrapError } from '#core';
+import { type Digest, type LayerCompression, digestOf, digestParts } from '#oci';
+import { type UnpackSession, openUnpackSession } from '#system';
+import { BlobReader, type ReaderOptions } from './growing-file.io.ts';
+import { assertRatio, inflate } from './inflate.io.ts';
+import { type EntryOrigin, LayerCompiler } from './layer-compiler.ts';
+import { IndexWriter, readIndexTree } from './layer-index-file.io.ts';
+import { RecordBatch } from './record-batch.ts';
 import { TarReader } from './tar.ts';
-import type { ParentLayer, UnpackResult, UnpackTask } from './worker-messages.ts';
+import type { CheckTask, ParentLayer, UnpackResult, UnpackTask } from './worker-messages.ts';
 
 /** What the task needs from the thread it runs in. */
-export interface UnpackHost {
-  /** Hands records on; the buffer is given away. Resolves when more may come. */
-  send(bytes: Uint8Array): Promise<void>;
+export interface UnpackHost extends ReaderOptions {
   /** Blocks the thread until the layers below are there, base first. */
   parents(): readonly ParentLayer[];
   progress(bytes: number): void;
 }
 
-const readBytes = 512 * 1024;
-const batchBytes = 1024 * 1024;
-const ratioFreeBytes = 64 * 1024 * 1024;
+const sendBytesMin = 128 * 1024;
 
-/** Gathers records into large pieces: one message per record would cost more than the record. */
-class RecordBatch {
-  #buffer = Buffer.allocUnsafeSlow(batchBytes + 64 * 1024);
-  #length = 0;
-  readonly full: Uint8Array[] = [];
-
-  add(record: LayerRecord): void {
-    const bytes = encodeLayerRecord(record);
-    if (bytes.length > this.#buffer.length - this.#length) this.cut();
-    if (bytes.length > this.#buffer.length) {
-      this.full.push(Uint8Array.from(bytes));
-      return;
-    }
-    this.#buffer.set(bytes, this.#length);
-    this.#length += bytes.length;
-  }
-
-  /** Moves what is gathered to `full`. */
-  cut(): void {
-    if (this.#length === 0) return;
-    this.full.push(this.#buffer.subarray(0, this.#length));
-    this.#buffer = Buffer.allocUnsafeSlow(batchBytes + 64 * 1024);
-    this.#length = 0;
-  }
+/** The way from a compiler to the child and the index. */
+interface Outlet {
+  readonly compiler: LayerCompiler;
+  /** Sends what is worth it; `all` sends whatever is there. */
+  flush(all?: boolean): Promise<void>;
 }
 
-/** The archive's bytes, inflated. Compressed bytes read so far are counted in `counter`. Errors of the inflater come out of the iteration. */
-async function* inflate(path: string, compression: LayerCompression, options: { readonly counter: { bytes: number }; readonly signal: AbortSignal }): AsyncGenerator<Buffer> {
-  const source = createReadStream(path, { highWaterMark: readBytes });
-  source.on('data', (chunk) => void (options.counter.bytes += chunk.length));
-  const target =
-    compression === 'gzip'
-      ? createGunzip({ chunkSize: readBytes })
-      : compression === 'zstd'
-        ? createZstdDecompress({ chunkSize: readBytes })
-        : new PassThrough({ highWaterMark: readBytes });
-  const running = pipeline(source, target, { signal: options.signal });
-  running.catch(() => undefined);
+/** Reads the blob to its end. Throws dataLoss where it does not have its digest. */
+export async function runCheckTask(task: CheckTask, host: UnpackHost): Promise<void> {
+  using reader = new BlobReader(task.blob, host);
+  for (let piece = await reader.next(); piece !== undefined; piece = await reader.next()) host.progress(piece.length);
+  await reader.check();
+}
+
+/** Runs the task. Throws what the archive deserves: invalidArgument, resourceExhausted, dataLoss where a digest does not match; what the disk says. */
+export async function runUnpackTask(task: UnpackTask, host: UnpackHost): Promise<UnpackResult> {
+  using reader = new BlobReader(task.blob, host);
+  const session = await openUnpackSession(task.launcherSocket, task, host.signal);
+  const abort = (): void => session.abort();
+  host.signal.addEventListener('abort', abort, { once: true });
   try {
-    // SAFETY: all three are readable streams of buffers.
-    for await (const chunk of target as Readable) yield chunk as Buffer;
-    await running;
-  } catch (cause) {
-    if (cause instanceof RuntimeError || isAbort(cause)) throw cause;
-    throw wrapError(`inflate ${compression} layer`, cause, 'invalidArgument');
+    return await unpack(task, { host, reader, session });
+  } catch (error) {
+    session.abort();
+    host.signal.throwIfAborted();
+    // Bytes that a registry or a disk has changed look like a broken archive first. What is wrong is then the blob.
+    if (!isDisk(error)) await reader.check();
+    throw error;
   } finally {
-    source.destroy();
-    target.destroy();
+    host.signal.removeEventListener('abort', abort);
   }
 }
 
-/** Throws when little input became too much output. */
-function assertRatio(inputBytes: number, outputBytes: number): void {
-  if (outputBytes - ratioFreeBytes > inputBytes * limits.layerRatioMax)
-    throw new RuntimeError('resourceExhausted', `inflate layer: ${outputBytes} bytes from ${inputBytes}, at most ${limits.layerRatioMax} times as many`);
+/** The child or this thread could not write; reading on would only take time. */
+function isDisk(error: unknown): boolean {
+  return error instanceof RuntimeError && error.errno !== undefined;
 }
 
-/** Writes index lines, each file's line once its checksum is known. */
-class IndexWriter {
-  readonly #compress = createZstdCompress();
-  readonly #finished: Promise<void>;
-  #file: { readonly placed: PlacedEntry; readonly hash: ReturnType<typeof createHash> } | undefined;
-  #text = '';
-
-  constructor(path: string) {
-    this.#finished = pipeline(this.#compress, createWriteStream(path, { flags: 'w', mode: 0o600 }));
-    this.#finished.catch(() => undefined);
-  }
-
-  placed(placed: PlacedEntry): void {
-    this.#closeFile();
-    if (placed.kind === 'file') this.#file = { placed, hash: createHash('sha256') };
-    else this.#line(encodeIndexLine(placed));
-  }
-
-  data(chunk: Uint8Array): void {
-    this.#file?.hash.update(chunk);
-  }
-
-  #closeFile(): void {
-    if (this.#file !== undefined) this.#line(encodeIndexLine(this.#file.placed, this.#file.hash.digest('hex')));
-    this.#file = undefined;
-  }
-
-  #line(line: string): void {
-    this.#text += line;
-    if (this.#text.length < 256 * 1024) return;
-    this.#compress.write(this.#text);
-    this.#text = '';
-  }
-
-  async finish(): Promise<void> {
-    this.#closeFile();
-    this.#compress.end(this.#text);
-    await this.#finished;
-  }
-
-  abort(): void {
-    this.#compress.destroy();
-  }
-}
-
-/** Reads an index file as a tree. Throws dataLoss. */
-export function readIndexTree(path: string): DirectoryNode {
-  try {
-    return decodeIndexTree(zstdDecompressSync(readFileSync(path)).toString('utf8'));
-  } catch (cause) {
-    throw wrapError(`read layer index ${path}`, cause, 'dataLoss');
-  }
-}
-
-/** Runs the task. Throws what the archive deserves: invalidArgument, resourceExhausted, dataLoss where the diff ID does not match. */
-export async function runUnpackTask(task: UnpackTask, host: UnpackHost, signal: AbortSignal): Promise<UnpackResult> {
+async function unpack(task: UnpackTask, context: { readonly host: UnpackHost; readonly reader: BlobReader; readonly session: UnpackSession }): Promise<UnpackResult> {
+  const { host, reader, session } = context;
   const batch = new RecordBatch();
+  if (task.style !== 'trusted') batch.add({ op: 'style', style: task.style });
   const index = new IndexWriter(task.indexPath);
+  const isBase = task.content.kind === 'file' || task.content.isBase;
   let layers: readonly ParentLayer[] | undefined;
   const parentLayers = (): readonly ParentLayer[] => (layers ??= host.parents());
   const compiler = new LayerCompiler({
-    isBase: task.isBase,
-    parents: () => (task.isBase ? [] : parentLayers().map(({ indexPath }) => readIndexTree(indexPath))),
+    isBase,
+    parents: () => (isBase ? [] : parentLayers().map(({ indexPath }) => readIndexTree(indexPath))),
     emit: (record) => {
       if (record.op === 'data') index.data(record.data);
       batch.add(record);
     },
     onPlaced: (placed) => index.placed(placed),
   });
-  const flush = async (): Promise<void> => {
-    for (let piece = batch.full.shift(); piece !== undefined; piece = batch.full.shift()) await host.send(piece);
+  const outlet: Outlet = {
+    compiler,
+    flush: async (all = false) => {
+      if (batch.bytes >= (all ? 1 : sendBytesMin)) await session.write(batch.take());
+    },
   };
   try {
-    await readLayer(task, { compiler, host, flush, signal });
-    for (const copy of compiler.pendingCopies()) await copyEntry(copy, { compiler, parents: parentLayers(), flush, signal });
-    batch.cut();
-    await flush();
+    const { content } = task;
+    const compression =
+      content.kind === 'file'
+        ? await readFile(content.path, { host, reader, outlet, sizeBytes: task.blob.sizeBytes })
+        : await readArchive(content.diffId, { host, reader, outlet });
+    await reader.check();
+    for (const copy of compiler.pendingCopies()) await copyEntry(copy, { outlet, parents: parentLayers(), host });
+    batch.add({ op: 'finish' });
+    await outlet.flush(true);
     await index.finish();
+    await session.finish();
+    return { compression, needsParents: compiler.needsParents, entries: compiler.entryCount, contentBytes: compiler.contentBytes, rootAttributes: compiler.rootAttributes };
   } catch (error) {
-    index.abort();
+    await index.abort();
     throw error;
   }
-  return { needsParents: compiler.needsParents, entries: compiler.entryCount, contentBytes: compiler.contentBytes, rootAttributes: compiler.rootAttributes };
 }
 
-async function readLayer(
-  task: UnpackTask,
-  context: { readonly compiler: LayerCompiler; readonly host: UnpackHost; readonly flush: () => Promise<void>; readonly signal: AbortSignal },
-): Promise<void> {
-  const { compiler, host, flush, signal } = context;
-  const algorithm = task.diffId.startsWith('sha512:') ? 'sha512' : 'sha256';
-  const hash = createHash(algorithm);
-  const counter = { bytes: 0 };
-  const reader = new TarReader(compiler);
+/** An archive, with its digest where somebody has said it. */
+async function readArchive(
+  diffId: Digest | undefined,
+  { host, reader, outlet }: { readonly host: UnpackHost; readonly reader: BlobReader; readonly outlet: Outlet },
+): Promise<LayerCompression> {
+  const algorithm = diffId === undefined ? undefined : digestParts(diffId).algorithm;
+  const hash = algorithm === undefined ? undefined : createHash(algorithm);
+  const { compression, pieces } = await inflate(reader);
+  const { compiler } = outlet;
+  const tar = new TarReader(compiler);
   let inflatedBytes = 0;
   let reportedBytes = 0;
-  for await (const chunk of inflate(task.blobPath, task.compression, { counter, signal })) {
-    hash.update(chunk);
-    inflatedBytes += chunk.length;
+  for await (const piece of pieces) {
+    hash?.update(piece);
+    inflatedBytes += piece.length;
     if (inflatedBytes > limits.layerBytesMax) throw new RuntimeError('resourceExhausted', `inflate layer: more than ${limits.layerBytesMax} bytes`);
-    assertRatio(counter.bytes, inflatedBytes);
-    for (const _pause of reader.feed(chunk)) {
-      assertRatio(counter.bytes, compiler.contentBytes);
-      await flush();
+    assertRatio(reader.bytesRead, inflatedBytes);
+    for (const _pause of tar.feed(piece)) {
+      assertRatio(reader.bytesRead, compiler.contentBytes);
+      await outlet.flush();
     }
-    await flush();
-    host.progress(counter.bytes - reportedBytes);
-    reportedBytes = counter.bytes;
+    await outlet.flush();
+    host.progress(reader.bytesRead - reportedBytes);
+    reportedBytes = reader.bytesRead;
   }
-  reader.finish();
-  const diffId = digestOf(algorithm, hash.digest('hex'));
-  if (diffId !== task.diffId) throw new RuntimeError('dataLoss', `verify layer: its content is ${diffId}, the image says ${task.diffId}`);
+  tar.finish();
+  const found = algorithm === undefined || hash === undefined ? undefined : digestOf(algorithm, hash.digest('hex'));
+  if (found === diffId) return compression;
+  // Of a damaged blob nothing else need be said; one that is as announced is not what the image says.
+  await reader.check();
+  throw new RuntimeError('dataLoss', `verify layer: its content is ${found}, the image says ${diffId}`);
+}
+
+/** The blob itself is the only file of the layer. */
+async function readFile(
+  path: readonly string[],
+  context: { readonly host: UnpackHost; readonly reader: BlobReader; readonly outlet: Outlet; readonly sizeBytes: number },
+): Promise<LayerCompression> {
+  const { host, reader, outlet, sizeBytes } = context;
+  const plain = { linkTarget: '', mode: 0o644, uid: 0, gid: 0, mtimeNs: 0n, major: 0, minor: 0, xattrs: [] };
+  outlet.compiler.entry({ type: 'file', path: path.join('/'), sizeBytes, ...plain }, 0);
+  for (let piece = await reader.next(); piece !== undefined; piece = await reader.next()) {
+    outlet.compiler.data(Buffer.from(piece));
+    await outlet.flush();
+    host.progress(piece.length);
+  }
+  return 'none';
 }
 
 class Found extends Error {}
@@ -206,13 +159,14 @@ class Found extends Error {}
 /** Reads one entry of a lower layer's archive again and hands it to the compiler as a copy. */
 async function copyEntry(
   copy: EntryOrigin & { readonly layer: number; readonly paths: readonly string[] },
-  context: { readonly compiler: LayerCompiler; readonly parents: readonly ParentLayer[]; readonly flush: () => Promise<void>; readonly signal: AbortSignal },
+  context: { readonly outlet: Outlet; readonly parents: readonly ParentLayer[]; readonly host: UnpackHost },
 ): Promise<void> {
-  const { compiler, parents, flush, signal } = context;
+  const { parents, host, outlet } = context;
+  const { compiler } = outlet;
   const layer = parents[copy.layer];
   if (layer === undefined) throw new RuntimeError('internal', `bug: no parent layer ${copy.layer}`);
   let state: 'before' | 'inside' | 'after' = 'before';
-  const reader = new TarReader({
+  const tar = new TarReader({
     entry: (entry, ordinal) => {
       if (state === 'inside') {
         state = 'after';
@@ -227,14 +181,16 @@ async function copyEntry(
     },
   });
   try {
-    for await (const chunk of inflate(layer.blobPath, layer.compression, { counter: { bytes: 0 }, signal })) {
-      for (const _pause of reader.feed(chunk)) await flush();
-      await flush();
+    using reader = new BlobReader(layer.blob, host);
+    const { pieces } = await inflate(reader);
+    for await (const piece of pieces) {
+      for (const _pause of tar.feed(piece)) await outlet.flush();
+      await outlet.flush();
     }
   } catch (error) {
     if (!(error instanceof Found)) throw wrapError('bring up a file from a lower layer', error);
   }
   if (state === 'before') throw new RuntimeError('dataLoss', 'bring up a file from a lower layer: its archive has changed');
   compiler.copiedLinks();
-  await flush();
+  await outlet.flush();
 }

@@ -1,38 +1,27 @@
 /**
- * Entry of a worker thread: takes one task at a time, answers with records, progress and one result. It holds no state between
+ * Entry of a worker thread: takes one task at a time, answers with progress and one result. It holds no state between
  * tasks. Runs under type stripping from a checkout and as one bundled file in a release; whoever starts it passes its path.
  */
 import { type MessagePort, parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { RuntimeError, errorCode, errorMessage, errnoName } from '#core';
 import type { Digest } from '#oci';
-import { runCopyTask, runDownloadTask, runExtractTask } from './transfer-task.io.ts';
-import { runUnpackTask } from './unpack-task.io.ts';
+import { runExtractTask } from './archive-task.io.ts';
+import type { StoreTaskResult } from './store-tasks.ts';
+import { runStoreTask } from './store-task.io.ts';
+import { runCopyTask, runDownloadTask } from './transfer-task.io.ts';
+import { runCheckTask, runUnpackTask } from './unpack-task.io.ts';
 import type { FromWorker, ParentLayer, ToWorker, UnpackResult, WorkerTask } from './worker-messages.ts';
 
-/** Records on their way that nobody has taken yet. Beyond it the task waits, so that memory stays bounded. */
-const outstandingBytesMax = 8 * 1024 * 1024;
 const progressBytes = 1024 * 1024;
+/** A task that waits so long for bytes leaves its place to others. */
+const waitingMs = 100;
 
 const port = parentPort;
 if (port === null) throw new RuntimeError('failedPrecondition', 'start worker: this file runs as a worker thread only');
 
-const post = (message: FromWorker, transfer: readonly ArrayBuffer[] = []): void => port.postMessage(message, [...transfer]);
+const post = (message: FromWorker): void => port.postMessage(message);
 
 let controller = new AbortController();
-let outstandingBytes = 0;
-let wake: (() => void) | undefined;
-
-async function send(bytes: Uint8Array): Promise<void> {
-  outstandingBytes += bytes.length;
-  // SAFETY: records are gathered in buffers of their own, never in shared memory.
-  post({ kind: 'records', bytes }, [bytes.buffer as ArrayBuffer]);
-  while (outstandingBytes > outstandingBytesMax && !controller.signal.aborted) {
-    const turn = Promise.withResolvers<void>();
-    wake = turn.resolve;
-    await turn.promise;
-  }
-  controller.signal.throwIfAborted();
-}
 
 /** Blocks this thread, which has nothing else to do, until the layers below are ready. */
 function askParents(parentsPort: MessagePort | undefined): readonly ParentLayer[] {
@@ -65,14 +54,49 @@ function progressMeter(): { add(digest: Digest, count: number): void; flush(): v
   };
 }
 
-async function run(task: WorkerTask, parentsPort: MessagePort | undefined, signal: AbortSignal): Promise<UnpackResult | undefined> {
+/** Tells of waits that are worth a message. */
+function waitMeter(): (isWaiting: boolean) => void {
+  let timer: NodeJS.Timeout | undefined;
+  let isTold = false;
+  return (isWaiting) => {
+    clearTimeout(timer);
+    if (isWaiting) {
+      timer = setTimeout(() => {
+        isTold = true;
+        post({ kind: 'waiting', isWaiting: true });
+      }, waitingMs);
+    } else if (isTold) {
+      isTold = false;
+      post({ kind: 'waiting', isWaiting: false });
+    }
+  };
+}
+
+async function run(task: WorkerTask, parentsPort: MessagePort | undefined, signal: AbortSignal): Promise<UnpackResult | StoreTaskResult | undefined> {
   const meter = progressMeter();
   const onBytes = (digest: Digest, count: number): void => meter.add(digest, count);
+  const following = (digest: Digest) => ({ parents: () => askParents(parentsPort), progress: (count: number) => meter.add(digest, count), onWaiting: waitMeter(), signal });
   try {
-    if (task.kind === 'unpack') return await runUnpackTask(task, { send, parents: () => askParents(parentsPort), progress: (count) => meter.add(task.diffId, count) }, signal);
-    if (task.kind === 'download') await runDownloadTask(task, onBytes, signal);
-    else if (task.kind === 'copy') await runCopyTask(task, onBytes, signal);
-    else await runExtractTask(task, signal);
+    switch (task.kind) {
+      case 'unpack':
+        return await runUnpackTask(task, following(task.blob.digest));
+      case 'place':
+      case 'checkBlobs':
+      case 'checkLayer':
+        return await runStoreTask(task, { progress: onBytes }, signal);
+      case 'check':
+        await runCheckTask(task, following(task.blob.digest));
+        break;
+      case 'download':
+        await runDownloadTask(task, onBytes, signal);
+        break;
+      case 'copy':
+        await runCopyTask(task, onBytes, signal);
+        break;
+      case 'extract':
+        await runExtractTask(task, signal);
+        break;
+    }
     return undefined;
   } finally {
     meter.flush();
@@ -82,7 +106,6 @@ async function run(task: WorkerTask, parentsPort: MessagePort | undefined, signa
 
 async function runAndTell(task: WorkerTask, parentsPort: MessagePort | undefined): Promise<void> {
   controller = new AbortController();
-  outstandingBytes = 0;
   try {
     const result = await run(task, parentsPort, controller.signal);
     post({ kind: 'done', result });
@@ -97,13 +120,8 @@ port.on('message', (message: ToWorker) => {
       // SAFETY: the pool passes a MessagePort here, which message types cannot name.
       void runAndTell(message.task, message.parentsPort as MessagePort | undefined);
       return;
-    case 'credit':
-      outstandingBytes -= message.bytes;
-      wake?.();
-      return;
     case 'cancel':
       controller.abort();
-      wake?.();
       return;
   }
 });

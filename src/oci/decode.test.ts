@@ -29,6 +29,10 @@ test('treats prototype names as ordinary keys', () => {
   assert.equal(fieldsOf(parseJson('{}', 'document'), '').optional('constructor', decodeString), undefined);
 });
 
+test('quotes nothing of a broken document that could steer a terminal', () => {
+  assert.throws(() => parseJson('\u001b[2Jhello\r\n', 'document'), { code: 'invalidArgument', message: /^document: not JSON: [\x20-\x7e]*\?\[2Jhello[\x20-\x7e]*$/ });
+});
+
 test('keeps every digit of 64-bit numbers', () => {
   assert.deepEqual(arrayOf(decodeUint64)(parseJson('[18446744073709551615, 9007199254740993, 7]', 'document'), ''), [18446744073709551615n, 9007199254740993n, 7n]);
   assert.equal(decodeInt64(parseJson('-9223372036854775808', 'document'), ''), -9223372036854775808n);

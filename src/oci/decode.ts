@@ -49,7 +49,10 @@ export function parseJson(text: string, what: string): unknown {
       return value;
     });
   } catch (cause) {
-    throw new RuntimeError('invalidArgument', `${what}: not JSON: ${cause instanceof Error ? cause.message.slice(0, 200) : 'unreadable'}`, { cause });
+    // The parser quotes the document, which may be a stranger's: what could steer a terminal is taken out.
+    throw new RuntimeError('invalidArgument', `${what}: not JSON: ${cause instanceof Error ? cause.message.slice(0, 200).replaceAll(/[^\x20-\x7e]+/g, '?') : 'unreadable'}`, {
+      cause,
+    });
   }
 }
 

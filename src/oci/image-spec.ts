@@ -56,6 +56,29 @@ export function layerCompressionOf(mediaType: string): LayerCompression | undefi
   return Object.hasOwn(layerCompressions, mediaType) ? layerCompressions[mediaType] : undefined;
 }
 
+const foreignLayers: Readonly<Record<string, LayerCompression>> = {
+  'application/vnd.oci.image.layer.nondistributable.v1.tar': 'none',
+  'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip': 'gzip',
+  'application/vnd.oci.image.layer.nondistributable.v1.tar+zstd': 'zstd',
+  'application/vnd.docker.image.rootfs.foreign.diff.tar': 'none',
+  'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip': 'gzip',
+};
+
+/** True for a layer that its maker does not want to be passed on, or that is said to be elsewhere. Source: image-spec "layer.md", Non-Distributable Layers. */
+export function isForeignLayer({ mediaType, urls = [] }: Pick<Descriptor, 'mediaType' | 'urls'>): boolean {
+  return Object.hasOwn(foreignLayers, mediaType) || urls.length > 0;
+}
+
+/** True for the media type of an archive of files, foreign ones included. */
+export function isLayerType(mediaType: string): boolean {
+  return Object.hasOwn(layerCompressions, mediaType) || Object.hasOwn(foreignLayers, mediaType);
+}
+
+/** True for the media type of an image's configuration: what a container can be made of. */
+export function isImageConfigType(mediaType: string): boolean {
+  return mediaType === mediaTypes.ociConfig || mediaType === mediaTypes.dockerConfig;
+}
+
 /** The platform of an image. Architecture and variant are Go's names, such as `arm64` and `v8`. */
 export interface Platform {
   readonly os: string;
@@ -72,6 +95,8 @@ export interface Descriptor {
   readonly annotations: Readonly<Record<string, string>>;
   readonly platform?: Platform;
   readonly artifactType?: string;
+  /** Other places where the content may be: a foreign layer, then. Never asked. */
+  readonly urls?: readonly string[];
 }
 
 /** A list of manifests, usually one per platform. */
@@ -152,6 +177,7 @@ export const decodeDescriptor: Decoder<Descriptor> = (value, path) => {
     annotations: fields.withDefault('annotations', decodeAnnotations, none),
     platform: fields.optional('platform', decodePlatform),
     artifactType: fields.optional('artifactType', decodeString) || undefined,
+    urls: fields.optional('urls', arrayOf(decodeString, 100)),
   });
 };
 

@@ -3,5 +3,6 @@ export * from './decode.ts';
 export * from './runtime-spec.ts';
 export * from './runtime-spec-decode.ts';
 export * from './digest.ts';
+export * from './id-mappings.ts';
 export * from './reference.ts';
 export * from './image-spec.ts';

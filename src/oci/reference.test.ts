@@ -42,6 +42,8 @@ test('a bad reference is one line that quotes it', () => {
     ['../x', 'repository part ".." may have letters, digits and single separators (. _ __ -) between them'],
     ['host.example:x/y', '"host.example:x" is no registry host'],
     ['a'.repeat(64), 'is an image id, not a name'],
+    [`sha256:${'a'.repeat(64)}`, 'is an image id, not a name'],
+    [`sha512:${'b'.repeat(128)}`, 'is an image id, not a name'],
     [`localhost/${'a'.repeat(256)}`, 'repository is longer than 255 characters'],
   ];
   for (const [text, cause] of cases) {

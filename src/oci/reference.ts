@@ -54,7 +54,7 @@ function whyBadRepository(repository: string): string | undefined {
 export function parseReference(text: string): ImageReference {
   const fail = (cause: string): RuntimeError => new RuntimeError('invalidArgument', `image reference ${JSON.stringify(text.slice(0, 300))}: ${cause}`);
   if (text === '') throw fail('must not be empty');
-  if (/^[0-9a-f]{64}$/.test(text)) throw fail('is an image id, not a name');
+  if (/^(?:sha256:|sha512:)?[0-9a-f]{64}(?:[0-9a-f]{64})?$/.test(text)) throw fail('is an image id, not a name');
   const at = text.indexOf('@');
   const digestText = at < 0 ? undefined : text.slice(at + 1);
   if (digestText !== undefined && !isDigest(digestText)) throw fail(`${JSON.stringify(digestText.slice(0, 140))} is no sha256 or sha512 digest`);

@@ -22,6 +22,7 @@ import {
   oneOf,
   pathOf,
 } from './decode.ts';
+import { decodeIdMappings } from './id-mappings.ts';
 import {
   type RuntimeSpec,
   type SeccompArg,
@@ -120,6 +121,9 @@ const decodeMount: Decoder<SpecMount> = (value, path) => {
     source: fields.optional('source', decodeString),
     options: fields.withDefault('options', arrayOf(decodeNonEmptyString, 256), []),
     idMapped: presentOf(fields, ['uidMappings', 'gidMappings']).length > 0,
+    ...(presentOf(fields, ['uidMappings', 'gidMappings']).length === 0
+      ? {}
+      : { idMappings: { uids: fields.required('uidMappings', decodeIdMappings), gids: fields.required('gidMappings', decodeIdMappings) } }),
   });
 };
 
@@ -269,6 +273,9 @@ const decodeLinux: Decoder<SpecLinux> = (value, path) => {
   return compact({
     namespaces: fields.withDefault('namespaces', decodeNamespaces, []),
     hasIdMappings: lengthOf('uidMappings') + lengthOf('gidMappings') > 0,
+    ...(lengthOf('uidMappings') + lengthOf('gidMappings') === 0
+      ? {}
+      : { uidMappings: fields.withDefault('uidMappings', decodeIdMappings, []), gidMappings: fields.withDefault('gidMappings', decodeIdMappings, []) }),
     hasTimeOffsets: (fields.optional('timeOffsets', fieldsOf)?.names.length ?? 0) > 0,
     devices: fields.withDefault('devices', arrayOf(decodeDevice, 1024), []),
     cgroupsPath: fields.optional('cgroupsPath', decodeString),

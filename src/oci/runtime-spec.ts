@@ -3,6 +3,7 @@
  * Names are those of the specification. 64-bit quantities (limits, rlimits, quotas, seccomp values) are bigint; ids, modes and device
  * numbers are JavaScript numbers, checked to be 32-bit. Properties that the project does not act on are kept out by the decoder.
  */
+import type { SpecIdMapping } from './id-mappings.ts';
 
 /** Kinds of namespaces. */
 export const namespaceTypes = ['pid', 'network', 'mount', 'ipc', 'uts', 'user', 'cgroup', 'time'] as const;
@@ -91,6 +92,8 @@ export interface SpecMount {
   readonly options: readonly string[];
   /** True where the mount asks for id mapping of its own. */
   readonly idMapped: boolean;
+  /** The mapping that it asks for; absent where it asks for none. */
+  readonly idMappings?: { readonly uids: readonly SpecIdMapping[]; readonly gids: readonly SpecIdMapping[] };
 }
 
 /** One entry of linux.devices. */
@@ -245,6 +248,9 @@ export type Propagation = (typeof propagations)[number];
 export interface SpecLinux {
   readonly namespaces: readonly SpecNamespace[];
   readonly hasIdMappings: boolean;
+  /** Of the user namespace; absent like empty. */
+  readonly uidMappings?: readonly SpecIdMapping[];
+  readonly gidMappings?: readonly SpecIdMapping[];
   readonly hasTimeOffsets: boolean;
   readonly devices: readonly SpecDevice[];
   readonly cgroupsPath?: string;

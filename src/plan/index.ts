@@ -5,3 +5,4 @@ export * from './encoding.ts';
 export * from './errno.ts';
 export * from './vocabulary.ts';
 export * from './layer.ts';
+export * from './user-namespace.ts';

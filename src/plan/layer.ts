@@ -9,7 +9,7 @@
 import { ByteWriter } from './bytes.ts';
 
 /** Record numbers of the wire. */
-export const layerOps = { directory: 1, file: 2, data: 3, link: 4, hardLink: 5, node: 6, whiteout: 7, opaque: 8, finish: 9 } as const;
+export const layerOps = { directory: 1, file: 2, data: 3, link: 4, hardLink: 5, node: 6, whiteout: 7, opaque: 8, finish: 9, style: 10, inspect: 11 } as const;
 
 /** What every entry carries. Times are nanoseconds since the epoch; xattr names are whole (`security.capability`). */
 export interface LayerEntryAttributes {
@@ -21,6 +21,15 @@ export interface LayerEntryAttributes {
   readonly mtimeNs: bigint;
   readonly xattrs: readonly { readonly name: string; readonly value: Uint8Array }[];
 }
+
+/**
+ * How a layer speaks to an overlay. `trusted`: attributes `trusted.overlay.*` and whiteouts as character devices 0:0. `user`: attributes
+ * `user.overlay.*`, for an overlay mounted with `userxattr`, as one in a user namespace must be. `userFiles`: so too, and whiteouts are marked empty
+ * files, for where the device cannot be made; Linux 6.8 and later read them.
+ */
+export type OverlayStyle = 'trusted' | 'user' | 'userFiles';
+/** Numbers of the wire. */
+const overlayStyles: Readonly<Record<OverlayStyle, number>> = { trusted: 0, user: 1, userFiles: 2 };
 
 /** One record of the stream; see docs/native.md for how the child answers. */
 export type LayerRecord =
@@ -34,16 +43,28 @@ export type LayerRecord =
   | { readonly op: 'hardLink'; readonly path: string; readonly target: string }
   /** Character (0o020000), block (0o060000) device or FIFO (0o010000); the type is in `type`. */
   | ({ readonly op: 'node'; readonly type: number; readonly major: number; readonly minor: number } & LayerEntryAttributes)
-  /** An overlay whiteout (character device 0:0) at `path`. */
+  /** First of all records or never: the style of the layer; without it `trusted`. */
+  | { readonly op: 'style'; readonly style: OverlayStyle }
+  /** An overlay whiteout at `path`: a character device 0:0, or as the style says. */
   | { readonly op: 'whiteout'; readonly path: string }
-  /** Marks the directory `path` opaque with `trusted.overlay.opaque`; made when missing. */
+  /** Marks the directory `path` opaque with `trusted.overlay.opaque`, or as the style says; made when missing. */
   | { readonly op: 'opaque'; readonly path: string }
-  /** Directory times are set now, the file system is synced (syncfs) and the child answers. */
-  | { readonly op: 'finish' };
+  /** Directory times are set now and the child answers. Nothing is synced: that is done once for all layers of an image (`syncFileSystem`). */
+  | { readonly op: 'finish' }
+  /** Instead of all others: the child tells what the directory holds and ends. */
+  | { readonly op: 'inspect' };
 
 function writeAttributes(out: ByteWriter, entry: LayerEntryAttributes): void {
   out.text(entry.path).u32(entry.mode).u32(entry.uid).u32(entry.gid).i64(entry.mtimeNs).u32(entry.xattrs.length);
   for (const { name, value } of entry.xattrs) out.text(name).bytes(value);
+}
+
+/** Beginning of a record whose body of so many bytes follows from elsewhere: content is not copied for its record. */
+export function encodeLayerRecordHeader(op: LayerRecord['op'], bodyBytes: number): Buffer {
+  const header = Buffer.allocUnsafe(8);
+  header.writeUInt32LE(layerOps[op], 0);
+  header.writeUInt32LE(bodyBytes, 4);
+  return header;
 }
 
 /** One record as bytes. Field order: path, mode, uid, gid, mtimeNs, xattr count and pairs, then the op's own fields. */
@@ -72,11 +93,15 @@ export function encodeLayerRecord(record: LayerRecord): Buffer {
       writeAttributes(out, record);
       out.u32(record.type).u32(record.major).u32(record.minor);
       break;
+    case 'style':
+      out.u32(overlayStyles[record.style]);
+      break;
     case 'whiteout':
     case 'opaque':
       out.text(record.path);
       break;
     case 'finish':
+    case 'inspect':
       break;
   }
   out.setU32(4, out.length - 8);

@@ -180,6 +180,21 @@ export const vocabulary = {
     does: 'Copies the entries of a directory (regular files, directories, links; mode, owner, times, xattrs kept) into an existing empty directory, both resolved with RESOLVE_IN_ROOT below slots; a missing or non-empty source or target directory is no error and copies nothing when from is missing.',
     says: (s) => `copy what ${at(s.fromDir, s.from)} holds into ${at(s.dir, s.path)}`,
   }),
+  fillDirectory: step({
+    op: 22, fields: { fromDir: 'slot', from: 'text', dir: 'slot', path: 'text', bytesMax: 'u64', entriesMax: 'u32' },
+    does: 'Makes an existing empty directory a copy of another: the entries as copyTree does, then the owner, mode, times and xattrs of the directory itself; both resolved with RESOLVE_IN_ROOT below slots. A missing from is no error and changes nothing, one that is no directory is ENOTDIR, the root of fromDir itself is EINVAL; more bytes or entries than the bounds are EDQUOT.',
+    says: (s) => `make ${at(s.dir, s.path)} a copy of the directory ${at(s.fromDir, s.from)}, of at most ${s.bytesMax} bytes and ${s.entriesMax} entries`,
+  }),
+  syncFileSystem: step({
+    op: 23, fields: { dir: 'slot', path: 'text' },
+    does: 'Opens the directory (links followed: it is the engine\'s own) and calls syncfs: everything written to its file system before is on the disk afterwards.',
+    says: (s) => `write the file system of ${at(s.dir, s.path)} to its disk`,
+  }),
+  shiftTree: step({
+    op: 24, fields: { fromDir: 'slot', from: 'text', dir: 'slot', path: 'text', uids: 'u32s', gids: 'u32s' },
+    does: 'Copies a layer into an existing empty directory with mapped owners: every kind of entry, holes, hard links, modes, times and xattrs; ids of access control lists and of file capabilities are mapped too. uids and gids are triples: first id inside, first id outside, count. What has no mapping gets 65534 and loses its set-id bits. No link is followed, the end is synced, a failure names the entry.',
+    says: (s) => `copy the layer ${at(s.fromDir, s.from)} to ${at(s.dir, s.path)} for the user ids ${s.uids.join(' ')} and group ids ${s.gids.join(' ')}`,
+  }),
 
   // --- namespaces (30 to 39)
   unshare: step({
@@ -199,8 +214,8 @@ export const vocabulary = {
   }),
   exportSlot: step({
     op: 33, fields: { slot: 'slot', podSlot: 'slot' },
-    does: 'In a child: hands the descriptor to the shim, which keeps it in the pod slot.',
-    says: (s) => `hand slot ${s.slot} to the shim as pod slot ${s.podSlot}`,
+    does: 'In a child: hands the descriptor to the shim, which keeps it in the pod slot or, from 64 on, in that slot for the children of this plan that come later.',
+    says: (s) => `hand slot ${s.slot} to the shim as ${s.podSlot < podSlotCount ? 'pod slot' : 'slot'} ${s.podSlot}`,
   }),
   fork: step({
     op: 34, fields: { flags: 'u32' },
@@ -216,6 +231,11 @@ export const vocabulary = {
     op: 36, fields: { name: 'text' },
     does: 'setdomainname.',
     says: (s) => `set the NIS domain name to ${s.name}`,
+  }),
+  forkInside: step({
+    op: 37, fields: { flags: 'u32' },
+    does: 'As fork, with CLONE_NEWPID among the flags and the slots kept: continues as the init of a new PID namespace, which nobody else lives in. For a process that had to enter a user namespace first.',
+    says: (s) => `continue as the init of a new PID namespace (new namespaces: ${namesOf(s.flags, spaceNames)})`,
   }),
 
   // --- network (40 to 49)
@@ -253,7 +273,7 @@ export const vocabulary = {
   }),
   moveMount: step({
     op: 55, fields: { from: 'slot', root: 'slot', target: 'text', create: 'u32', noLinks: 'u32' },
-    does: 'Resolves target below root with RESOLVE_IN_ROOT (noLinks=1 adds RESOLVE_NO_SYMLINKS and wants a plain directory), creating it and its parents when missing (0 no, 1 directory 0755, 2 empty file 0644); create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or EISDIR; refuses a target on procfs that is not a directory; move_mount by descriptors, so a swapped path has no effect.',
+    does: 'Resolves target below root with RESOLVE_IN_ROOT (noLinks=1 adds RESOLVE_NO_SYMLINKS and wants a plain directory), creating it and its parents when missing (0 no, 1 directory 0755, 2 empty file 0644); create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or EISDIR; refuses a target on procfs and a path that leads to the root itself (EINVAL; an empty target means it); move_mount by descriptors, so a swapped path has no effect.',
     says: (s) => `attach the mount of slot ${s.from} at ${at(s.root, s.target)}`,
   }),
   pivotRoot: step({
@@ -336,6 +356,11 @@ export const vocabulary = {
   }),
   joinKeyring: step({ op: 85, fields: { name: 'text' }, does: 'KEYCTL_JOIN_SESSION_KEYRING.', says: (s) => `join a new session keyring ${s.name}` }),
   setPersonality: step({ op: 86, fields: { persona: 'u32' }, does: 'personality(2).', says: (s) => `set the personality to ${hex(s.persona)}` }),
+  giveStreams: step({
+    op: 87, fields: { uid: 'u32', gid: 'u32' },
+    does: 'Gives pipes and terminals among the standard streams to this user and group, as setUser does, for one whose ids are mapped in a user namespace that is entered next; a failure is passed over.',
+    says: (s) => `give the standard streams to ${s.uid}:${s.gid}`,
+  }),
 
   // --- cgroups (100 to 109)
   attachDeviceFilter: step({

@@ -11,9 +11,15 @@ import { decodeSignal } from './signals.ts';
 import { StopDeadlines } from './stops.ts';
 import { type ContainerRecord, type PodRecord, containerKey } from './store.ts';
 import type { ContainerConfig } from './types.ts';
+import { type LeasedImages, declaredSources, declaredVolumes, explainMountFailure, leaseImages, releaseImages, resolveImageMounts } from './volumes.ts';
 
 /** After SIGKILL a process that is still there hangs in the kernel. */
 const killTimeoutMs = 10_000;
+
+/** The request of a container with what its leases gave. */
+export function withLeased(built: Omit<ContainerRequest, 'layers'>, { layers, volumes }: LeasedImages): ContainerRequest {
+  return { ...built, layers, volumes: { ...built.volumes, ...volumes } };
+}
 
 /** One per engine. Ids may be shortened to a unique prefix; every method rejects with RuntimeError. */
 export class ContainerOperations {
@@ -58,6 +64,7 @@ export class ContainerOperations {
 
   async #make(pod: PodRecord, config: ContainerConfig): Promise<ContainerId> {
     const { clock, images } = this.#state.deps;
+    const mounted = resolveImageMounts(images, config.mounts);
     const sandbox = this.#state.sandbox(pod.id);
     const image = images.resolve(config.image);
     if (image === undefined) throw new RuntimeError('notFound', `image ${JSON.stringify(config.image)}: not found`);
@@ -82,22 +89,26 @@ export class ContainerOperations {
         reason: '',
         message: '',
         stopSignal: stopSignal === '' ? 'SIGTERM' : stopSignal,
+        ...(mounted.length === 0 ? {} : { mountedImages: mounted }),
       });
-      rollback.defer('release the image', async () => images.release(id));
-      const layers = images.lease(image.id, id);
+      rollback.defer('release the images', async () => releaseImages(images, { id, config }));
+      const leased = leaseImages(images, { id, imageId: image.id, config }, mounted);
       rollback.defer('remove the container', async () => sandbox.removeContainer(id));
       this.#state.expectEnd(id);
       rollback.defer('expect no end', async () => void this.#state.ends.delete(id));
-      const { pid, identity } = await sandbox.createContainer({ ...built, layers });
+      const { pid, identity } = await sandbox.createContainer(withLeased(built, leased)).catch((error: unknown) => {
+        throw explainMountFailure(error, config.mounts);
+      });
       this.#state.store.moveContainer(id, { state: 'created', pid, identity });
     });
     this.#state.publish({ kind: 'containerCreated', podSandboxId: pod.id, containerId: id, atNs: clock.nowNs() });
     return id;
   }
 
-  /** The request of a container but for its layers, which need a lease. */
+  /** The request of a container but for what lies in images, which needs leases; see `withLeased`. */
   async build(pod: PodRecord, config: ContainerConfig, image: ResolvedImage, id: ContainerId): Promise<Omit<ContainerRequest, 'layers'>> {
     const { namespaces } = config.security;
+    const { defaults } = this.#state.deps;
     const target = namespaces.pid === 'target' ? this.#state.store.getContainer(namespaces.targetId ?? '') : undefined;
     if (target !== undefined && (target.podId !== pod.id || target.state !== 'running'))
       throw new RuntimeError('failedPrecondition', `target container ${target.id}: is not a running container of this pod`);
@@ -109,7 +120,7 @@ export class ContainerOperations {
       hostname: pod.hostname,
       container: config,
       image: image.process,
-      defaults: this.#state.deps.defaults,
+      defaults,
       ...(target === undefined ? {} : { targetPid: target.pid }),
     });
     return {
@@ -121,6 +132,7 @@ export class ContainerOperations {
       terminal: config.tty,
       ...(pod.config.logDirectory === '' || config.logPath === '' ? {} : { log: { directory: pod.config.logDirectory, path: config.logPath } }),
       sharesPodPid: namespaces.pid === 'pod',
+      volumes: declaredSources(declaredVolumes(image.process, config.mounts, defaults.imageVolumes), defaults.imageVolumes),
     };
   }
 
@@ -200,7 +212,7 @@ export class ContainerOperations {
       const sandbox = this.#state.sandboxes.get(container.podId);
       if (sandbox === undefined) await this.#state.driver(pod.runtimeHandler).cleanUpContainer(pod.sandbox, container.id);
       else await sandbox.removeContainer(container.id);
-      this.#state.deps.images.release(container.id);
+      releaseImages(this.#state.deps.images, container);
       this.#state.store.deleteContainer(container.id);
       this.#state.publish({ kind: 'containerRemoved', podSandboxId: container.podId, containerId: container.id, atNs: this.#state.deps.clock.nowNs() });
     });

@@ -5,7 +5,7 @@
 import { type BoundedQueue, type Clock, KeyedMutex, type Records, RuntimeError } from '#core';
 import type { ImagePort, NetworkPort, ProcessEnd, Sandbox, SandboxDriver, SpecDefaults } from './ports.ts';
 import { type ContainerRecord, PodStore } from './store.ts';
-import type { EngineEvent } from './types.ts';
+import type { EngineEvent, ImageFileSystemUsage } from './types.ts';
 
 /** What an engine is wired with. */
 export interface EngineDependencies {
@@ -16,6 +16,8 @@ export interface EngineDependencies {
   readonly defaultHandler: string;
   readonly images: ImagePort;
   readonly network: NetworkPort;
+  /** Space of the writable layers of containers. */
+  readonly containerUsage: () => Promise<ImageFileSystemUsage>;
   readonly defaults: SpecDefaults;
   readonly version: string;
   /** Facts for verbose status. */

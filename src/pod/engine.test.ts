@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { RuntimeError } from '#core';
 import { PodEngine } from './engine.ts';
-import { FakeDriver, FakeImages, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, fakeDefaults, podConfig } from './testing/doubles.ts';
+import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, fakeDefaults, podConfig } from './testing/doubles.ts';
+import { FakeImages } from './testing/image-doubles.ts';
 
 function setUp() {
   const journal = new Journal();
@@ -21,6 +22,7 @@ function setUp() {
       defaultHandler: 'native',
       images,
       network,
+      containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
       defaults: fakeDefaults,
       version: '0',
       info: () => ({}),
@@ -229,6 +231,50 @@ describe('a second engine', () => {
     await next.reconcile();
     assert.deepEqual(await next.listPodSandboxes(), []);
     assert.equal(host.records.size, 0);
+    assert.equal(host.images.held.size, 0);
+  });
+});
+
+describe('images as volumes', () => {
+  const mounts = [
+    { containerPath: '/h', hostPath: '/srv', readonly: false, propagation: 'private' },
+    { containerPath: '/v', hostPath: '', readonly: true, propagation: 'private', image: { image: 'x', subPath: 's' } },
+  ] as const;
+
+  it('are leased while their container is there and shown by reference', async () => {
+    const host = setUp();
+    const podId = await host.engine.runPodSandbox(podConfig());
+    const id = await host.engine.createContainer(podId, containerConfig({ mounts }));
+    assert.deepEqual([...host.images.held], [id, `${id}/image-1`]);
+    assert.deepEqual(
+      (await host.engine.containerStatus(id)).mounts.map(({ image }) => image?.imageRef),
+      [undefined, 'docker.io/library/x@sha256:2'],
+    );
+    await host.engine.removeContainer(id);
+    assert.equal(host.images.held.size, 0);
+  });
+
+  it('are given up when the create fails, and refused before anything where the image is missing', async () => {
+    const host = setUp();
+    const podId = await host.engine.runPodSandbox(podConfig());
+    host.journal.failAt = 'createContainer';
+    await assert.rejects(host.engine.createContainer(podId, containerConfig({ mounts })), { code: 'resourceExhausted' });
+    assert.equal(host.images.held.size, 0);
+    const missing = { containerPath: '/v', hostPath: '', readonly: true, propagation: 'private', image: { image: 'y', subPath: '' } } as const;
+    await assert.rejects(host.engine.createContainer(podId, containerConfig({ mounts: [missing] })), {
+      code: 'notFound',
+      message: 'create container app in pod web: ImageVolumeMountFailed: config.mounts[0].image: image "y": not found',
+    });
+  });
+
+  it('are kept for the containers that another engine finds, and no others', async () => {
+    const host = setUp();
+    const podId = await host.engine.runPodSandbox(podConfig());
+    const id = await host.engine.createContainer(podId, containerConfig({ mounts }));
+    host.images.held.add('gone/image-0').add('gone');
+    await host.openEngine().reconcile();
+    assert.deepEqual([...host.images.held], [id, `${id}/image-1`]);
+    await host.engine.removePodSandbox(podId);
     assert.equal(host.images.held.size, 0);
   });
 });

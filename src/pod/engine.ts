@@ -3,8 +3,9 @@
  * and images together and knows nothing of how a sandbox, a network or an image is made.
  */
 import { BoundedQueue, type ContainerId, type PodSandboxId, RuntimeError, containerId, encodeId, podSandboxId, wrapError } from '#core';
-import { ContainerOperations } from './container-operations.ts';
+import { ContainerOperations, withLeased } from './container-operations.ts';
 import { type EngineDependencies, EngineState } from './engine-state.ts';
+import { defaultHostname } from './files.ts';
 import { abandonable } from './joins.ts';
 import { PodOperations } from './pod-operations.ts';
 import type { SandboxRequest } from './ports.ts';
@@ -12,6 +13,8 @@ import { decodeSignal } from './signals.ts';
 import { describeContainer, describePod, logPathOf, matchesContainer, matchesPod } from './status.ts';
 import type { PodRecord } from './store.ts';
 import type {
+  CollectImagesOptions,
+  CollectReport,
   ContainerConfig,
   ContainerFilter,
   ContainerStatus,
@@ -21,17 +24,27 @@ import type {
   ExecRequest,
   ExecSyncResult,
   ExplainRequest,
+  FileSystemsUsage,
   HostFile,
-  ImageFileSystemUsage,
+  ImageDiskUsage,
   ImageFromHostRequest,
+  ImageReferrer,
   ImageSummary,
+  ImportImagesOptions,
   PodFilter,
   PodSandboxConfig,
   PodSandboxStatus,
   ProcessStreams,
-  PullProgress,
-  RegistryAuth,
+  PullImageOptions,
+  PushImageOptions,
+  PushedImage,
+  RegistryQueryOptions,
+  SaveImagesOptions,
+  SavedImages,
+  VerifyImagesOptions,
+  VerifyReport,
 } from './types.ts';
+import { type LeasedImages, leaseImages, releaseImages, resolveImageMounts } from './volumes.ts';
 
 const eventBacklogMax = 4096;
 
@@ -181,16 +194,22 @@ export class PodEngine implements Engine {
 
   // --- images
 
-  async pullImage(
-    reference: string,
-    options: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void } = {},
-    signal?: AbortSignal,
-  ): Promise<ImageSummary> {
-    return this.#state.deps.images.pull(reference, { ...options, ...(signal === undefined ? {} : { signal }) });
+  async pullImage(reference: string, options: PullImageOptions = {}, signal?: AbortSignal): Promise<ImageSummary> {
+    return this.#state.deps.images.pull(reference, { ...options, ...cancelledBy(signal) });
   }
 
-  async importImages(path: string, options: { readonly name?: string } = {}, signal?: AbortSignal): Promise<ImageSummary[]> {
-    return this.#state.deps.images.importImages(path, { ...options, ...(signal === undefined ? {} : { signal }) });
+  async pushImage(nameOrId: string, options: PushImageOptions = {}, signal?: AbortSignal): Promise<PushedImage> {
+    return this.#state.deps.images.push(nameOrId, { ...options, ...cancelledBy(signal) });
+  }
+
+  async importImages(path: string, options: ImportImagesOptions = {}, signal?: AbortSignal): Promise<ImageSummary[]> {
+    requireAbsolute('import images from', path);
+    return this.#state.deps.images.importImages(path, { ...options, ...cancelledBy(signal) });
+  }
+
+  async saveImages(names: readonly string[], path: string, options: SaveImagesOptions, signal?: AbortSignal): Promise<SavedImages> {
+    requireAbsolute('save images to', path);
+    return this.#state.deps.images.save(names, path, { ...options, ...cancelledBy(signal) });
   }
 
   async imageFromHost(request: ImageFromHostRequest, signal?: AbortSignal): Promise<{ readonly image: ImageSummary; readonly files: readonly HostFile[] }> {
@@ -209,12 +228,41 @@ export class PodEngine implements Engine {
     return this.#state.deps.images.list();
   }
 
-  async removeImage(nameOrId: string): Promise<void> {
-    await this.#state.deps.images.remove(nameOrId);
+  async tagImage(nameOrId: string, name: string): Promise<ImageSummary> {
+    return this.#state.deps.images.tag(nameOrId, name);
   }
 
-  async imageUsage(): Promise<ImageFileSystemUsage> {
-    return this.#state.deps.images.usage();
+  async pinImage(nameOrId: string, pinned: boolean): Promise<ImageSummary> {
+    return this.#state.deps.images.pin(nameOrId, pinned);
+  }
+
+  async removeImage(nameOrId: string, options: { readonly untagOnly?: boolean } = {}): Promise<void> {
+    await this.#state.deps.images.remove(nameOrId, options);
+  }
+
+  async imageUsage(): Promise<FileSystemsUsage> {
+    const [images, containers] = await Promise.all([this.#state.deps.images.usage(), this.#state.deps.containerUsage()]);
+    return { images, containers };
+  }
+
+  async imageDiskUsage(): Promise<ImageDiskUsage> {
+    return this.#state.deps.images.diskUsage();
+  }
+
+  async verifyImages(options: VerifyImagesOptions, signal?: AbortSignal): Promise<VerifyReport> {
+    return this.#state.deps.images.verify({ ...options, ...cancelledBy(signal) });
+  }
+
+  async collectImages(options: CollectImagesOptions, signal?: AbortSignal): Promise<CollectReport> {
+    return this.#state.deps.images.collect({ ...options, ...cancelledBy(signal) });
+  }
+
+  async imageTags(repository: string, options: RegistryQueryOptions = {}, signal?: AbortSignal): Promise<readonly string[]> {
+    return this.#state.deps.images.tags(repository, { ...options, ...cancelledBy(signal) });
+  }
+
+  async imageReferrers(reference: string, options: RegistryQueryOptions & { readonly artifactType?: string } = {}, signal?: AbortSignal): Promise<readonly ImageReferrer[]> {
+    return this.#state.deps.images.referrers(reference, { ...options, ...cancelledBy(signal) });
   }
 
   // --- the engine itself
@@ -227,6 +275,7 @@ export class PodEngine implements Engine {
       networkReady: network.ready,
       networkReason: network.reason,
       networkMessage: network.message,
+      defaultRuntimeHandler: this.#state.deps.defaultHandler,
       runtimeHandlers: [...this.#state.deps.drivers].map(([name, { features }]) => ({ name: name === this.#state.deps.defaultHandler ? '' : name, ...features })),
       info: this.#state.deps.info(),
     };
@@ -251,7 +300,7 @@ export class PodEngine implements Engine {
   async explain({ pod, containers, showSecrets }: ExplainRequest): Promise<string[]> {
     const id = podSandboxId(encodeId(new Uint8Array(32)));
     const driver = this.#state.driver(this.#state.deps.defaultHandler);
-    const hostname = pod.hostname !== '' ? pod.hostname : pod.metadata.name;
+    const hostname = pod.hostname !== '' ? pod.hostname : defaultHostname(pod.metadata.name);
     const request: SandboxRequest = { podId: id, config: pod, hostname, foreground: false };
     const record: PodRecord = { id, config: pod, hostname, state: 'ready', createdAtNs: 0n, runtimeHandler: driver.name, foreground: false, sandbox: driver.plan(request) };
     const network = pod.security.namespaces.network === 'node' ? [] : this.#state.deps.network.explain({ podId: id, portMappings: pod.portMappings });
@@ -261,13 +310,28 @@ export class PodEngine implements Engine {
       if (image === undefined)
         throw new RuntimeError('notFound', `explain container ${config.metadata.name}: image ${JSON.stringify(config.image)}: not found; pull or import it first`);
       const built = await this.#containers.build(record, config, image, containerId(`container-${index + 1}`));
-      const lease = encodeId(this.#state.deps.clock.randomBytes(16));
-      const layers = this.#state.deps.images.lease(image.id, lease);
-      this.#state.deps.images.release(lease);
-      lines.push('', `container ${config.metadata.name}`, ...driver.explainContainer(request, { ...built, layers }, { showSecrets }));
+      const { images } = this.#state.deps;
+      const lessee = { id: encodeId(this.#state.deps.clock.randomBytes(16)), imageId: image.id, config };
+      let leased: LeasedImages;
+      try {
+        leased = leaseImages(images, lessee, resolveImageMounts(images, config.mounts));
+      } finally {
+        releaseImages(images, lessee);
+      }
+      lines.push('', `container ${config.metadata.name}`, ...driver.explainContainer(request, withLeased(built, leased), { showSecrets }));
     }
     return lines;
   }
+}
+
+/** A caller's signal as the ports take it. */
+function cancelledBy(signal: AbortSignal | undefined): { readonly signal?: AbortSignal } {
+  return signal === undefined ? {} : { signal };
+}
+
+/** The working directory of a client is not the engine's. */
+function requireAbsolute(verb: string, path: string): void {
+  if (!path.startsWith('/') || path.includes('\0')) throw new RuntimeError('invalidArgument', `${verb} ${JSON.stringify(path.slice(0, 300))}: must be an absolute path`);
 }
 
 function bindStreams(streams: Omit<ProcessStreams, 'resize'>): Omit<ProcessStreams, 'resize'> {

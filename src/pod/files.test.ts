@@ -1,7 +1,7 @@
 /** Texts of the pod's small files, and what must not get into them; names and numbers of signals. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { decodeResolvConf, encodeHosts, encodeResolvConf } from './files.ts';
+import { decodeResolvConf, defaultHostname, encodeHosts, encodeResolvConf } from './files.ts';
 import { decodeSignal } from './signals.ts';
 import { podConfig } from './testing/doubles.ts';
 
@@ -51,5 +51,13 @@ describe('signals', () => {
   it('are refused when they are none', () => {
     for (const text of ['', '0', '65', 'SIGNOPE', 'RTMIN+99', '-1', '9x'])
       assert.throws(() => decodeSignal(text), { code: 'invalidArgument', message: `signal ${JSON.stringify(text)}: unknown` });
+  });
+});
+
+describe('the hostname of a pod that names none', () => {
+  it('is its name, cut to what the kernel takes', () => {
+    assert.equal(defaultHostname('web'), 'web');
+    assert.equal(defaultHostname(`${'a'.repeat(62)}-b`), 'a'.repeat(62));
+    assert.equal(defaultHostname('b'.repeat(253)), 'b'.repeat(63));
   });
 });

@@ -2,6 +2,9 @@
 import { invalidArgument } from '#core';
 import type { DnsConfig, PodSandboxConfig } from './types.ts';
 
+/** Source: RFC 1123, a label; Linux takes 64. */
+const hostnameCharactersMax = 63;
+
 const token = /^[^\s#]+$/;
 
 function checkToken(path: string, value: string): string {
@@ -32,6 +35,11 @@ export function decodeResolvConf(text: string): DnsConfig {
     searches: of('search').at(-1) ?? of('domain').at(-1) ?? [],
     options: of('options').flat(),
   };
+}
+
+/** Hostname of a pod that names none: its name, cut as the kubelet cuts it, since the kernel takes no longer one. Source: kubelet, truncatePodHostnameIfNeeded. */
+export function defaultHostname(podName: string): string {
+  return podName.slice(0, hostnameCharactersMax).replace(/[-.]+$/, '');
 }
 
 /** `/etc/hosts` of a pod: loopback names, its own address, and its aliases. With the host's network the host's file comes first. */

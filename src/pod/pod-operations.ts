@@ -4,11 +4,12 @@
  */
 import { type PodSandboxId, RuntimeError, encodeId, encodeJson, podSandboxId, withRollback, wrapError } from '#core';
 import { type EngineState, endOf } from './engine-state.ts';
-import { encodeHosts, encodeResolvConf } from './files.ts';
+import { defaultHostname, encodeHosts, encodeResolvConf } from './files.ts';
 import { JoinedCreates, abandonable } from './joins.ts';
 import type { NetworkAttachment, OpaquePlan, PodFiles, Sandbox, SandboxDriver, SandboxRequest } from './ports.ts';
 import { type ContainerRecord, type PodRecord, podKey } from './store.ts';
 import type { PodSandboxConfig } from './types.ts';
+import { containerOfLease, releaseImages } from './volumes.ts';
 
 /** One per engine. Ids may be shortened to a unique prefix; every method rejects with RuntimeError. */
 export class PodOperations {
@@ -51,7 +52,7 @@ export class PodOperations {
     const { clock, network } = this.#state.deps;
     const id = podSandboxId(encodeId(clock.randomBytes(32)));
     const hostNetwork = config.security.namespaces.network === 'node';
-    const hostname = config.hostname !== '' ? config.hostname : hostNetwork ? this.#state.deps.defaults.nodeHostname : config.metadata.name;
+    const hostname = config.hostname !== '' ? config.hostname : hostNetwork ? this.#state.deps.defaults.nodeHostname : defaultHostname(config.metadata.name);
     const request: SandboxRequest = { podId: id, config, hostname, foreground };
     try {
       await withRollback(async (rollback) => {
@@ -167,7 +168,7 @@ export class PodOperations {
     const containers = this.#state.store.containers(pod.id);
     records.transaction(() => {
       for (const container of containers) {
-        images.release(container.id);
+        releaseImages(images, container);
         this.#state.store.deleteContainer(container.id);
       }
       this.#state.store.deletePod(pod.id);
@@ -181,7 +182,7 @@ export class PodOperations {
     const podIds = new Set<string>(this.#state.store.pods().map((pod) => pod.id));
     for (const container of this.#state.store.containers()) if (!podIds.has(container.podId)) this.#state.store.deleteContainer(container.id);
     const containerIds = new Set<string>(this.#state.store.containers().map((container) => container.id));
-    for (const lease of this.#state.deps.images.leases()) if (!containerIds.has(lease)) this.#state.deps.images.release(lease);
+    for (const lease of this.#state.deps.images.leases()) if (!containerIds.has(containerOfLease(lease))) this.#state.deps.images.release(lease);
     await this.#state.deps.network.reconcile(
       new Set(
         this.#state.store
@@ -215,7 +216,7 @@ export class PodOperations {
     const { store, deps } = this.#state;
     // One that was never made has no end; nobody was told its id.
     if (container.state === 'creating') {
-      deps.images.release(container.id);
+      releaseImages(deps.images, container);
       store.deleteContainer(container.id);
       return;
     }
@@ -231,7 +232,7 @@ export class PodOperations {
       if (container.state === 'exited') continue;
       if (process === undefined || container.state === 'creating') {
         await sandbox.removeContainer(container.id).catch((error: unknown) => this.#state.deps.report(error));
-        this.#state.deps.images.release(container.id);
+        releaseImages(this.#state.deps.images, container);
         this.#state.store.deleteContainer(container.id);
       } else if (process.state === 'ended') {
         this.#state.recordEnd(container.id, endOf(process));

@@ -4,46 +4,10 @@
  */
 import type { ContainerId, PodSandboxId } from '#core';
 import type { RuntimeSpec, SpecSeccomp } from '#oci';
-import type { DnsConfig, HostFile, ImageFileSystemUsage, ImageFromHostRequest, ImageSummary, PodSandboxConfig, PortMapping, PullProgress, RegistryAuth } from './types.ts';
+import type { RootfsLayers } from './image-port.ts';
+import type { DnsConfig, PodSandboxConfig, PortMapping } from './types.ts';
 
-/** Where a container's layers lie: `lower` are short names relative to `storeDir`, top layer first. */
-export interface RootfsLayers {
-  readonly storeDir: string;
-  readonly lower: readonly string[];
-}
-
-/** What of an image's configuration a container uses. It comes from the image and is not trusted. */
-export interface ImageProcess {
-  readonly entrypoint: readonly string[];
-  readonly command: readonly string[];
-  readonly env: readonly string[];
-  readonly workingDir: string;
-  /** `user[:group]`, names or numbers; empty: root. */
-  readonly user: string;
-  readonly stopSignal: string;
-}
-
-/** An image and what of it a container uses. */
-export interface ResolvedImage extends ImageSummary {
-  readonly process: ImageProcess;
-}
-
-/** The image store. Methods throw RuntimeError; names, digests, ids and unique prefixes of ids all resolve. */
-export interface ImagePort {
-  resolve(nameOrId: string): ResolvedImage | undefined;
-  /** Keeps the image's layers until `release`; survives a restart. Throws notFound. */
-  lease(imageId: string, leaseId: string): RootfsLayers;
-  release(leaseId: string): void;
-  /** Leases that exist, for reconcile. */
-  leases(): readonly string[];
-  list(): ImageSummary[];
-  pull(reference: string, options: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void; readonly signal?: AbortSignal }): Promise<ImageSummary>;
-  importImages(path: string, options: { readonly name?: string; readonly signal?: AbortSignal }): Promise<ImageSummary[]>;
-  fromHost(request: ImageFromHostRequest, signal?: AbortSignal): Promise<{ readonly image: ImageSummary; readonly files: readonly HostFile[] }>;
-  info(nameOrId: string): Readonly<Record<string, unknown>>;
-  remove(nameOrId: string): Promise<void>;
-  usage(): Promise<ImageFileSystemUsage>;
-}
+export type * from './image-port.ts';
 
 /** A plan as `plan` makes it; the engine only hands it on. */
 export type OpaquePlan = object;
@@ -104,11 +68,24 @@ export interface PodFiles {
   readonly hostname: string;
 }
 
+/** What becomes of the volumes that an image declares; see docs/decisions/0010. */
+export type ImageVolumePolicy = 'anonymous' | 'tmpfs' | 'ignore';
+
+/**
+ * What stands behind a mount of the runtime spec that no host path does, found by the mount's `source`. `layers`: an image, read-only.
+ * `directory`, `memory`: the container's own, made with it, filled with what its image holds there, gone with it. `origin` begins errors.
+ */
+export type VolumeSource =
+  | { readonly kind: 'layers'; readonly layers: RootfsLayers; readonly subPath: string; readonly origin: string }
+  | { readonly kind: 'directory' | 'memory'; readonly bytesMax: number; readonly origin: string };
+
 /** Everything that a sandbox needs to create a container. */
 export interface ContainerRequest {
   readonly containerId: ContainerId;
   readonly runtimeSpec: RuntimeSpec;
   readonly layers: RootfsLayers;
+  /** By the `source` of the spec's mounts. */
+  readonly volumes: Readonly<Record<string, VolumeSource>>;
   /** `user[:group]` to be resolved inside the root, and the groups that the request adds. */
   readonly identity: { readonly user: string; readonly group: string; readonly supplementalGroups: readonly number[]; readonly policy: 'merge' | 'strict' };
   readonly stdin: boolean;
@@ -231,6 +208,7 @@ export interface SpecDefaults {
   readonly seccomp: (capabilities: readonly string[]) => SpecSeccomp;
   /** Reads and decodes a localhost profile. */
   readonly readSeccompProfile: (path: string) => Promise<SpecSeccomp>;
+  readonly imageVolumes: ImageVolumePolicy;
   /** The device node at a host path, or every one below it when it is a directory. Throws notFound, invalidArgument. */
   readonly readDevices: (path: string) => Promise<readonly HostDevice[]>;
   readonly nodeHostname: string;

@@ -125,6 +125,23 @@ describe('mounts', () => {
     assert.equal((await build()).linux.rootfsPropagation, undefined);
   });
 
+  it('of images have a source that only this engine knows, and those that the image declares come before everything', async () => {
+    const spec = await build(
+      { mounts: [{ containerPath: '/models', hostPath: '', readonly: true, propagation: 'private', image: { image: 'm', subPath: '' }, restrictions: ['noexec'] }] },
+      {},
+      { ...image, volumes: ['/data', '/models'] },
+    );
+    assert.deepEqual(spec.mounts[0], { destination: '/data', type: 'bind', source: 'volume-0', options: ['bind', 'rprivate', 'rw', 'nodev'], idMapped: false });
+    assert.deepEqual(mountAt(spec, '/models')?.options, ['bind', 'rprivate', 'ro', 'nosuid', 'nodev', 'noexec']);
+    assert.equal(mountAt(spec, '/models')?.source, 'image-0');
+    assert.equal(spec.mounts.filter(({ destination }) => destination === '/models').length, 1);
+  });
+
+  it('carry what they take away', async () => {
+    const spec = await build({ mounts: [{ containerPath: '/data', hostPath: '/a', readonly: false, propagation: 'private', restrictions: ['noexec', 'nosuid'] }] });
+    assert.deepEqual(mountAt(spec, '/data')?.options, ['rbind', 'rprivate', 'rw', 'noexec', 'nosuid']);
+  });
+
   it('are refused with their path when they are not absolute', async () => {
     await assert.rejects(build({ mounts: [{ containerPath: 'data', hostPath: '/a', readonly: false, propagation: 'private' }] }), {
       message: 'config.mounts[0].container_path: "data" is not absolute',

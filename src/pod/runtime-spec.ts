@@ -7,6 +7,7 @@ import { invalidArgument } from '#core';
 import type { RuntimeSpec, SpecDevice, SpecDeviceRule, SpecMount, SpecNamespace, SpecResources, SpecSeccomp } from '#oci';
 import type { ContainerRequest, HostDevice, ImageProcess, SpecDefaults } from './ports.ts';
 import type { ContainerConfig, LinuxResources, Mount, PodSandboxConfig, SeccompProfile } from './types.ts';
+import { declaredVolumes, planDeclaredVolumes, planImageMount } from './volumes.ts';
 
 /** All that the runtime spec of a container depends on. */
 export interface SpecInput {
@@ -50,7 +51,12 @@ export async function buildRuntimeSpec(input: SpecInput): Promise<RuntimeSpec> {
       unsupported: [],
     },
     root: { path: 'rootfs', readonly: security.readonlyRootfs },
-    mounts: [...baseMounts(input), ...podFileMounts(input), ...planMounts(container.mounts)],
+    mounts: [
+      ...planDeclaredVolumes(declaredVolumes(image, container.mounts, defaults.imageVolumes)),
+      ...baseMounts(input),
+      ...podFileMounts(input),
+      ...planMounts(container.mounts),
+    ],
     hooks: [],
     annotations: {},
     linux: {
@@ -200,12 +206,13 @@ function planMounts(mounts: readonly Mount[]): readonly SpecMount[] {
   const planned = mounts.map((mount, index): SpecMount => {
     const at = `config.mounts[${index}]`;
     if (!mount.containerPath.startsWith('/')) throw invalidArgument(`${at}.container_path`, `${JSON.stringify(mount.containerPath)} is not absolute`);
+    if (mount.image !== undefined) return planImageMount(mount, index);
     if (!mount.hostPath.startsWith('/')) throw invalidArgument(`${at}.host_path`, `${JSON.stringify(mount.hostPath)} is not absolute`);
     return {
       destination: mount.containerPath,
       type: 'bind',
       source: mount.hostPath,
-      options: ['rbind', propagationOptions[mount.propagation], mount.readonly ? 'ro' : 'rw'],
+      options: ['rbind', propagationOptions[mount.propagation], mount.recursiveReadonly === true ? 'rro' : mount.readonly ? 'ro' : 'rw', ...(mount.restrictions ?? [])],
       idMapped: false,
     };
   });

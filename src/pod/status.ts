@@ -1,6 +1,6 @@
 /** Records as the statuses that doors show. Pure. */
 import type { ContainerRecord, PodRecord } from './store.ts';
-import type { ContainerFilter, ContainerStatus, PodFilter, PodSandboxStatus } from './types.ts';
+import type { ContainerFilter, ContainerStatus, Mount, PodFilter, PodSandboxStatus } from './types.ts';
 
 /** A pod's status. While it is being created it has none; callers leave those out. */
 export function describePod(pod: PodRecord): PodSandboxStatus {
@@ -30,6 +30,10 @@ export function logPathOf(pod: PodRecord, container: ContainerRecord): string {
   return pod.config.logDirectory === '' || container.config.logPath === '' ? '' : `${pod.config.logDirectory.replace(/\/+$/, '')}/${container.config.logPath}`;
 }
 
+function describeMount(mount: Mount, imageRef: string | undefined): Mount {
+  return mount.image === undefined || imageRef === undefined ? mount : { ...mount, image: { ...mount.image, imageRef } };
+}
+
 /** A container's status; without its pod the log path is unknown. */
 export function describeContainer(container: ContainerRecord, pod: PodRecord | undefined): ContainerStatus {
   const { config } = container;
@@ -49,9 +53,10 @@ export function describeContainer(container: ContainerRecord, pod: PodRecord | u
     imageId: container.imageId,
     imageRef: container.imageRef,
     userSpecifiedImage: config.userSpecifiedImage ?? config.image,
+    ...(config.imageAnnotations === undefined ? {} : { imageAnnotations: config.imageAnnotations }),
     labels: config.labels,
     annotations: config.annotations,
-    mounts: config.mounts,
+    mounts: config.mounts.map((mount, index) => describeMount(mount, container.mountedImages?.find((mounted) => mounted.mount === index)?.imageRef)),
     logPath: pod === undefined ? '' : logPathOf(pod, container),
     tty: config.tty,
     stdin: config.stdin,

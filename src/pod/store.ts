@@ -5,6 +5,7 @@
 import { type ContainerId, type PodSandboxId, type Records, RuntimeError } from '#core';
 import type { Identity, NetworkAttachment, SandboxRecord } from './ports.ts';
 import type { ContainerConfig, PodSandboxConfig } from './types.ts';
+import type { MountedImage } from './volumes.ts';
 
 /**
  * States of a pod. Transitions: creating → ready → notReady → gone; creating → gone on failure.
@@ -47,6 +48,8 @@ export interface ContainerRecord {
   readonly message: string;
   readonly stopSignal: string;
   readonly identity?: Identity;
+  /** What its mounts of images led to; absent: it has none. */
+  readonly mountedImages?: readonly MountedImage[];
 }
 
 /** Name under which creates are joined. */

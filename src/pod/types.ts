@@ -3,6 +3,9 @@
  * They follow CRI's messages, with names in camel case, 64-bit integers as bigint and variants on `kind`. No logic here.
  */
 import type { ContainerId, PodSandboxId } from '#core';
+import type { ImageEngine } from './image-types.ts';
+
+export type * from './image-types.ts';
 
 /** Identity of a pod sandbox as its creator names it. Equal metadata with equal configuration is one pod. */
 export interface PodMetadata {
@@ -121,13 +124,33 @@ export interface PodSandboxStatus {
 /** Whether mounts below a volume cross between host and container; see mount_namespaces(7). */
 export type MountPropagation = 'private' | 'hostToContainer' | 'bidirectional';
 
-/** A bind mount from the host. */
+/** An image, or an artifact, whose content is a volume. */
+export interface ImageMount {
+  /** Any name, digest or id that the image store resolves. */
+  readonly image: string;
+  /** As the user wrote it, for status. */
+  readonly userSpecifiedImage?: string;
+  /** A directory or file inside the image; links and `..` stay inside. Empty: the whole image. */
+  readonly subPath: string;
+  /** In a status: the image that it was when the container was made, by repository digest or id. */
+  readonly imageRef?: string;
+}
+
+/** What a mount takes away from what lies on it: execution, set-user-id bits, device nodes. */
+export type MountRestriction = 'noexec' | 'nosuid' | 'nodev';
+
+/** What is mounted into a container: a path of the host, or the content of an image. */
 export interface Mount {
   readonly containerPath: string;
-  /** Host path; absent for tmpfs. */
+  /** Host path; empty with `image`. */
   readonly hostPath: string;
+  /** An image is read-only in any case, and has `nosuid` and `nodev`. */
   readonly readonly: boolean;
   readonly propagation: MountPropagation;
+  readonly image?: ImageMount;
+  readonly restrictions?: readonly MountRestriction[];
+  /** What is mounted below the host path is read-only too; only with `readonly` and private. */
+  readonly recursiveReadonly?: boolean;
 }
 
 /** A device of the host in a container. */
@@ -170,6 +193,8 @@ export interface ContainerConfig {
   readonly image: string;
   /** As the user wrote it, for status. */
   readonly userSpecifiedImage?: string;
+  /** Told with the image's name, given back unchanged. */
+  readonly imageAnnotations?: Readonly<Record<string, string>>;
   readonly command: readonly string[];
   readonly args: readonly string[];
   readonly workingDir: string;
@@ -211,6 +236,7 @@ export interface ContainerStatus {
   readonly imageId: string;
   readonly imageRef: string;
   readonly userSpecifiedImage: string;
+  readonly imageAnnotations?: Readonly<Record<string, string>>;
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   readonly mounts: readonly Mount[];
@@ -277,50 +303,6 @@ export type EngineEvent =
       readonly atNs: bigint;
     };
 
-/** What `PullImage` and the CLI show while a pull runs. */
-export interface PullProgress {
-  readonly stage: 'resolving' | 'downloading' | 'verifying' | 'unpacking' | 'done';
-  readonly layer?: string;
-  readonly bytesDone: number;
-  readonly bytesTotal: number;
-}
-
-/** Credentials for one registry, as CRI's AuthConfig has them. */
-export interface RegistryAuth {
-  readonly username?: string;
-  readonly password?: string;
-  readonly identityToken?: string;
-  readonly registryToken?: string;
-}
-
-/** An image as the doors list it. */
-export interface ImageSummary {
-  /** `sha256:…` of the image configuration. */
-  readonly id: string;
-  readonly names: readonly string[];
-  readonly digests: readonly string[];
-  readonly sizeBytes: number;
-  readonly createdAtNs: bigint;
-  readonly pinned: boolean;
-  /** Numeric user of the image, or its user name. */
-  readonly uid?: number;
-  readonly username?: string;
-}
-
-/** A file that went into an image made from the host. */
-export interface HostFile {
-  readonly path: string;
-  readonly sizeBytes: number;
-}
-
-/** Space that images take. */
-export interface ImageFileSystemUsage {
-  readonly atNs: bigint;
-  readonly mountpoint: string;
-  readonly usedBytes: number;
-  readonly inodesUsed: number;
-}
-
 /** Conditions and facts of the engine. */
 export interface EngineStatus {
   readonly version: string;
@@ -328,6 +310,8 @@ export interface EngineStatus {
   readonly networkReady: boolean;
   readonly networkReason: string;
   readonly networkMessage: string;
+  /** Handler of pods that name none; `runtimeHandlers` lists it under the empty name. */
+  readonly defaultRuntimeHandler?: string;
   readonly runtimeHandlers: readonly { readonly name: string; readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean }[];
   /** Verbose facts: state directories, host facts, owner pid. */
   readonly info: Readonly<Record<string, unknown>>;
@@ -338,7 +322,7 @@ export interface EngineStatus {
  * `engine.sock`. Every method rejects with RuntimeError. Ids may be shortened to a unique prefix. An aborted signal makes the
  * caller's promise reject at once; a joined create still finishes and is kept for the retry.
  */
-export interface Engine {
+export interface Engine extends ImageEngine {
   status(): Promise<EngineStatus>;
   /** Equal requests in flight are joined; an equal repeat gives the same id; an unequal one is alreadyExists. `foreground`: the pod dies with the engine (lifeline). */
   runPodSandbox(config: PodSandboxConfig, options?: { readonly runtimeHandler?: string; readonly foreground?: boolean }, signal?: AbortSignal): Promise<PodSandboxId>;
@@ -364,29 +348,10 @@ export interface Engine {
   exec(id: string, request: ExecRequest, signal?: AbortSignal): Promise<ProcessStreams>;
   attach(id: string, options: { readonly stdin: boolean }, signal?: AbortSignal): Promise<ProcessStreams>;
   reopenContainerLog(id: string): Promise<void>;
-  pullImage(reference: string, options?: { readonly auth?: RegistryAuth; readonly onProgress?: (progress: PullProgress) => void }, signal?: AbortSignal): Promise<ImageSummary>;
-  importImages(path: string, options?: { readonly name?: string }, signal?: AbortSignal): Promise<ImageSummary[]>;
-  imageFromHost(request: ImageFromHostRequest, signal?: AbortSignal): Promise<{ readonly image: ImageSummary; readonly files: readonly HostFile[] }>;
-  imageStatus(nameOrId: string): Promise<ImageSummary | undefined>;
-  /** The image's configuration as inspect shows it. */
-  imageInfo(nameOrId: string): Promise<Readonly<Record<string, unknown>>>;
-  listImages(): Promise<ImageSummary[]>;
-  removeImage(nameOrId: string): Promise<void>;
-  imageUsage(): Promise<ImageFileSystemUsage>;
   /** Events from now on; the iteration ends with the signal. */
   events(signal: AbortSignal): AsyncIterable<EngineEvent>;
   /** The plans a pod or container would run, as readable lines, without running anything. */
   explain(request: ExplainRequest): Promise<string[]>;
-}
-
-/** An image to be made from programs of the host. */
-export interface ImageFromHostRequest {
-  readonly name: string;
-  /** Executables on the host; each brings its interpreter and libraries. */
-  readonly executables: readonly string[];
-  readonly entrypoint?: readonly string[];
-  readonly env?: readonly string[];
-  readonly workingDir?: string;
 }
 
 /** What to explain. */

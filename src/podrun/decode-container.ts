@@ -56,6 +56,9 @@ export function defaultPullPolicy(image: string): ImagePullPolicy {
   return reference.tag === 'latest' ? 'Always' : 'IfNotPresent';
 }
 
+/** When to pull. */
+export const decodePullPolicy: Decoder<ImagePullPolicy> = oneOf('pull policy', ['Always', 'IfNotPresent', 'Never']);
+
 const decodeWorkingDir: Decoder<string> = (value, path) => {
   const text = decodeString(value, path);
   // The runtime verifies after chdir that the directory is inside the root; here only the obvious mistake is caught.
@@ -87,7 +90,7 @@ export function containerDecoder({ init }: { readonly init: boolean }): Decoder<
     return {
       name,
       image,
-      imagePullPolicy: fields.optional('imagePullPolicy', oneOf('pull policy', ['Always', 'IfNotPresent', 'Never'])) ?? defaultPullPolicy(image),
+      imagePullPolicy: fields.optional('imagePullPolicy', decodePullPolicy) ?? defaultPullPolicy(image),
       sidecar: init && fields.optional('restartPolicy', oneOf('restart policy of an init container', ['Always'])) !== undefined,
       command: fields.withDefault('command', arrayOf(decodeString, argumentsMax), []),
       args: fields.withDefault('args', arrayOf(decodeString, argumentsMax), []),

@@ -4,6 +4,7 @@
  */
 import { invalidArgument } from '#core';
 import { type Decoder, type Fields, arrayOf, decodeAbsolutePath, decodeBoolean, decodeNonEmptyString, decodeString, fieldsOf, integerBetween, mapOf, oneOf, pathOf } from '#oci';
+import { decodeImage, decodePullPolicy, defaultPullPolicy } from './decode-container.ts';
 import { decodeDnsLabel, decodeDnsName, decodeRelativePath, listItemsMax } from './decode-parts.ts';
 import type { ConfigMapFile, ConfigMapManifest, HostPathType, VolumeManifest } from './manifest-types.ts';
 import { refuseOtherFields } from './schema.ts';
@@ -118,16 +119,26 @@ function decodeConfigMapVolume(name: string, configMaps: ReadonlyMap<string, Con
   };
 }
 
+function decodeImageVolume(name: string): Decoder<VolumeManifest> {
+  return (value, path) => {
+    const fields = fieldsOf(value, path);
+    refuseOtherFields(fields, 'ImageVolume', ['reference', 'pullPolicy']);
+    const reference = fields.required('reference', decodeImage);
+    return { kind: 'image', name, reference, pullPolicy: fields.optional('pullPolicy', decodePullPolicy) ?? defaultPullPolicy(reference) };
+  };
+}
+
 /** One entry of `spec.volumes`. A volume without a source is an emptyDir, as the API server fills it in. */
 export function volumeDecoder(configMaps: ReadonlyMap<string, ConfigMapManifest>): Decoder<VolumeManifest> {
   return (value, path) => {
     const fields = fieldsOf(value, path);
-    refuseOtherFields(fields, 'Volume', ['name', 'emptyDir', 'hostPath', 'configMap']);
+    refuseOtherFields(fields, 'Volume', ['name', 'emptyDir', 'hostPath', 'configMap', 'image']);
     const name = fields.required('name', decodeDnsLabel);
     const sources = [
       fields.optional('emptyDir', decodeEmptyDir(name)),
       fields.optional('hostPath', decodeHostPath(name)),
       fields.optional('configMap', decodeConfigMapVolume(name, configMaps)),
+      fields.optional('image', decodeImageVolume(name)),
     ].filter((source) => source !== undefined);
     if (sources.length > 1) throw invalidArgument(path, 'has more than one source');
     return sources[0] ?? { kind: 'emptyDir', name, medium: 'disk' };

@@ -121,7 +121,7 @@ export class EngineDouble {
         return this.presentImages.get(name);
       },
       pullImage: async (name, options) => {
-        this.#call('pullImage', `pullImage ${name}`);
+        this.#call('pullImage', `pullImage ${name}${options?.auth === undefined ? '' : ` as ${options.auth.username}`}`);
         options?.onProgress?.({ stage: 'downloading', bytesDone: 1, bytesTotal: 2 });
         return image;
       },

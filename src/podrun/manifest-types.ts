@@ -59,7 +59,7 @@ export interface VolumeMountManifest {
   readonly name: string;
   readonly mountPath: string;
   readonly readOnly: boolean;
-  /** Of a configMap volume: one of its files. */
+  /** Of a configMap volume: one of its files. Of an image: a directory or file in it. */
   readonly subPath?: string;
   readonly propagation: MountPropagation;
 }
@@ -71,7 +71,8 @@ export type HostPathType = '' | 'DirectoryOrCreate' | 'Directory' | 'FileOrCreat
 export type VolumeManifest =
   | { readonly kind: 'emptyDir'; readonly name: string; readonly medium: 'disk' | 'memory' }
   | { readonly kind: 'hostPath'; readonly name: string; readonly path: string; readonly type: HostPathType }
-  | { readonly kind: 'configMap'; readonly name: string; readonly configMap: string; readonly files: readonly ConfigMapFile[] };
+  | { readonly kind: 'configMap'; readonly name: string; readonly configMap: string; readonly files: readonly ConfigMapFile[] }
+  | { readonly kind: 'image'; readonly name: string; readonly reference: string; readonly pullPolicy: ImagePullPolicy };
 
 /** A file of a configMap volume. */
 export interface ConfigMapFile {

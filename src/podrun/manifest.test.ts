@@ -84,7 +84,7 @@ const supportedFields = {
   ],
   PodSecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'sysctls'],
   SecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'privileged', 'capabilities', 'readOnlyRootFilesystem', 'allowPrivilegeEscalation', 'seccompProfile'],
-  Volume: ['name', 'emptyDir', 'hostPath', 'configMap'],
+  Volume: ['name', 'emptyDir', 'hostPath', 'configMap', 'image'],
   ObjectMeta: ['name', 'namespace', 'uid', 'labels', 'annotations'],
   VolumeMount: ['name', 'mountPath', 'readOnly', 'subPath', 'mountPropagation'],
   ContainerPort: ['containerPort', 'hostPort', 'hostIP', 'protocol', 'name'],
@@ -252,10 +252,22 @@ const specCases: readonly (readonly [Json, string])[] = [
     { volumes: [{ name: 'v', hostPath: { path: '/a', type: 'Dir' } }] },
     'spec.volumes[0].hostPath.type: unknown host path type "Dir" (, DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice)',
   ],
+  [{ volumes: [{ name: 'v', image: {} }] }, 'spec.volumes[0].image.reference: required'],
+  [{ volumes: [{ name: 'v', image: { reference: 'Bad Image' } }] }, 'spec.volumes[0].image.reference: image reference "Bad Image": repository must be lower case'],
+  [{ volumes: [{ name: 'v', image: { reference: 'a', pullPolicy: 'Maybe' } }] }, 'spec.volumes[0].image.pullPolicy: unknown pull policy "Maybe" (Always, IfNotPresent, Never)'],
+  [{ volumes: [{ name: 'v', image: { reference: 'a', refrence: 'b' } }] }, 'spec.volumes[0].image.refrence: unknown field, did you mean reference?'],
+  [
+    { volumes: [{ name: 'v', image: { reference: 'a' } }], containers: [{ ...app, volumeMounts: [{ name: 'v', mountPath: '/v', mountPropagation: 'HostToContainer' }] }] },
+    'spec.containers[0].volumeMounts[0].mountPropagation: must be None for an image volume',
+  ],
+  [
+    { volumes: [{ name: 'v', image: { reference: 'a' } }], containers: [{ ...app, volumeMounts: [{ name: 'v', mountPath: '/v', subPath: '../x' }] }] },
+    'spec.containers[0].volumeMounts[0].subPath: "../x" must be a relative path without ".."',
+  ],
   [{ volumes: [{ name: 'v', configMap: { name: 'm' } }] }, 'spec.volumes[0].configMap.name: no ConfigMap "m" in this file'],
   [
     { volumes: [{ name: 'v', emptyDir: {} }], containers: [{ ...app, volumeMounts: [{ name: 'v', mountPath: '/v', subPath: 'x' }] }] },
-    'spec.containers[0].volumeMounts[0].subPath: not supported: only files of configMap volumes can be mounted alone',
+    'spec.containers[0].volumeMounts[0].subPath: not supported: only files of configMap volumes and parts of images can be mounted alone',
   ],
 ];
 

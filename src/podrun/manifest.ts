@@ -94,15 +94,17 @@ function refuseDoubledNames(placed: readonly { readonly path: string; readonly n
   }
 }
 
-/** Volume mounts must name a volume of the pod, and a sub path a file of a configMap volume. */
+/** Volume mounts must name a volume of the pod, and a sub path a file of a configMap volume or a part of an image. */
 function checkVolumeMounts({ path, container }: PlacedContainer, volumes: PodManifest['volumes']): void {
   for (const [index, mount] of container.volumeMounts.entries()) {
     const mountPath = `${path}.volumeMounts[${index}]`;
     const volume = volumes.find((candidate) => candidate.name === mount.name);
     if (volume === undefined) throw invalidArgument(`${mountPath}.name`, `no volume ${JSON.stringify(mount.name)} in spec.volumes`);
-    if (mount.subPath === undefined) continue;
+    if (volume.kind === 'image' && mount.propagation !== 'private') throw invalidArgument(`${mountPath}.mountPropagation`, 'must be None for an image volume');
+    // What an image holds is known when it is mounted; the path is resolved there, and stays inside.
+    if (mount.subPath === undefined || volume.kind === 'image') continue;
     // In a writable volume a container could swap the path for a link while it is mounted (CVE-2021-30465).
-    if (volume.kind !== 'configMap') throw invalidArgument(`${mountPath}.subPath`, `not supported: only files of configMap volumes can be mounted alone`);
+    if (volume.kind !== 'configMap') throw invalidArgument(`${mountPath}.subPath`, `not supported: only files of configMap volumes and parts of images can be mounted alone`);
     if (!volume.files.some((file) => file.path === mount.subPath))
       throw invalidArgument(`${mountPath}.subPath`, `the volume ${JSON.stringify(volume.name)} has no file ${JSON.stringify(mount.subPath.slice(0, 80))}`);
   }

@@ -17,6 +17,8 @@ export interface ContainerFacts {
   readonly podIps: readonly string[];
   /** The image's own user. */
   readonly image: Pick<ImageSummary, 'uid' | 'username'>;
+  /** Ids of the images that the pod fetched, by name. A volume stays the same for the pod's life, whatever the name comes to mean. */
+  readonly imageIds?: ReadonlyMap<string, string>;
 }
 
 function fieldValue(field: FieldReference, pod: PodPlan, podIps: readonly string[]): string {
@@ -106,7 +108,9 @@ export function buildContainerConfig(pod: PodPlan, container: ContainerPlan, fac
     args: manifest.args.map((word) => expandVariables(word, variables)),
     workingDir: manifest.workingDir,
     env: [...variables].map(([key, value]) => ({ key, value })),
-    mounts: container.mounts,
+    mounts: container.mounts.map((mount) =>
+      mount.image === undefined ? mount : { ...mount, image: { ...mount.image, image: facts.imageIds?.get(mount.image.image) ?? mount.image.image } },
+    ),
     devices: [],
     labels: { ...kubeletLabels(pod, container.name), [podrunUidLabel]: pod.uid },
     annotations: {},

@@ -40,7 +40,7 @@ export interface ContainerPlan {
   readonly runAsUsername?: string;
 }
 
-/** A volume with its host path. Only hostPath volumes lie outside of the pods' directories. */
+/** A volume with its host path. Only hostPath volumes lie outside of the pods' directories; images have none, the engine mounts them. */
 export type VolumePlan =
   | { readonly kind: 'emptyDir'; readonly name: string; readonly path: string; readonly medium: 'disk' | 'memory' }
   | { readonly kind: 'hostPath'; readonly name: string; readonly path: string; readonly type: HostPathType }

@@ -207,6 +207,32 @@ test('volumes become host paths and mounts', () => {
   ]);
 });
 
+test('an image volume is mounted by the engine, read-only, and fetched like the others', () => {
+  const plan = planOf({
+    volumes: [{ name: 'models', image: { reference: 'models:1', pullPolicy: 'Always' } }],
+    containers: [
+      {
+        name: 'app',
+        image: 'a:1',
+        volumeMounts: [
+          { name: 'models', mountPath: '/models' },
+          { name: 'models', mountPath: '/one', subPath: 'x/y' },
+        ],
+      },
+    ],
+  });
+  assert.deepEqual(plan.volumes, []);
+  assert.deepEqual(plan.images, [
+    { name: 'a:1', pullPolicy: 'IfNotPresent' },
+    { name: 'models:1', pullPolicy: 'Always' },
+  ]);
+  const image = { image: 'models:1', userSpecifiedImage: 'models:1' };
+  assert.deepEqual(plan.containers[0]?.mounts, [
+    { containerPath: '/models', hostPath: '', readonly: true, propagation: 'private', image: { ...image, subPath: '' } },
+    { containerPath: '/one', hostPath: '', readonly: true, propagation: 'private', image: { ...image, subPath: 'x/y' } },
+  ]);
+});
+
 test('each image is fetched once, with the strictest policy', () => {
   const plan = planOf({
     initContainers: [{ name: 'i', image: 'a:1' }],

@@ -11,8 +11,10 @@ import { oomScoreAdjOf, serviceClassOf } from './quantity.ts';
 /** A host name has at most this many characters. Source: sethostname(2), and the kubelet's own cut. */
 const hostnameLengthMax = 63;
 
+type HostVolume = Exclude<VolumeManifest, { kind: 'image' }>;
+
 /** Host path of a volume. */
-function volumePathOf(volume: VolumeManifest, facts: PlanFacts): string {
+function volumePathOf(volume: HostVolume, facts: PlanFacts): string {
   switch (volume.kind) {
     case 'hostPath':
       return volume.path;
@@ -23,7 +25,7 @@ function volumePathOf(volume: VolumeManifest, facts: PlanFacts): string {
   }
 }
 
-function planVolume(volume: VolumeManifest, facts: PlanFacts): VolumePlan {
+function planVolume(volume: HostVolume, facts: PlanFacts): VolumePlan {
   const path = volumePathOf(volume, facts);
   switch (volume.kind) {
     case 'hostPath':
@@ -39,6 +41,10 @@ function planMounts(container: ContainerManifest, volumes: readonly VolumeManife
   return container.volumeMounts.map((mount) => {
     const volume = volumes.find((candidate) => candidate.name === mount.name);
     assert(volume !== undefined, `decodeManifest let the unknown volume ${mount.name} pass`);
+    if (volume.kind === 'image') {
+      const image = { image: volume.reference, userSpecifiedImage: volume.reference, subPath: mount.subPath ?? '' };
+      return { containerPath: mount.mountPath, hostPath: '', readonly: true, propagation: mount.propagation, image };
+    }
     const path = volumePathOf(volume, facts);
     return {
       containerPath: mount.mountPath,
@@ -116,13 +122,15 @@ function planSandbox(manifest: PodManifest, facts: PlanFacts): PodSandboxConfig 
 
 const strictness: Readonly<Record<ImagePullPolicy, number>> = { Never: 0, IfNotPresent: 1, Always: 2 };
 
-/** Each image once, in the order of first use. */
-function planImages(containers: readonly ContainerManifest[]): readonly ImagePlan[] {
+/** Each image once, in the order of first use: those of containers, then those of volumes. */
+function planImages(containers: readonly ContainerManifest[], volumes: readonly VolumeManifest[]): readonly ImagePlan[] {
   const images = new Map<string, ImagePullPolicy>();
-  for (const { image, imagePullPolicy } of containers) {
+  const add = (image: string, policy: ImagePullPolicy): void => {
     const known = images.get(image);
-    if (known === undefined || strictness[known] < strictness[imagePullPolicy]) images.set(image, imagePullPolicy);
-  }
+    if (known === undefined || strictness[known] < strictness[policy]) images.set(image, policy);
+  };
+  for (const { image, imagePullPolicy } of containers) add(image, imagePullPolicy);
+  for (const volume of volumes) if (volume.kind === 'image') add(volume.reference, volume.pullPolicy);
   return [...images].map(([name, pullPolicy]) => ({ name, pullPolicy }));
 }
 
@@ -144,8 +152,8 @@ export function planPod(manifest: PodManifest, facts: PlanFacts): PodPlan {
     podConfig: planSandbox(manifest, facts),
     init: manifest.initContainers.map((container) => plan(container, container.sidecar ? 'sidecar' : 'init')),
     containers: manifest.containers.map((container) => plan(container, 'main')),
-    volumes: manifest.volumes.map((volume) => planVolume(volume, facts)),
-    images: planImages(all),
+    volumes: manifest.volumes.filter((volume) => volume.kind !== 'image').map((volume) => planVolume(volume, facts)),
+    images: planImages(all, manifest.volumes),
     facts,
   };
 }

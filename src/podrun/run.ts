@@ -146,7 +146,8 @@ export class PodRun {
       { clock: this.#clock, onEvent: options.onEvent },
       { stage: 'container', name: container.name, detailOf: () => (attempt === 0 ? '' : `restart ${attempt}`) },
       async () => {
-        const id = await this.#engine.createContainer(podSandboxId, buildContainerConfig(plan, container, { attempt, podIps, image }));
+        const imageIds = new Map([...images].map(([name, { id }]) => [name, id]));
+        const id = await this.#engine.createContainer(podSandboxId, buildContainerConfig(plan, container, { attempt, podIps, image, imageIds }));
         const streams = options.attach === undefined ? undefined : await this.#engine.attach(id, { stdin: container.manifest.stdin });
         const output = streams === undefined ? Promise.resolve() : this.#supervised(this.#consume(container, streams));
         try {

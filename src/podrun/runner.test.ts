@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { RuntimeError } from '#core';
+import type { RegistryAuth } from '#pod';
 import { ClockDouble, EngineDouble, type FaultPoint, type StartScript } from './doubles.ts';
 import { decodeManifest } from './manifest.ts';
 import { planPod } from './plan.ts';
@@ -234,6 +235,18 @@ test('pull policies: Never needs the image, IfNotPresent takes the present one, 
   const always = start(spec('Always'), {}, {}, (double) => double.presentImages.set('localhost/app', image));
   await always.result;
   assert.ok(always.double.calls.includes('pullImage localhost/app'));
+});
+
+test('a pull gets the credentials that the user has for the image', async () => {
+  const double = new EngineDouble({});
+  const asked: string[] = [];
+  const findCredentials = async (image: string): Promise<RegistryAuth> => {
+    asked.push(image);
+    return { username: 'me' };
+  };
+  const runner = new PodRunner({ engine: double.engine, volumes: double.volumes, clock: new ClockDouble(), findCredentials });
+  await runner.run(planOf({ restartPolicy: 'Never', containers: [{ ...container('app'), imagePullPolicy: 'Always' }] }), { detach: false, remove: true, onEvent: () => undefined });
+  assert.deepEqual([asked, double.calls.includes('pullImage localhost/app as me')], [['localhost/app'], true]);
 });
 
 test('runAsNonRoot refuses an image that runs as root, and leaves nothing', async () => {

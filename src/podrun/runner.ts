@@ -4,7 +4,7 @@
  * It decides nothing about the pod's shape, which the plan has fixed, and touches the host only through its ports.
  */
 import { type Clock, RuntimeError, errorCode, errorMessage, isAbort, withRollback } from '#core';
-import type { Engine } from '#pod';
+import type { Engine, RegistryAuth } from '#pod';
 import type { PodPlan } from './plan-types.ts';
 import { PodRun } from './run.ts';
 import type { RunOptions, RunResult, VolumePort } from './runner-types.ts';
@@ -15,6 +15,8 @@ export interface PodRunnerPorts {
   readonly engine: Engine;
   readonly volumes: VolumePort;
   readonly clock: Clock;
+  /** The user's credentials for pulling an image; undefined for none. Absent: nobody has any. */
+  readonly findCredentials?: (image: string) => Promise<RegistryAuth | undefined>;
 }
 
 const never = new AbortController().signal;
@@ -91,7 +93,7 @@ export class PodRunner {
   }
 
   async #fetchImages(plan: PodPlan, options: RunOptions, name: string): Promise<(readonly [string, Awaited<ReturnType<Engine['pullImage']>>])[]> {
-    const ports = { engine: this.#ports.engine, clock: this.#ports.clock, onEvent: options.onEvent };
+    const ports = { ...this.#ports, onEvent: options.onEvent };
     const images: (readonly [string, Awaited<ReturnType<Engine['pullImage']>>])[] = [];
     const signal = options.stopSignal ?? never;
     for (const image of plan.images) {

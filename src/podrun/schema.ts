@@ -34,6 +34,7 @@ const knownFields = {
     'awsElasticBlockStore azureDisk azureFile cephfs cinder configMap csi downwardAPI emptyDir ephemeral fc flexVolume flocker gcePersistentDisk gitRepo glusterfs hostPath image iscsi name nfs persistentVolumeClaim photonPersistentDisk portworxVolume projected quobyte rbd scaleIO secret storageos vsphereVolume',
   EmptyDir: 'medium sizeLimit',
   HostPath: 'path type',
+  ImageVolume: 'pullPolicy reference',
   ConfigMapVolume: 'defaultMode items name optional',
   KeyToPath: 'key mode path',
   DnsConfig: 'nameservers options searches',

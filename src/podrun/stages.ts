@@ -1,6 +1,6 @@
 /** The timed stages of a run, and the one that fetches images. In: ports. Out: events and results. No I/O of its own. */
 import { type Clock, RuntimeError } from '#core';
-import type { Engine, ImageSummary } from '#pod';
+import type { Engine, ImageSummary, RegistryAuth } from '#pod';
 import type { ImagePlan } from './plan-types.ts';
 import type { RunEvent, RunStage } from './runner-types.ts';
 
@@ -24,7 +24,12 @@ export async function runStage<T>(
 
 /** The image as the policy wants it: from the store or pulled. Throws notFound where the policy is Never and it is absent. */
 export async function fetchImage(
-  ports: { readonly engine: Engine; readonly clock: Clock; readonly onEvent: (event: RunEvent) => void },
+  ports: {
+    readonly engine: Engine;
+    readonly clock: Clock;
+    readonly findCredentials?: (image: string) => Promise<RegistryAuth | undefined>;
+    readonly onEvent: (event: RunEvent) => void;
+  },
   { name, pullPolicy }: ImagePlan,
   signal: AbortSignal,
 ): Promise<ImageSummary> {
@@ -36,6 +41,7 @@ export async function fetchImage(
     if (present !== undefined) return present;
     if (pullPolicy === 'Never') throw new RuntimeError('notFound', `find image ${name}: not present on this host, and the pull policy is Never`);
     pulled = true;
-    return engine.pullImage(name, { onProgress: (progress) => onEvent({ kind: 'imageProgress', name, progress }) }, signal);
+    const auth = await ports.findCredentials?.(name);
+    return engine.pullImage(name, { ...(auth === undefined ? {} : { auth }), onProgress: (progress) => onEvent({ kind: 'imageProgress', name, progress }) }, signal);
   });
 }

@@ -5,7 +5,7 @@
 import type { Socket } from 'node:net';
 import { connect } from 'node:net';
 import { RuntimeError, errnoName, invalidArgument, limits, wrapError } from '#core';
-import type { Engine, EngineEvent, ProcessStreams, PullProgress } from '#pod';
+import type { Engine, EngineEvent, ImageProgress, ImageProgressOptions, ProcessStreams } from '#pod';
 import { readFrames, sendFrame } from './channel.io.ts';
 import type { Frame } from './frames.ts';
 import type { Call, MethodName } from './methods.ts';
@@ -17,6 +17,7 @@ import { decodeError, decodeValue } from './values.ts';
 const resultBytesMax = 4 * limits.engineFrameBytesMax;
 
 type ValueMethod = { [M in MethodName]: (typeof methods)[M]['kind'] extends 'value' ? M : never }[MethodName];
+type ProgressMethod = { [M in MethodName]: (typeof methods)[M]['kind'] extends 'progress' ? M : never }[MethodName];
 type StreamsMethod = { [M in MethodName]: (typeof methods)[M]['kind'] extends 'streams' ? M : never }[MethodName];
 
 /** The owner's engine, as a client has it. */
@@ -54,14 +55,23 @@ export async function connectEngine(socketPath: string): Promise<RemoteEngine> {
     exec: (...args) => client.streams('exec', args),
     attach: (...args) => client.streams('attach', args),
     reopenContainerLog: (...args) => client.value('reopenContainerLog', args),
-    pullImage: (...args) => client.pullImage(args),
-    importImages: (...args) => client.value('importImages', args),
+    pullImage: (...args) => client.progress('pullImage', args),
+    pushImage: (...args) => client.progress('pushImage', args),
+    importImages: (...args) => client.progress('importImages', args),
+    saveImages: (...args) => client.progress('saveImages', args),
     imageFromHost: (...args) => client.value('imageFromHost', args),
     imageStatus: (...args) => client.value('imageStatus', args),
     imageInfo: (...args) => client.value('imageInfo', args),
     listImages: (...args) => client.value('listImages', args),
+    tagImage: (...args) => client.value('tagImage', args),
+    pinImage: (...args) => client.value('pinImage', args),
     removeImage: (...args) => client.value('removeImage', args),
     imageUsage: (...args) => client.value('imageUsage', args),
+    imageDiskUsage: (...args) => client.value('imageDiskUsage', args),
+    verifyImages: (...args) => client.progress('verifyImages', args),
+    collectImages: (...args) => client.value('collectImages', args),
+    imageTags: (...args) => client.value('imageTags', args),
+    imageReferrers: (...args) => client.value('imageReferrers', args),
     events: (signal) => client.events(signal),
     explain: (...args) => client.value('explain', args),
     close: () => client.close(),
@@ -105,12 +115,17 @@ class EngineClient {
     >;
   }
 
-  async pullImage([reference, options, signal]: Parameters<Engine['pullImage']>): ReturnType<Engine['pullImage']> {
-    const { onProgress, ...sentOptions } = options ?? {};
-    const call: Call = { kind: 'method', method: 'pullImage', args: [reference, sentOptions] };
+  /** The function that is told of progress stays here; what it is told comes as items. */
+  async progress<M extends ProgressMethod>(method: M, args: Parameters<Engine[M]>): Promise<Awaited<ReturnType<Engine[M]>>> {
+    const { sent, signal } = splitArgs(method, args);
+    const optionsAt = methods[method].argsMax - 1;
+    // SAFETY: the table says that the options of such a method are the last argument that crosses.
+    const { onProgress, ...options } = (sent[optionsAt] ?? {}) as ImageProgressOptions;
+    sent[optionsAt] = options;
+    // SAFETY: the owner runs the same protocol, so an item of such a method is a report.
+    const report = (item: unknown): void => onProgress?.(item as ImageProgress);
     // SAFETY: as in `value`.
-    const report = (item: unknown): void => onProgress?.(item as PullProgress);
-    return (await this.#exchange(call, signal, { onItem: report })) as Awaited<ReturnType<Engine['pullImage']>>;
+    return (await this.#exchange({ kind: 'method', method, args: sent }, signal, { onItem: report })) as Awaited<ReturnType<Engine[M]>>;
   }
 
   /** A signal aborted later closes the streams. */

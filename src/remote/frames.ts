@@ -9,7 +9,7 @@ import { RuntimeError, limits } from '#core';
  * these, so that two different programs never misread each other. The `call` frame itself keeps its number and its `protocol`
  * field in every version, because it is what carries the news.
  */
-export const engineProtocol = 2;
+export const engineProtocol = 3;
 
 /** Frame types by name. Client to owner: call, stdin, closeInput, resize. Owner to client: all others. */
 export const frameTypes = {

@@ -13,19 +13,23 @@ export type MethodName = keyof Engine;
 /** Index of the AbortSignal among a method's parameters, or undefined where it takes none. */
 type SignalAt<M extends MethodName> = Required<Parameters<Engine[M]>> extends [...infer Before, AbortSignal] ? Before['length'] : undefined;
 
+/** `true` for an argument that holds a function to tell of progress. */
+type TakesProgress<T> = T extends object ? ('onProgress' extends keyof T ? true : never) : never;
+
 /** How a method answers: one value, progress reports and one value, the streams of a process, or events until the end. */
-type KindOf<M extends MethodName> = M extends 'pullImage'
-  ? 'progress'
-  : ReturnType<Engine[M]> extends Promise<ProcessStreams>
-    ? 'streams'
-    : ReturnType<Engine[M]> extends AsyncIterable<unknown>
-      ? 'events'
-      : 'value';
+type KindOf<M extends MethodName> =
+  true extends TakesProgress<Parameters<Engine[M]>[number]>
+    ? 'progress'
+    : ReturnType<Engine[M]> extends Promise<ProcessStreams>
+      ? 'streams'
+      : ReturnType<Engine[M]> extends AsyncIterable<unknown>
+        ? 'events'
+        : 'value';
 
 /** How a method crosses the socket. */
 export interface MethodShape<M extends MethodName = MethodName> {
   readonly kind: KindOf<M>;
-  /** Number of arguments that cross the socket, optional ones included. */
+  /** Number of arguments that cross the socket, optional ones included. The options of a method of kind `progress` are the last of them. */
   readonly argsMax: number;
   readonly signalAt: SignalAt<M>;
 }
@@ -51,13 +55,22 @@ export const methods: { readonly [M in MethodName]: MethodShape<M> } = {
   attach: { kind: 'streams', argsMax: 2, signalAt: 2 },
   reopenContainerLog: { kind: 'value', argsMax: 1, signalAt: undefined },
   pullImage: { kind: 'progress', argsMax: 2, signalAt: 2 },
-  importImages: { kind: 'value', argsMax: 2, signalAt: 2 },
+  pushImage: { kind: 'progress', argsMax: 2, signalAt: 2 },
+  importImages: { kind: 'progress', argsMax: 2, signalAt: 2 },
+  saveImages: { kind: 'progress', argsMax: 3, signalAt: 3 },
   imageFromHost: { kind: 'value', argsMax: 1, signalAt: 1 },
   imageStatus: { kind: 'value', argsMax: 1, signalAt: undefined },
   imageInfo: { kind: 'value', argsMax: 1, signalAt: undefined },
   listImages: { kind: 'value', argsMax: 0, signalAt: undefined },
-  removeImage: { kind: 'value', argsMax: 1, signalAt: undefined },
+  tagImage: { kind: 'value', argsMax: 2, signalAt: undefined },
+  pinImage: { kind: 'value', argsMax: 2, signalAt: undefined },
+  removeImage: { kind: 'value', argsMax: 2, signalAt: undefined },
   imageUsage: { kind: 'value', argsMax: 0, signalAt: undefined },
+  imageDiskUsage: { kind: 'value', argsMax: 0, signalAt: undefined },
+  verifyImages: { kind: 'progress', argsMax: 1, signalAt: 1 },
+  collectImages: { kind: 'value', argsMax: 1, signalAt: 1 },
+  imageTags: { kind: 'value', argsMax: 2, signalAt: 2 },
+  imageReferrers: { kind: 'value', argsMax: 2, signalAt: 2 },
   events: { kind: 'events', argsMax: 0, signalAt: 0 },
   explain: { kind: 'value', argsMax: 1, signalAt: undefined },
 };

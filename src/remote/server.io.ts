@@ -216,7 +216,7 @@ async function runCall(engine: Engine, connection: CallConnection, method: Metho
     await sendEvents(connection, invoke(engine, method, args, controller.signal) as AsyncIterable<unknown>);
     return;
   }
-  const sentArgs = shape.kind === 'progress' ? withProgress(socket, args) : args;
+  const sentArgs = shape.kind === 'progress' ? withProgress(socket, method, args) : args;
   await sendResult(socket, await invoke(engine, method, sentArgs, controller.signal));
 }
 
@@ -240,13 +240,16 @@ async function abortOnDisconnect({ frames, controller }: CallConnection): Promis
   }
 }
 
-function withProgress(socket: Socket, args: readonly unknown[]): unknown[] {
-  const [reference, options] = args;
+/** The arguments with a function that sends each report; the options are the last of them, and may have been left out. */
+function withProgress(socket: Socket, method: MethodName, args: readonly unknown[]): unknown[] {
+  const optionsAt = methods[method].argsMax - 1;
+  const options = args[optionsAt];
   const onProgress = (progress: unknown): void => {
     if (socket.destroyed || socket.writableLength > progressBacklogBytesMax) return;
     sendFrame(socket, 'item', encodeValue(progress)).catch(() => undefined);
   };
-  return [reference, { ...(typeof options === 'object' ? options : {}), onProgress }];
+  const sent: unknown[] = Array.from({ length: optionsAt }, (_, index) => args[index]);
+  return [...sent, { ...(typeof options === 'object' ? options : {}), onProgress }];
 }
 
 async function sendEvents({ socket, controller }: CallConnection, events: AsyncIterable<unknown>): Promise<void> {

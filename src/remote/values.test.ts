@@ -64,10 +64,10 @@ test('calls round-trip; other protocols, unknown methods and too many arguments 
   assert.deepEqual(decodeCall(encodeCall({ kind: 'handshake' })), { kind: 'handshake' });
   assert.throws(() => decodeCall('{"protocol":99,"method":"status","args":"[]"}'), {
     code: 'failedPrecondition',
-    message: 'call engine: it speaks protocol 2, the client 99; use the same version of berth for both',
+    message: 'call engine: it speaks protocol 3, the client 99; use the same version of berth for both',
   });
-  assert.throws(() => decodeCall('{"protocol":2,"method":"constructor","args":"[]"}'), { code: 'unimplemented', message: 'call engine: no method "constructor"' });
-  assert.throws(() => decodeCall('{"protocol":2,"method":"status","args":"[1]"}'), { code: 'invalidArgument', message: 'decode engine call status: at most 0 arguments expected' });
+  assert.throws(() => decodeCall('{"protocol":3,"method":"constructor","args":"[]"}'), { code: 'unimplemented', message: 'call engine: no method "constructor"' });
+  assert.throws(() => decodeCall('{"protocol":3,"method":"status","args":"[1]"}'), { code: 'invalidArgument', message: 'decode engine call status: at most 0 arguments expected' });
   assert.throws(() => decodeCall('[]'), { code: 'failedPrecondition' });
 });
 

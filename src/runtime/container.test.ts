@@ -59,6 +59,10 @@ const sandboxOf = (host: HostFacts, sharePid: boolean): ReturnType<typeof planSa
     resources: { devices: [], hugepageLimits: [], unified: {}, unsupported: [], cpu: { shares: 512n } },
   });
 
+const range = (containerID: number, size: number, hostID = 100_000): object => ({ containerID, hostID, size });
+const ownUsers = ['user', 'pid', 'network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type }));
+const userMappings = { uidMappings: [range(0, 65_536)], gidMappings: [range(0, 65_536, 200_000)] };
+
 /** Compares with testdata/<name>.txt; with BERTH_WRITE_GOLDEN set it is written instead, and the difference is for review. */
 function assertGolden(name: string, plans: Readonly<Record<string, Plan | undefined>>): void {
   const file = new URL(`testdata/${name}.txt`, import.meta.url);
@@ -102,6 +106,52 @@ test('a container alone, from a directory, with everything of its own', () => {
     mounts: [{ destination: '/var', type: 'tmpfs', options: ['tmpcopyup', 'ro', 'size=1m'] }],
   });
   assertGolden('container-alone', { container: planContainer(makeInput(spec, v1Host, { rootfs: { kind: 'directory', path: '/srv/rootfs' } })) });
+});
+
+test('a container in a user namespace of its own, over layers that are mapped to it', () => {
+  const spec = makeSpec({
+    top: { hostname: 'inside' },
+    process: { cwd: '/', rlimits: [{ type: 'RLIMIT_NOFILE', soft: 1024, hard: 2097152 }] },
+    linux: {
+      namespaces: ownUsers,
+      ...userMappings,
+      sysctl: { 'net.ipv4.ip_forward': '1' },
+      devices: [{ type: 'c', path: '/dev/fuse', major: 10, minor: 229, fileMode: 432, uid: 3 }],
+    },
+    mounts: [
+      { destination: '/data', type: 'bind', source: '/srv/data', options: ['rbind', 'ridmap'] },
+      { destination: '/own', type: 'bind', source: '/srv/own', options: ['bind'], uidMappings: [range(0, 5)], gidMappings: [range(0, 6)] },
+    ],
+  });
+  const able = { ...v2Host, capabilities: { ...v2Host.capabilities, own: v2Host.capabilities.own | (1n << 24n) } };
+  assert(spec.process !== undefined);
+  assertGolden('container-user', {
+    container: planContainer(makeInput(spec, able, { rootfs: { ...overlay, mapLower: true } })),
+    'over a directory': planContainer(
+      makeInput(makeSpec({ linux: { namespaces: ownUsers, ...userMappings } }), hybridHost, { rootfs: { kind: 'directory', path: '/srv/rootfs' } }),
+    ),
+    exec: planExec({ process: spec.process, spec, initPid: 4711, host: able, cgroup: { path: '/berth/p/c' } }),
+  });
+});
+
+test('a pod with a user namespace, and a container of it', () => {
+  const pod = planSandbox({
+    host: v2Host,
+    namespaces: { net: true, ipc: true, uts: true },
+    hostname: 'web-0',
+    sysctls: { 'kernel.msgmax': '8192' },
+    shm: { sizeBytes: 65536 },
+    mountpoint: '/run/berth/pods/p/mnt',
+    sharePid: false,
+    cgroup: { path: '/berth/p' },
+    userMappings: { uids: [{ containerId: 0, hostId: 100_000, size: 65_536 }], gids: [{ containerId: 0, hostId: 200_000, size: 65_536 }] },
+  });
+  assert.deepEqual(pod.sharing.slots, { net: 1, ipc: 2, uts: 3, user: 0, mount: 5 });
+  assertGolden('sandbox-user', {
+    prepare: pod.prepare,
+    sysctls: pod.sysctls,
+    container: planContainer(makeInput(makeSpec({ linux: { namespaces: ownUsers, ...userMappings } }), v2Host, { pod: pod.sharing, rootfs: { ...overlay, userAttributes: true } })),
+  });
 });
 
 test('an exec', () => {
@@ -164,7 +214,33 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
   [{ linux: { namespaces: [{ type: 'pid' }] } }, 'invalidArgument', 'linux.namespaces: a container needs a mount namespace'],
   [{ linux: { namespaces: [{ type: 'mount' }, { type: 'pid', path: '/run/pins/pid' }] } }, 'unimplemented', 'linux.namespaces[1].path: not supported (only /proc/<pid>/ns/pid)'],
   [{ linux: { namespaces: [{ type: 'mount', path: '/x' }] } }, 'unimplemented', 'linux.namespaces[0]: not supported (joining a mount namespace by path)'],
-  [{ linux: { namespaces: [{ type: 'mount' }, { type: 'user' }] } }, 'unimplemented', 'linux.namespaces[1]: not supported (user namespaces)'],
+  [{ linux: { namespaces: [{ type: 'mount' }, { type: 'user' }] } }, 'unimplemented', "linux.namespaces[1]: not supported (a user namespace beside the host's PID namespace)"],
+  [
+    { linux: { namespaces: [{ type: 'mount' }, { type: 'pid' }, { type: 'user', path: '/proc/1/ns/user' }] } },
+    'unimplemented',
+    'linux.namespaces[2].path: not supported (joining a user namespace by path)',
+  ],
+  [{ linux: { namespaces: ownUsers } }, 'invalidArgument', 'linux.uidMappings: required with a user namespace'],
+  [{ linux: { namespaces: ownUsers, uidMappings: [range(0, 9)], gidMappings: [range(5, 9)] } }, 'invalidArgument', 'linux.gidMappings: must map group 0'],
+  [{ linux: { uidMappings: [range(0, 9)], gidMappings: [range(0, 9)] } }, 'invalidArgument', 'linux.uidMappings: needs a user namespace'],
+  [
+    {
+      linux: { namespaces: ownUsers, uidMappings: [range(0, 9)], gidMappings: [range(0, 9)], devices: [{ type: 'c', path: '/dev/x', major: 1, minor: 3, uid: 10 }] },
+    },
+    'invalidArgument',
+    'linux.devices: /dev/x: owner 10:0 has no mapping',
+  ],
+  [
+    { mounts: [{ destination: '/v', type: 'bind', source: '/v', options: ['idmap'] }] },
+    'invalidArgument',
+    'mounts[7].uidMappings: required where the container has no user namespace',
+  ],
+  [
+    { linux: { namespaces: ownUsers, ...userMappings }, mounts: [{ destination: '/v', type: 'bind', source: '/v', options: ['rbind', 'rshared'] }] },
+    'unimplemented',
+    'mounts[7].options: not supported (passing mounts of a user namespace on to the host)',
+  ],
+  [{ mounts: [{ destination: '/v', type: 'tmpfs', options: ['idmap'] }] }, 'unimplemented', 'mounts[7].uidMappings: not supported (only binds are mapped)'],
   [{ top: { hostname: 'x' }, linux: { namespaces: [{ type: 'mount' }] } }, 'invalidArgument', 'hostname: needs a uts namespace'],
   [{ top: { hostname: 'x'.repeat(65) } }, 'invalidArgument', 'hostname: 65 bytes, at most 64'],
   [{ top: { hooks: { prestart: [{ path: '/x' }] } } }, 'unimplemented', 'hooks.prestart: not supported'],
@@ -211,6 +287,34 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
 for (const [parts, code, message] of refusals) {
   test(`refuses with ${JSON.stringify(message)}`, () => assert.throws(() => planContainer(makeInput(makeSpec(parts), hybridHost)), { code, message }));
 }
+
+test('volumes that stand behind names', () => {
+  const named = (destination: string, source: string, ...options: string[]): object => ({ destination, type: 'bind', source, options: ['bind', 'rprivate', ...options] });
+  const spec = decodeRuntimeSpec({
+    ociVersion: '1.3.0',
+    root: { path: 'rootfs' },
+    process: { args: ['/x'], cwd: '/', user: { uid: 0, gid: 0 } },
+    mounts: [
+      named('/data', 'volume-0', 'rw', 'nodev'),
+      named('/fast', 'volume-1', 'rw'),
+      named('/models', 'image-0', 'noexec'),
+      named('/part', 'image-1'),
+      named('/none', 'image-2'),
+    ],
+    linux: { namespaces: [{ type: 'mount' }] },
+  });
+  const image = { kind: 'layers', storeDir: '/var/lib/berth/images/layers', lower: ['2', '1'], subPath: '', mountpoint: '/run/berth/rootfs', origin: 'config.mounts[0]' } as const;
+  const volumes = {
+    'volume-0': { kind: 'directory', path: '/var/lib/berth/containers/p/c/volumes/volume-0', bytesMax: 1000, origin: 'image config.Volumes["/data"]' },
+    'volume-1': { kind: 'memory', bytesMax: 1000, origin: 'image config.Volumes["/fast"]' },
+    'image-0': image,
+    'image-1': { ...image, subPath: 'a/b', origin: 'config.mounts[1]' },
+    'image-2': { ...image, lower: [], origin: 'config.mounts[2]' },
+  } as const;
+  assertGolden('container-volumes', { container: planContainer(makeInput(spec, v2Host, { volumes })) });
+  // Without them the names are no paths, and nothing is mounted in their place.
+  assert.throws(() => planContainer(makeInput(spec, v2Host)), { code: 'invalidArgument', message: 'mounts[0].source: must be an absolute path' });
+});
 
 test('bounds bind mounts and layers by what the kernel and the plan can hold', () => {
   const mounts = Array.from({ length: 200 }, (_item, index) => ({ destination: `/m${index}`, type: 'bind', source: '/a', options: ['bind'] }));

@@ -6,7 +6,7 @@
  * special file systems; attach the clones; pivot; detach the old root. So the overlay exists in the container's namespace alone, and
  * volumes still propagate.
  */
-import { RuntimeError, assert, invalidArgument, limits } from '#core';
+import { invalidArgument, limits } from '#core';
 import { type RuntimeSpec, type SpecProcess } from '#oci';
 import { type Plan, type Section, type Step, clone, createTarget, errno, ms, noSlot, open } from '#plan';
 import { type HostFacts } from '#system';
@@ -17,13 +17,21 @@ import { type Identity, identityFiles } from './identity.ts';
 import { planMounts, visitPod } from './mounts.ts';
 import { type NamespaceTable, type PodSharing, enterNamespaces, openJoinedNamespaces, resolveNamespaces } from './namespaces.ts';
 import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
+import { overlayOptions } from './overlay.ts';
 import { unsupported } from './refusals.ts';
 import { localSlots } from './slots.ts';
 import { planSysctls } from './sysctl.ts';
+import { enterUserNamespace, planUserDevices, planUserNamespaces, raiseLimits, usersOf } from './user-namespace.ts';
+import type { VolumeSource } from './volumes.ts';
 
 /** Where a container's root comes from. */
 export type RootfsSource =
-  | { readonly kind: 'directory'; readonly path: string }
+  | {
+      readonly kind: 'directory';
+      readonly path: string;
+      /** With a user namespace: the files belong to the image's ids and are mapped; else they belong to the mapped ids already. */
+      readonly mapOwners?: boolean;
+    }
   | {
       readonly kind: 'overlay';
       /** Working directory of the mount, so that many layers fit into one page of options. */
@@ -36,6 +44,10 @@ export type RootfsSource =
       readonly mountpoint: string;
       /** Skip the sync at unmount; for roots that are thrown away. */
       readonly volatile?: boolean;
+      /** With a user namespace: the layers belong to the image's ids and are mapped; else they are copies for this mapping. */
+      readonly mapLower?: boolean;
+      /** The layers speak to the overlay by `user.overlay.*` attributes. */
+      readonly userAttributes?: boolean;
     };
 
 /** Everything that one container's plan depends on. */
@@ -44,6 +56,8 @@ export interface PlanContainerInput {
   readonly rootfs: RootfsSource;
   /** Directory that relative bind sources are below. */
   readonly bundle?: string;
+  /** What stands behind bind mounts whose `source` is a name here and no path. */
+  readonly volumes?: Readonly<Record<string, VolumeSource>>;
   readonly pod?: PodSharing;
   readonly host: HostFacts;
   readonly cgroup: CgroupPlacement;
@@ -111,11 +125,9 @@ function planRoot(rootfs: RootfsSource, spec: RuntimeSpec): { readonly sources: 
       ],
     };
   }
-  const data = [`lowerdir=${rootfs.lower.join(':')}`, `upperdir=${rootfs.upper}`, `workdir=${rootfs.work}`, ...(rootfs.volatile === true ? ['volatile'] : [])].join(',');
-  for (const name of [...rootfs.lower, rootfs.upper, rootfs.work]) assert(name !== '' && !/[:,\\]/.test(name), `an overlay directory is named ${JSON.stringify(name)}`);
-  // mount(2) takes one page of options, its end included.
-  if (Buffer.byteLength(data) > 4095)
-    throw new RuntimeError('resourceExhausted', `mount the root: ${rootfs.lower.length} layers need ${Buffer.byteLength(data)} bytes of options, at most 4095`);
+  const { lower, upper, work } = rootfs;
+  const options = [...(rootfs.volatile === true ? ['volatile'] : []), ...(rootfs.userAttributes === true ? ['userxattr'] : [])];
+  const data = overlayOptions({ lower, writable: { upper, work }, options }, 'mount the root');
   return {
     sources: [],
     attach: [
@@ -126,11 +138,11 @@ function planRoot(rootfs: RootfsSource, spec: RuntimeSpec): { readonly sources: 
 }
 
 /** What is made inside the root before the pivot, besides mounts. */
-function planFurniture(spec: RuntimeSpec, terminal: boolean): readonly Step[] {
+function planFurniture(spec: RuntimeSpec, terminal: boolean, devices: readonly Step[]): readonly Step[] {
   const { root } = localSlots;
   const { cwd } = processOf(spec);
   return [
-    ...planDevices(spec.linux.devices, spec.mounts),
+    ...devices,
     // Only on a /dev of our own: an image's /dev/console may be anything.
     ...(terminal && hasOwnDev(spec.mounts)
       ? [{ kind: 'makeFile', dir: root, path: '/dev/console', mode: 0o620, data: new Uint8Array(), origin: '/process/terminal' } as const]
@@ -154,31 +166,66 @@ function planProtection(spec: RuntimeSpec): readonly Step[] {
   ];
 }
 
-function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf: readonly Step[]): readonly Step[] {
+interface Setup {
+  readonly steps: readonly Step[];
+  /** What makes the user namespaces that the steps use. */
+  readonly userNamespaces: readonly Section[];
+}
+
+function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf: readonly Step[]): Setup {
   const { spec, host, pod } = input;
   const process = processOf(spec);
   const terminal = input.terminal ?? process.terminal;
   const driver = cgroupDriver(host.cgroups);
   const resources = spec.linux.resources;
-  const mounts = planMounts(spec.mounts, { table, pod, bundle: input.bundle, cgroups: { mode: host.cgroups.mode, driver, placement: input.cgroup, resources } });
+  const users = usersOf(spec, table);
+  let firstSlot: number = localSlots.sources;
+  const devices = users === undefined ? undefined : planUserDevices({ devices: spec.linux.devices, mounts: spec.mounts }, users, () => firstSlot++);
+  const mounts = planMounts(spec.mounts, {
+    table,
+    users,
+    firstSlot,
+    pod,
+    bundle: input.bundle,
+    volumes: input.volumes ?? {},
+    cgroups: { mode: host.cgroups.mode, driver, placement: input.cgroup, resources },
+  });
   const root = planRoot(input.rootfs, spec);
   const own = { net: table.network.kind !== 'host', ipc: table.ipc.kind !== 'host', uts: table.uts.kind !== 'host' };
-  return [
-    ...attachSelf,
-    // Anonymous: a name would be shared by everyone who knows it.
-    { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
+  const sysctls = planSysctls(spec.linux.sysctl, own, { path: 'linux.sysctl', origin: '/linux/sysctl' });
+  const sources: readonly Step[] = [
     ...planOomScore(process, host, 'process'),
     ...root.sources,
     ...mounts.sources,
     ...openJoinedNamespaces(table),
     ...visitPod(pod, mounts.podSources),
-    ...enterNamespaces(table),
-    ...planNames(spec, table),
-    { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive },
-    ...planSysctls(spec.linux.sysctl, own, { path: 'linux.sysctl', origin: '/linux/sysctl' }),
-    ...root.attach,
+  ];
+  const names = planNames(spec, table);
+  const entry: readonly Step[] =
+    users === undefined || devices === undefined
+      ? [
+          // Anonymous: a name would be shared by everyone who knows it.
+          { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
+          ...sources,
+          ...enterNamespaces(table),
+          ...names,
+          { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive },
+          ...sysctls,
+          ...mounts.prepare,
+          ...root.attach,
+        ]
+      : [
+          ...sources,
+          ...raiseLimits(process, host, 'process'),
+          { kind: 'giveStreams', ...users.root },
+          ...enterUserNamespace({ table, rootfs: input.rootfs, users, devices, prepare: mounts.prepare, names }),
+          ...sysctls,
+        ];
+  const steps: readonly Step[] = [
+    ...attachSelf,
+    ...entry,
     ...mounts.attach,
-    ...planFurniture(spec, terminal),
+    ...planFurniture(spec, terminal, devices?.furnish ?? planDevices(spec.linux.devices, spec.mounts)),
     { kind: 'pivotRoot', root: localSlots.root },
     ...planProtection(spec),
     ...(spec.linux.personality === undefined
@@ -186,6 +233,7 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
       : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
     ...(input.askIdentity ? [{ kind: 'ask', root: localSlots.root, files: identityFiles, bytesMax: limits.identityFileBytesMax, origin: '/process/user' } as const] : []),
   ];
+  return { steps, userNamespaces: planUserNamespaces(users, table, mounts.users) };
 }
 
 function payloadSection(input: PlanContainerInput, identity: Identity): Section {
@@ -223,14 +271,17 @@ export function planContainer(input: PlanContainerInput): Plan {
   const attachment = driver.attach(input.cgroup, { optional: false, ...(resources === undefined ? {} : { resources }) });
   // Compiled even where it is asked for later, so that a bad process object fails before anything exists.
   const payload = payloadSection(input, identityOf(processOf(spec)));
-  const flags = (table.pid.kind === 'new' ? clone.newPid : 0) | (table.time.kind === 'new' ? clone.newTime : 0);
+  // Below a user namespace these are made once that is entered.
+  const early = table.user.kind === 'host';
+  const flags = (early && table.pid.kind === 'new' ? clone.newPid : 0) | (early && table.time.kind === 'new' ? clone.newTime : 0);
+  const { steps, userNamespaces } = planSetup(input, table, attachment.child);
   const setup: Section = {
     actor: 'containerSetup',
     ...(flags === 0 ? {} : { cloneFlags: flags }),
     ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }),
-    steps: planSetup(input, table, attachment.child),
+    steps,
   };
-  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host] }, setup, ...(input.askIdentity ? [] : [payload])] };
+  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host] }, ...userNamespaces, setup, ...(input.askIdentity ? [] : [payload])] };
 }
 
 /** The plan that kills what is left of a container and removes its cgroup; absence is no error. */

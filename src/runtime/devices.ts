@@ -31,18 +31,34 @@ export function hasOwnDev(mounts: readonly SpecMount[]): boolean {
   return last !== undefined && last.type !== 'bind' && !last.options.some((option) => option === 'bind' || option === 'rbind');
 }
 
-/** Nodes and links. A host's /dev that is bound into the container is left as it is. */
+/** A host's /dev that is bound into the container is left as it is. */
+const isHostDev = (mounts: readonly SpecMount[]): boolean => mounts.some(({ destination }) => destination === '/dev') && !hasOwnDev(mounts);
+
+/** The default devices, unless the document has others there, and those of the document, each with its type as mode bits. */
+export function listDevices(
+  devices: readonly SpecDevice[],
+  mounts: readonly SpecMount[],
+): readonly { readonly device: SpecDevice; readonly typeBits: number; readonly origin: string | undefined }[] {
+  if (isHostDev(mounts)) return [];
+  const defaults = defaultDevices
+    .filter(({ path }) => !devices.some((device) => device.path === path))
+    .map((device) => ({ device, typeBits: typeBits[device.type], origin: undefined }));
+  return [...defaults, ...devices.map((device, index) => ({ device, typeBits: typeBits[device.type], origin: `/linux/devices/${index}` }))];
+}
+
+/** The standard links. */
+export function makeLinks(mounts: readonly SpecMount[]): readonly Step[] {
+  return isHostDev(mounts) ? [] : links.map(([path, target]): Step => ({ kind: 'makeLink', dir: localSlots.root, path, target, ignore: [errno.exists] }));
+}
+
+/** Nodes and links. */
 export function planDevices(devices: readonly SpecDevice[], mounts: readonly SpecMount[]): readonly Step[] {
-  const bound = mounts.some(({ destination }) => destination === '/dev') && !hasOwnDev(mounts);
-  if (bound) return [];
-  const listed = devices.map((device, index) => ({ device, origin: `/linux/devices/${index}` }));
-  const defaults = defaultDevices.filter(({ path }) => !devices.some((device) => device.path === path)).map((device) => ({ device, origin: undefined }));
   return [
-    ...[...defaults, ...listed].map(({ device, origin }): Step => ({
+    ...listDevices(devices, mounts).map(({ device, typeBits: type, origin }): Step => ({
       kind: 'makeNode',
       dir: localSlots.root,
       path: device.path,
-      mode: typeBits[device.type] | ((device.fileMode ?? 0o666) & 0o7777),
+      mode: type | ((device.fileMode ?? 0o666) & 0o7777),
       major: device.major,
       minor: device.minor,
       uid: device.uid ?? 0,
@@ -50,6 +66,6 @@ export function planDevices(devices: readonly SpecDevice[], mounts: readonly Spe
       ignore: [errno.exists],
       ...(origin === undefined ? {} : { origin }),
     })),
-    ...links.map(([path, target]): Step => ({ kind: 'makeLink', dir: localSlots.root, path, target, ignore: [errno.exists] })),
+    ...makeLinks(mounts),
   ];
 }

@@ -16,6 +16,7 @@ import { type Identity } from './identity.ts';
 import { cloneFlagOf } from './namespaces.ts';
 import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
 import { localSlots } from './slots.ts';
+import { becomeContainerRoot, containerRootOf, raiseLimits } from './user-namespace.ts';
 
 /** What an exec depends on. */
 export interface PlanExecInput {
@@ -34,7 +35,10 @@ export interface PlanExecInput {
   readonly startBarrier?: boolean;
 }
 
-/** Names below /proc/<pid>/ns in the order of entering: the mount namespace last, because it takes the host's paths away. */
+/**
+ * Names below /proc/<pid>/ns in the order of entering: the mount namespace last but one, because it takes the host's paths away; the user namespace
+ * last, because it takes away the right to enter the others.
+ */
 const entered: readonly (readonly [type: NamespaceType, file: string])[] = [
   ['network', 'net'],
   ['ipc', 'ipc'],
@@ -54,12 +58,14 @@ export function planExec(input: PlanExecInput): Plan {
   const attachment = cgroupDriver(host.cgroups).attach(input.cgroup, { optional: true });
   const joined = entered.filter(([type]) => spec.linux.namespaces.some((namespace) => namespace.type === type));
   const slotOf = (index: number): number => localSlots.namespaces + index;
+  // User and group 0 of the container's user namespace, outside of it.
+  const users = spec.linux.namespaces.some(({ type }) => type === 'user') ? containerRootOf(spec) : undefined;
   const setup: readonly Step[] = [
     ...attachment.child,
-    { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
+    ...(users === undefined ? [{ kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] } as const] : []),
     ...planOomScore(process, host, 'process'),
     { kind: 'openPath', dir: noSlot, path: `/proc/${initPid}`, flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.initProcess },
-    ...joined.map(([, file], index): Step => ({
+    ...[...joined.map(([, file]) => file), ...(users === undefined ? [] : ['user'])].map((file, index): Step => ({
       kind: 'openPath',
       dir: localSlots.initProcess,
       path: `ns/${file}`,
@@ -68,7 +74,9 @@ export function planExec(input: PlanExecInput): Plan {
       resolve: 0,
       out: slotOf(index),
     })),
+    ...(users === undefined ? [] : [...raiseLimits(process, host, 'process'), { kind: 'giveStreams', ...users } as const]),
     ...joined.map(([type], index): Step => ({ kind: 'enterNamespace', slot: slotOf(index), type: cloneFlagOf[type] })),
+    ...(users === undefined ? [] : becomeContainerRoot(slotOf(joined.length))),
     { kind: 'openPath', dir: noSlot, path: '/', flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.root },
     ...(spec.linux.personality === undefined
       ? []

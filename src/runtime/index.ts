@@ -11,3 +11,4 @@ export * from './sandbox.ts';
 export * from './seccomp.ts';
 export * from './seccomp-default.ts';
 export * from './slots.ts';
+export { type VolumeSource } from './volumes.ts';

@@ -19,6 +19,8 @@ export interface MountOptions {
   readonly propagation: number;
   readonly propagationRecursive: boolean;
   readonly copyUp: boolean;
+  /** Ids are mapped, of the mount alone or of all below it too. */
+  readonly idMap?: 'mount' | 'tree';
   /** What the file system itself is given, such as `size=64k`. */
   readonly data: readonly string[];
 }
@@ -55,6 +57,7 @@ const ignored = new Set(['defaults', 'async', 'nofail', 'auto', 'noauto', 'user'
 export function decodeMountOptions(options: readonly string[], path: string): MountOptions {
   const state = { bind: false, recursive: false, set: 0, clear: 0, setRecursive: 0, clearRecursive: 0, propagation: 0, propagationRecursive: false, copyUp: false };
   const data: string[] = [];
+  let idMap: MountOptions['idMap'];
   const apply = (set: 'set' | 'setRecursive', clear: 'clear' | 'clearRecursive', [bits, cleared]: Attribute): void => {
     state[set] = (state[set] & ~cleared) | bits;
     state[clear] = (state[clear] & ~bits) | cleared;
@@ -70,8 +73,9 @@ export function decodeMountOptions(options: readonly string[], path: string): Mo
       state.bind = true;
       state.recursive = word === 'rbind';
     } else if (word === 'tmpcopyup') state.copyUp = true;
-    else if (word === 'idmap' || word === 'ridmap' || word === 'remount') throw invalidArgument(`${path}[${index}]`, `the option ${JSON.stringify(word)} is not supported`);
+    else if (word === 'idmap' || word === 'ridmap') idMap = word === 'idmap' ? 'mount' : 'tree';
+    else if (word === 'remount') throw invalidArgument(`${path}[${index}]`, `the option ${JSON.stringify(word)} is not supported`);
     else if (!ignored.has(word)) data.push(word);
   }
-  return { ...state, data };
+  return { ...state, ...(idMap === undefined ? {} : { idMap }), data };
 }

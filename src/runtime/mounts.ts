@@ -6,12 +6,14 @@
  */
 import { RuntimeError, invalidArgument } from '#core';
 import { type SpecMount, type SpecResources } from '#oci';
-import { type Step, clone, createTarget, errno, mountAttr, ms, noSlot, open } from '#plan';
+import { type IdMappings, type Step, clone, createTarget, errno, mountAttr, ms, noSlot, open } from '#plan';
 import { type CgroupDriver, type CgroupPlacement } from './cgroup-driver.ts';
 import { type MountOptions, decodeMountOptions } from './mount-options.ts';
 import { type NamespaceTable, type PodSharing } from './namespaces.ts';
 import { unsupported } from './refusals.ts';
 import { localSlots } from './slots.ts';
+import { type ContainerUsers, mapMount } from './user-namespace.ts';
+import { type VolumeSource, attachOwn, imageMountAttributes, openLayers, openOwn } from './volumes.ts';
 
 /** Steps by the mount namespace that they run in. */
 export interface MountPlan {
@@ -19,27 +21,45 @@ export interface MountPlan {
   readonly sources: readonly Step[];
   /** In the pod's, which the child visits before it makes its own. */
   readonly podSources: readonly Step[];
+  /** In the container's, before its root is made. */
+  readonly prepare: readonly Step[];
   /** In the container's, before the pivot. */
   readonly attach: readonly Step[];
 }
 
+/** The user namespace that holds a mount's mappings. */
+export interface MountUsers {
+  readonly slot: number;
+  readonly mappings: IdMappings;
+  readonly origin: string;
+}
+
 /** What mounts depend on besides themselves. */
 export interface MountContext {
+  /** The container's user namespace, where it has one. */
+  readonly users?: ContainerUsers | undefined;
+  /** Slots below this one are taken; default: the first for sources. */
+  readonly firstSlot?: number;
   readonly table: NamespaceTable;
   readonly pod: PodSharing | undefined;
   readonly bundle: string | undefined;
+  /** By the `source` of bind mounts. */
+  readonly volumes: Readonly<Record<string, VolumeSource>>;
   readonly cgroups: { readonly mode: 'v1' | 'hybrid' | 'v2'; readonly driver: CgroupDriver; readonly placement: CgroupPlacement; readonly resources: SpecResources | undefined };
 }
 
 interface Slots {
   next(origin: string): number;
+  /** User namespaces that mounts have asked for so far. */
+  readonly users: MountUsers[];
 }
 
-function slotCounter(): Slots {
-  let slot: number = localSlots.sources;
+function slotCounter(first: number): Slots {
+  let slot = first;
   return {
+    users: [],
     next: (origin) => {
-      if (slot === localSlots.end) throw new RuntimeError('resourceExhausted', `${origin}: more than ${localSlots.end - localSlots.sources} bind mounts`);
+      if (slot === localSlots.end) throw new RuntimeError('resourceExhausted', `${origin}: more than ${localSlots.end - first} bind mounts`);
       slot += 1;
       return slot - 1;
     },
@@ -92,16 +112,64 @@ function attachBind(slot: number, target: string, origin: string): readonly Step
   ];
 }
 
-function planBind(mount: SpecMount, options: MountOptions, slot: number, context: MountContext, path: string, origin: string): MountPlan {
+interface MountPlace {
+  readonly path: string;
+  readonly origin: string;
+}
+
+const sameMappings = (one: IdMappings, other: IdMappings): boolean => JSON.stringify([one.uids, one.gids]) === JSON.stringify([other.uids, other.gids]);
+
+/** Slot of the user namespace that a bind is mapped by, undefined where it is not: the container's, or one that is made for mounts with these mappings. */
+function planIdMap(mount: SpecMount, options: MountOptions, slots: Slots, users: ContainerUsers | undefined, { path, origin }: MountPlace): number | undefined {
+  if (!mount.idMapped && options.idMap === undefined) return undefined;
+  const own = mount.idMappings;
+  if (own === undefined || own.uids.length + own.gids.length === 0) {
+    if (users === undefined) throw invalidArgument(`${path}.uidMappings`, 'required where the container has no user namespace');
+    return users.slot;
+  }
+  if (users !== undefined && sameMappings(users.mappings, own)) return users.slot;
+  const known = slots.users.find(({ mappings }) => sameMappings(mappings, own));
+  if (known !== undefined) return known.slot;
+  const slot = slots.next(origin);
+  slots.users.push({ slot, mappings: own, origin: `${origin}/uidMappings` });
+  return slot;
+}
+
+function planBind(mount: SpecMount, options: MountOptions, slots: Slots, context: MountContext, { path, origin }: MountPlace): MountPlan {
+  const slot = slots.next(origin);
+  const idMap = planIdMap(mount, options, slots, context.users, { path, origin });
   const source = mount.source ?? '';
   if (source === '') throw invalidArgument(`${path}.source`, 'required for a bind mount');
   if (options.data.length > 0) throw invalidArgument(`${path}.options`, `unknown option ${JSON.stringify(options.data[0]?.slice(0, 80))} for a bind mount`);
   if (!source.startsWith('/') && context.bundle === undefined) throw invalidArgument(`${path}.source`, 'must be an absolute path');
   const absolute = source.startsWith('/') ? source : `${context.bundle}/${source}`;
   return {
-    sources: [{ kind: 'openTree', dir: noSlot, path: absolute, resolve: 0, recursive: options.recursive ? 1 : 0, out: slot, origin }],
+    sources: [
+      { kind: 'openTree', dir: noSlot, path: absolute, resolve: 0, recursive: options.recursive ? 1 : 0, out: slot, origin },
+      ...(idMap === undefined ? [] : [mapMount(slot, idMap, origin, options.idMap === 'tree')]),
+    ],
     podSources: [],
+    prepare: [],
     attach: [...bindAttributes(slot, options, origin), ...attachBind(slot, mount.destination, origin)],
+  };
+}
+
+/** What the engine put behind the mount in place of a path. */
+function planVolume(mount: SpecMount, source: VolumeSource, options: MountOptions, slot: number, users: ContainerUsers | undefined): MountPlan {
+  const alone: MountOptions = { ...options, recursive: false };
+  if (source.kind === 'layers') {
+    const { origin } = source;
+    const attributes = bindAttributes(slot, { ...alone, set: imageMountAttributes(options.set) }, origin);
+    return { sources: [], podSources: [], prepare: openLayers(source, slot), attach: [...attributes, ...attachBind(slot, mount.destination, origin)] };
+  }
+  const { sources, attach } = openOwn(source, slot);
+  // Owners in a directory of the engine's are numbers of the container.
+  const mapped = source.kind === 'directory' && users !== undefined ? [mapMount(slot, users.slot, source.origin)] : [];
+  return {
+    sources: [...sources, ...mapped],
+    podSources: [],
+    prepare: [],
+    attach: [...attach, ...attachOwn(source, slot, mount.destination, bindAttributes(slot, alone, source.origin))],
   };
 }
 
@@ -110,6 +178,7 @@ function planPodMount(mount: SpecMount, from: string, options: MountOptions, slo
   return {
     sources: [],
     podSources: [{ kind: 'openTree', dir: noSlot, path: from, resolve: 0, recursive: 0, out: slot, origin }],
+    prepare: [],
     attach: [
       ...bindAttributes(slot, { ...options, recursive: false }, origin),
       { kind: 'moveMount', from: slot, root: localSlots.root, target: mount.destination, create: createTarget.directory, noLinks: mount.type === 'proc' ? 1 : 0, origin },
@@ -132,6 +201,7 @@ function planJoinedProc(mount: SpecMount, namespacePath: string, options: MountO
       { kind: 'enterNamespace', slot: localSlots.ownMount, type: clone.newMount, origin },
     ],
     podSources: [],
+    prepare: [],
     attach: planPodMount(mount, '', options, slot, origin).attach,
   };
 }
@@ -163,10 +233,30 @@ function planFileSystem(type: string, mount: SpecMount, options: MountOptions, s
   ];
 }
 
+/** Which namespace a file system shows; only who has rights over its user namespace may mount it. */
+const shownNamespaces: Readonly<Record<string, 'network' | 'ipc' | 'cgroup'>> = { sysfs: 'network', mqueue: 'ipc', cgroup2: 'cgroup' };
+
+/** A new file system; one that shows a namespace of the host's is made before the container's user namespace is entered. */
+function planOwnFileSystem(
+  type: string,
+  mount: SpecMount,
+  options: MountOptions,
+  slot: number,
+  { origin, context: { table, users } }: { readonly origin: string; readonly context: MountContext },
+): MountPlan {
+  const steps = planFileSystem(type, mount, options, slot, origin);
+  const shown = shownNamespaces[type];
+  const source = shown === undefined ? undefined : table[shown];
+  const isInside = source === undefined || source.kind === 'new' || (source.kind === 'slot' && table.user.kind === 'slot');
+  const early = users === undefined || isInside ? 0 : 1;
+  return { sources: [], podSources: [], prepare: steps.slice(0, early), attach: steps.slice(early) };
+}
+
 /** v1: a tmpfs with one bind per hierarchy that holds the container. v2: the tree, which the cgroup namespace cuts off at the container. */
-function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, { cgroups }: MountContext, origin: string): MountPlan {
+function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, context: MountContext, origin: string): MountPlan {
+  const { cgroups } = context;
   const slot = slots.next(origin);
-  if (cgroups.mode === 'v2') return { sources: [], podSources: [], attach: planFileSystem('cgroup2', { ...mount, source: 'cgroup' }, options, slot, origin) };
+  if (cgroups.mode === 'v2') return planOwnFileSystem('cgroup2', { ...mount, source: 'cgroup' }, options, slot, { origin, context });
   const views = cgroups.driver.views(cgroups.placement, cgroups.resources).map((view) => ({ ...view, slot: slots.next(origin) }));
   const inner: MountOptions = { ...options, recursive: false, propagation: 0, data: [] };
   const lock: readonly Step[] =
@@ -176,6 +266,7 @@ function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, 
   return {
     sources: views.map((view): Step => ({ kind: 'openTree', dir: noSlot, path: view.path, resolve: 0, recursive: 0, out: view.slot, origin })),
     podSources: [],
+    prepare: [],
     attach: [
       ...planFileSystem('tmpfs', { ...mount, source: 'tmpfs' }, { ...options, set: options.set & ~mountAttr.readOnly, data: ['mode=755'] }, slot, origin),
       ...views.flatMap((view): readonly Step[] => [
@@ -192,9 +283,12 @@ function planMount(mount: SpecMount, index: number, slots: Slots, context: Mount
   const options = decodeMountOptions(mount.options, `${path}.options`);
   const type = mount.type ?? '';
   const { pod, table } = context;
-  if (mount.idMapped) throw unsupported(`${path}.uidMappings`, 'id-mapped mounts');
+  if (context.users !== undefined && (options.propagation & ms.shared) !== 0) throw unsupported(`${path}.options`, 'passing mounts of a user namespace on to the host');
   if (mount.destination === '/') throw invalidArgument(`${path}.destination`, 'must not be the root');
-  if (options.bind || type === 'bind') return planBind(mount, options, slots.next(origin), context, path, origin);
+  const volume = Object.hasOwn(context.volumes, mount.source ?? '') ? context.volumes[mount.source ?? ''] : undefined;
+  if (volume !== undefined) return planVolume(mount, volume, options, slots.next(origin), context.users);
+  if (options.bind || type === 'bind') return planBind(mount, options, slots, context, { path, origin });
+  if (mount.idMapped || options.idMap !== undefined) throw unsupported(`${path}.uidMappings`, 'only binds are mapped');
   if (type === '' || type === 'none') throw invalidArgument(`${path}.type`, 'required unless the mount is a bind');
   if (!/^[a-z0-9_.-]{1,32}$/.test(type)) throw invalidArgument(`${path}.type`, `is no name of a file system: ${JSON.stringify(type.slice(0, 80))}`);
   if (mount.destination === '/dev/shm' && type === 'tmpfs' && pod?.slots.mount !== undefined && pod.shmPath !== undefined)
@@ -205,14 +299,20 @@ function planMount(mount: SpecMount, index: number, slots: Slots, context: Mount
   }
   if (type === 'proc' && table.pid.kind === 'path') return planJoinedProc(mount, table.pid.path, options, slots.next(origin), origin);
   if (type === 'cgroup' || type === 'cgroup2') return planCgroupMount(mount, options, slots, context, origin);
-  return { sources: [], podSources: [], attach: planFileSystem(type, mount, options, slots.next(origin), origin) };
+  return planOwnFileSystem(type, mount, options, slots.next(origin), { origin, context });
 }
 
-/** All mounts, in the document's order. */
-export function planMounts(mounts: readonly SpecMount[], context: MountContext): MountPlan {
-  const slots = slotCounter();
+/** All mounts, in the document's order, and the user namespaces to make first, for those with mappings of their own. */
+export function planMounts(mounts: readonly SpecMount[], context: MountContext): MountPlan & { readonly users: readonly MountUsers[] } {
+  const slots = slotCounter(context.firstSlot ?? localSlots.sources);
   const plans = mounts.map((mount, index) => planMount(mount, index, slots, context));
-  return { sources: plans.flatMap(({ sources }) => sources), podSources: plans.flatMap(({ podSources }) => podSources), attach: plans.flatMap(({ attach }) => attach) };
+  return {
+    sources: plans.flatMap(({ sources }) => sources),
+    podSources: plans.flatMap(({ podSources }) => podSources),
+    prepare: plans.flatMap(({ prepare }) => prepare),
+    users: slots.users,
+    attach: plans.flatMap(({ attach }) => attach),
+  };
 }
 
 /** The visit to the pod's mount namespace and back to the host's, around the steps that clone from it. */

@@ -32,7 +32,7 @@ export type NamespaceSource =
   | { readonly kind: 'slot'; readonly slot: number }
   | { readonly kind: 'path'; readonly path: string; readonly slot: number; readonly origin: string };
 
-/** Sources by type; `user` is always the host's in this version. */
+/** Sources by type. */
 export type NamespaceTable = Readonly<Record<NamespaceType, NamespaceSource>>;
 
 /** CLONE_* bit of each type. */
@@ -47,7 +47,7 @@ export const cloneFlagOf: Readonly<Record<NamespaceType, number>> = {
   time: clone.newTime,
 };
 
-const podSlotNames: Readonly<Partial<Record<NamespaceType, keyof PodSharing['slots']>>> = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid' };
+const podSlotNames: Readonly<Partial<Record<NamespaceType, keyof PodSharing['slots']>>> = { network: 'net', ipc: 'ipc', uts: 'uts', pid: 'pid', user: 'user' };
 
 /** The table, or an error for a combination that cannot be run. */
 export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined): NamespaceTable {
@@ -74,8 +74,10 @@ export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined
   if (table.mount.kind === 'host') throw invalidArgument('linux.namespaces', 'a container needs a mount namespace');
   if (table.pid.kind === 'path' && !/^\/proc\/\d+\/ns\/pid$/.test(table.pid.path)) throw unsupported(`${placeOf('pid')}.path`, 'only /proc/<pid>/ns/pid');
   if (table.mount.kind !== 'new') throw unsupported(placeOf('mount'), 'joining a mount namespace by path');
-  if (table.user.kind !== 'host') throw unsupported(placeOf('user'), 'user namespaces');
-  if (spec.linux.hasIdMappings) throw unsupported('linux.uidMappings', 'user namespaces');
+  if (table.user.kind === 'path') throw unsupported(`${placeOf('user')}.path`, 'joining a user namespace by path');
+  if (table.user.kind === 'host' && spec.linux.hasIdMappings) throw invalidArgument('linux.uidMappings', 'needs a user namespace');
+  // Only a PID namespace below the user namespace lets a procfs be mounted in it.
+  if (table.user.kind !== 'host' && table.pid.kind === 'host') throw unsupported(placeOf('user'), "a user namespace beside the host's PID namespace");
   if (spec.linux.hasTimeOffsets) throw unsupported('linux.timeOffsets');
   return table;
 }
@@ -92,11 +94,20 @@ export function openJoinedNamespaces(table: NamespaceTable): readonly Step[] {
  * the child holds the host's mounts and every capability, and a container with SYS_PTRACE in that namespace could take it over.
  */
 export function enterNamespaces(table: NamespaceTable): readonly Step[] {
-  const joins = namespaceTypes.flatMap((type): readonly Step[] => {
+  const created = createdNamespaces(table, ['pid', 'time', 'user']);
+  return [...joinNamespaces(table), { kind: 'unshare', flags: created, origin: '/linux/namespaces' }];
+}
+
+/** Enters what is joined, but for a user namespace: with that the rights go that the others need. */
+export function joinNamespaces(table: NamespaceTable): readonly Step[] {
+  return namespaceTypes.flatMap((type): readonly Step[] => {
     const source = table[type];
-    if (source.kind === 'host' || source.kind === 'new') return [];
+    if (type === 'user' || source.kind === 'host' || source.kind === 'new') return [];
     return [{ kind: 'enterNamespace', slot: source.slot, type: cloneFlagOf[type], ...(source.kind === 'path' ? { origin: source.origin } : {}) }];
   });
-  const created = namespaceTypes.filter((type) => table[type].kind === 'new' && type !== 'pid' && type !== 'time').reduce((flags, type) => flags | cloneFlagOf[type], 0);
-  return [...joins, { kind: 'unshare', flags: created, origin: '/linux/namespaces' }];
+}
+
+/** CLONE_* bits of the namespaces that are new, without the types in `except`. */
+export function createdNamespaces(table: NamespaceTable, except: readonly NamespaceType[]): number {
+  return namespaceTypes.filter((type) => table[type].kind === 'new' && !except.includes(type)).reduce((flags, type) => flags | cloneFlagOf[type], 0);
 }

@@ -5,8 +5,9 @@
  * The pod's mount namespace has pivoted into a small tmpfs that holds the shared memory and, with a shared PID namespace, a
  * procfs of it; nothing of the host is reachable or pinned there. Containers clone from it.
  */
+import { invalidArgument } from '#core';
 import { type SpecResources } from '#oci';
-import { type Plan, type Section, type Step, clone, createTarget, mountAttr, ms, noSlot, startBarrier } from '#plan';
+import { type IdMappings, type Plan, type Section, type Step, clone, createTarget, mapId, mountAttr, ms, noSlot, startBarrier, userNamespaceSections } from '#plan';
 import { type HostFacts } from '#system';
 import { cgroupDriver } from './cgroup.ts';
 import { type CgroupPlacement } from './cgroup-driver.ts';
@@ -30,6 +31,8 @@ export interface PlanSandboxInput {
   readonly sharePid: boolean;
   /** The pod's group; its containers and the pause process live in leaves below it. */
   readonly cgroup: CgroupPlacement;
+  /** A user namespace for the pod: its other namespaces are made below it, and its containers' documents have these mappings. */
+  readonly userMappings?: IdMappings;
   /** Limits of the whole pod. */
   readonly resources?: SpecResources;
 }
@@ -65,8 +68,10 @@ function exportNamespace(type: number, podSlot: number): readonly Step[] {
   ];
 }
 
-function planPodMounts({ shm, mountpoint, sharePid }: PlanSandboxInput): readonly Step[] {
+function planPodMounts({ shm, mountpoint, sharePid, userMappings }: PlanSandboxInput): readonly Step[] {
   if (shm === undefined && !sharePid) return [];
+  // The mounts are made with the host's rights; what they hold belongs to the pod.
+  const owner = userMappings === undefined ? [] : [`uid=${rootId(userMappings, 'uids')}`, `gid=${rootId(userMappings, 'gids')}`];
   const directory = (path: string): Step => ({ kind: 'makeDirectory', dir: podRoot, path, mode: 0o755, parents: 0 });
   return [
     { kind: 'unshare', flags: clone.newMount },
@@ -79,7 +84,7 @@ function planPodMounts({ shm, mountpoint, sharePid }: PlanSandboxInput): readonl
     ...(shm === undefined
       ? []
       : ([
-          { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`], attributes: protectedAttributes, out: scratch },
+          { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`, ...owner], attributes: protectedAttributes, out: scratch },
           { kind: 'moveMount', from: scratch, root: podRoot, target: '/shm', create: createTarget.none, noLinks: 1 },
         ] as const)),
     { kind: 'pivotRoot', root: podRoot },
@@ -87,25 +92,50 @@ function planPodMounts({ shm, mountpoint, sharePid }: PlanSandboxInput): readonl
   ];
 }
 
-function planNamespaces(input: PlanSandboxInput): Section | undefined {
-  const { namespaces, hostname } = input;
+/** What user or group 0 of the pod is outside. */
+function rootId(mappings: IdMappings, kind: keyof IdMappings): number {
+  const id = mapId(mappings[kind], 0);
+  if (id === undefined) throw invalidArgument(`userMappings.${kind}`, 'must map id 0');
+  return id;
+}
+
+const mapsBarrier = 2;
+/** Into the pod's user namespace. */
+const becomePodRoot: readonly Step[] = [
+  { kind: 'enterNamespace', slot: podSlots.user, type: clone.newUser },
+  { kind: 'setUser', uid: 0, gid: 0 },
+];
+
+/** With a user namespace that comes first and the others are made below it; the mounts stay with the host's rights. */
+function planNamespaces(input: PlanSandboxInput): readonly Section[] {
+  const { namespaces, hostname, userMappings } = input;
   const flags = (namespaces.net ? clone.newNet : 0) | (namespaces.ipc ? clone.newIpc : 0) | (namespaces.uts ? clone.newUts : 0);
-  const steps: readonly Step[] = [
+  const own: readonly Step[] = [
     ...(namespaces.uts && hostname !== undefined && hostname !== '' ? [{ kind: 'setHostname', name: hostname, origin: '/hostname' } as const] : []),
     ...(namespaces.net ? exportNamespace(clone.newNet, podSlots.net) : []),
     ...(namespaces.ipc ? exportNamespace(clone.newIpc, podSlots.ipc) : []),
     ...(namespaces.uts ? exportNamespace(clone.newUts, podSlots.uts) : []),
-    ...planPodMounts(input),
   ];
-  return steps.length === 0 ? undefined : { actor: 'podNamespaces', ...(flags === 0 ? {} : { cloneFlags: flags }), steps };
+  const mounts = planPodMounts(input);
+  const section = (steps: readonly Step[], cloneFlags = 0): readonly Section[] =>
+    steps.length === 0 ? [] : [{ actor: 'podNamespaces', ...(cloneFlags === 0 ? {} : { cloneFlags }), steps }];
+  if (userMappings === undefined) return section([...own, ...mounts], flags);
+  const enter: readonly Step[] = [...becomePodRoot, { kind: 'unshare', flags }];
+  return [
+    ...userNamespaceSections(userMappings, { slot: podSlots.user, barrier: mapsBarrier, origin: '/userMappings' }),
+    ...section(own.length === 0 ? [] : [...enter, ...own]),
+    ...section(mounts),
+  ];
 }
 
 /** The sysctls, written inside the pod's namespaces. */
-function planPodSysctls({ sysctls, namespaces }: PlanSandboxInput): Plan | undefined {
+function planPodSysctls({ sysctls, namespaces, userMappings }: PlanSandboxInput): Plan | undefined {
   const writes = planSysctls(sysctls, namespaces, { path: 'linux.sysctls', origin: '/linux/sysctls' });
   const enter = (wanted: boolean, slot: number, type: number): readonly Step[] => (wanted ? [{ kind: 'enterNamespace', slot, type }] : []);
   const joins = [...enter(namespaces.net, podSlots.net, clone.newNet), ...enter(namespaces.ipc, podSlots.ipc, clone.newIpc), ...enter(namespaces.uts, podSlots.uts, clone.newUts)];
-  return writes.length === 0 ? undefined : { sections: [{ actor: 'podNamespaces', steps: [...joins, ...writes] }] };
+  // Those of IPC belong to the root of the user namespace and to nobody above it.
+  const owner = userMappings === undefined ? [] : becomePodRoot;
+  return writes.length === 0 ? undefined : { sections: [{ actor: 'podNamespaces', steps: [...joins, ...owner, ...writes] }] };
 }
 
 /** Where the pause process lives. */
@@ -166,13 +196,14 @@ function planPause(input: PlanSandboxInput): Plan {
 }
 
 /** Slots and paths that the pod's containers are compiled with. */
-function sharingOf({ namespaces, shm, sharePid }: PlanSandboxInput): PodSharing {
+function sharingOf({ namespaces, shm, sharePid, userMappings }: PlanSandboxInput): PodSharing {
   return {
     slots: {
       ...(namespaces.net ? { net: podSlots.net } : {}),
       ...(namespaces.ipc ? { ipc: podSlots.ipc } : {}),
       ...(namespaces.uts ? { uts: podSlots.uts } : {}),
       ...(sharePid ? { pid: podSlots.pid } : {}),
+      ...(userMappings === undefined ? {} : { user: podSlots.user }),
       ...(shm === undefined && !sharePid ? {} : { mount: podSlots.mount }),
     },
     ...(shm === undefined ? {} : { shmPath: '/shm' }),
@@ -191,7 +222,7 @@ export function planSandbox(input: PlanSandboxInput): SandboxPlans {
   const namespaces = planNamespaces(input);
   const sysctls = planPodSysctls(input);
   return {
-    prepare: { sections: [...(limits.length === 0 ? [] : [{ actor: 'host', steps: limits } as const]), ...(namespaces === undefined ? [] : [namespaces])] },
+    prepare: { sections: [...(limits.length === 0 ? [] : [{ actor: 'host', steps: limits } as const]), ...namespaces] },
     ...(input.sharePid ? { pause: planPause(input) } : {}),
     ...(sysctls === undefined ? {} : { sysctls }),
     sharing: sharingOf(input),

@@ -15,6 +15,10 @@ export const localSlots = {
   initProcess: 69,
   /** One per namespace type to join by path, in the order of `namespaceTypes`. */
   namespaces: 70,
+  /** User namespace that a container gets of its own. */
+  userNamespace: 78,
+  /** Where the parts of a root are put together before its user namespace is entered. */
+  staging: 79,
   sources: 80,
   end: 256,
 } as const;

@@ -27,8 +27,8 @@ export function podPaths(podDir: string) {
   return { hosts: `${podDir}/hosts`, hostname: `${podDir}/hostname`, resolvConf: `${podDir}/resolv.conf`, shm: `${podDir}/shm`, proc: `${podDir}/proc` } as const;
 }
 
-/** Writable layer of one container. */
+/** Writable layer of one container, and the volumes that are its own. */
 export function containerPaths(layout: NativeLayout, { podId, containerId }: { readonly podId: string; readonly containerId: string }) {
   const directory = `${layout.containers}/${podId}/${containerId}`;
-  return { directory, upper: `${directory}/upper`, work: `${directory}/work` } as const;
+  return { directory, upper: `${directory}/upper`, work: `${directory}/work`, volumes: `${directory}/volumes` } as const;
 }

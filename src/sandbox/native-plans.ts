@@ -2,9 +2,9 @@
  * The plans of the native class, put together from those of `runtime`. In: a pod's or a container's request. Out: plans. Pure.
  */
 import { RuntimeError } from '#core';
-import type { ContainerRequest, PodFiles, SandboxRecord, SandboxRequest } from '#pod';
+import type { ContainerRequest, VolumeSource as ContainerVolume, PodFiles, SandboxRecord, SandboxRequest } from '#pod';
 import { type Plan, type Section, type Step, errno, noSlot } from '#plan';
-import { type PlanContainerInput, type SandboxPlans, type UserRequest, cgroupDriver, planSandbox } from '#runtime';
+import { type PlanContainerInput, type SandboxPlans, type UserRequest, type VolumeSource, cgroupDriver, planSandbox } from '#runtime';
 import type { HostFacts } from '#system';
 import { type NativeLayout, containerPaths, podPaths } from './layout.ts';
 
@@ -75,13 +75,30 @@ export function containerInput(context: PodContext, container: ContainerRequest)
     cgroup: { path: `${record.cgroupPath}/${container.containerId}`, controllers },
     terminal: container.terminal,
     askIdentity: true,
+    volumes: Object.fromEntries(
+      Object.entries(container.volumes).map(([name, source]) => [name, volumeOf(source, { path: `${paths.volumes}/${name}`, mountpoint: layout.rootfs })]),
+    ),
   };
 }
 
-/** Directories of a container's writable layer. The upper's mode is that of the root directory that the container sees. */
-export function planWritableLayer({ layout, request }: PodContext, containerId: string): Section {
+/** `path`: where a directory of the container's own is; `mountpoint`: empty, as nothing is ever mounted there but in a container. */
+function volumeOf(source: ContainerVolume, { path, mountpoint }: { readonly path: string; readonly mountpoint: string }): VolumeSource {
+  const { origin } = source;
+  switch (source.kind) {
+    case 'layers':
+      return { kind: 'layers', storeDir: source.layers.storeDir, lower: source.layers.lower, subPath: source.subPath, mountpoint, origin };
+    case 'directory':
+      return { kind: 'directory', path, bytesMax: source.bytesMax, origin };
+    case 'memory':
+      return { kind: 'memory', bytesMax: source.bytesMax, origin };
+  }
+}
+
+/** Directories of a container's writable layer and of its own volumes. The upper's mode is that of the root directory that the container sees. */
+export function planWritableLayer({ layout, request }: PodContext, { containerId, volumes }: Pick<ContainerRequest, 'containerId' | 'volumes'>): Section {
   const paths = containerPaths(layout, { podId: request.podId, containerId });
-  return onHost([makeDirectory(paths.directory, 0o700), makeDirectory(paths.upper, 0o755), makeDirectory(paths.work, 0o700)]);
+  const own = Object.entries(volumes).flatMap(([name, { kind }]) => (kind === 'directory' ? [makeDirectory(`${paths.volumes}/${name}`, 0o755)] : []));
+  return onHost([makeDirectory(paths.directory, 0o700), makeDirectory(paths.upper, 0o755), makeDirectory(paths.work, 0o700), ...own]);
 }
 
 /** Who a container asks to run as. */

@@ -89,7 +89,7 @@ export class NativeSandbox implements Sandbox {
     const oomFile = oomFileOf(input);
     const creation = shim.createProcess({
       processId: request.containerId,
-      plan: prepend(planWritableLayer(context, request.containerId), planContainer(input)),
+      plan: prepend(planWritableLayer(context, request), planContainer(input)),
       stdin: request.stdin,
       stdinOnce: request.stdinOnce,
       terminal: request.terminal,

@@ -218,6 +218,6 @@ export class NativeDriver implements SandboxDriver {
     const number = (text: string): number => (/^\d+$/.test(text) ? Number(text) : 0);
     const user = { uid: number(container.identity.user), gid: number(container.identity.group), additionalGids: container.identity.supplementalGroups };
     const input = containerInput(context, { ...container, runtimeSpec: { ...container.runtimeSpec, process: { ...process, user } } });
-    return explainPlan(prepend(planWritableLayer(context, container.containerId), planContainer({ ...input, askIdentity: false })), { showSecrets });
+    return explainPlan(prepend(planWritableLayer(context, container), planContainer({ ...input, askIdentity: false })), { showSecrets });
   }
 }

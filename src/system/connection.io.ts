@@ -9,6 +9,7 @@ import { type Frame, FrameDecoder, decodeRequestError, encodeFrame, frameTypes }
 
 /** Longest path that fits into a Unix socket address with its final NUL. Source: unix(7). */
 const socketPathBytesMax = 107;
+const unsentBytesMax = 1024 * 1024;
 
 interface Waiting {
   readonly what: string;
@@ -52,6 +53,8 @@ export class FrameConnection {
   #nextId = 1;
   #held = 0;
   #failure: Error | undefined;
+  /** Ends of batches of pieces that may still wait, the oldest first. */
+  readonly #unsent: Promise<void>[] = [];
   /** Called for events (id 0). */
   onEvent: ((frame: Frame) => void) | undefined;
 
@@ -125,20 +128,43 @@ export class FrameConnection {
 
   /** Sends a frame that has no answer of its own; resolves once the peer has taken enough of what waits. */
   async send(type: number, id: number, body?: (out: ByteWriter) => void): Promise<void> {
-    await this.sendRaw(encodeFrame(type, id, body));
+    this.#assertOpen();
+    if (this.#socket.write(encodeFrame(type, id, body))) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#socket.once('drain', resolve);
+    try {
+      await this.#heldUntil(promise);
+    } finally {
+      this.#socket.removeListener('drain', resolve);
+    }
   }
 
-  /** The same with bytes that are not a frame: layer records. */
-  async sendRaw(bytes: Uint8Array): Promise<void> {
+  /**
+   * Sends bytes that are not frames: layer records. All pieces go in one system call where they can, and are not copied. Up to a mebibyte may wait in
+   * this process, so that the peer has work while more is made.
+   */
+  async sendPieces(pieces: readonly Uint8Array[]): Promise<void> {
     this.#assertOpen();
-    if (this.#socket.write(bytes)) return;
+    if (pieces.length === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
+    this.together(() => {
+      for (const [index, piece] of pieces.entries()) this.#socket.write(piece, index === pieces.length - 1 ? () => resolve() : undefined);
+    });
+    this.#unsent.push(promise);
+    while (this.#socket.writableLength > unsentBytesMax) {
+      const oldest = this.#unsent.shift();
+      if (oldest === undefined) return;
+      await this.#heldUntil(oldest);
+    }
+    if (this.#socket.writableLength === 0) this.#unsent.length = 0;
+  }
+
+  /** Waits without letting the process end; throws when the connection ends first. */
+  async #heldUntil(promise: Promise<void>): Promise<void> {
     this.hold();
-    this.#socket.once('drain', resolve);
     try {
       await Promise.race([promise, this.ended]);
     } finally {
-      this.#socket.removeListener('drain', resolve);
       this.release();
     }
     this.#assertOpen();

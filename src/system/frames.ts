@@ -16,6 +16,8 @@ export const frameTypes = {
   shim: 20,
   oneShot: 21,
   unpack: 22,
+  layerEntry: 23,
+  layerContent: 24,
   hello: 32,
   execute: 33,
   create: 34,

@@ -7,5 +7,7 @@ export * from './host.io.ts';
 export * from './directories.io.ts';
 export * from './frames.ts';
 export * from './launcher.io.ts';
+export * from './unpack-session.io.ts';
+export * from './inspect-session.io.ts';
 export * from './shim.io.ts';
 export type { AttachmentEnd, OutputStream, ShimAttachment } from './attachment.io.ts';

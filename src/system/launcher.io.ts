@@ -1,12 +1,12 @@
 /**
  * The launcher's client: starts it, holds it, and sends it one request per connection. In: plans, directories, secrets. Out:
- * shims, finished plans, unpack sessions. The launcher is the only process that Node ever spawns.
+ * shims, finished plans. The launcher is the only process that Node ever spawns.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { type Socket } from 'node:net';
 import { join, resolve } from 'node:path';
-import { RuntimeError, codeOfErrno, wrapError } from '#core';
-import { ByteReader, type Plan, encodePlan, errnoNameOf } from '#plan';
+import { RuntimeError, wrapError } from '#core';
+import { ByteReader, type Plan, encodePlan } from '#plan';
 import { FrameConnection, openSocket } from './connection.io.ts';
 import { type Frame, decodeFailure, frameTypes, planError } from './frames.ts';
 import { ShimClient, type ShimConnection } from './shim.io.ts';
@@ -31,16 +31,6 @@ export interface ShimEnded {
   readonly waitStatus: number;
 }
 
-/** A layer on its way to the confined child. */
-export interface UnpackSession {
-  /** Encoded layer records, cut anywhere. Resolves when more may be written; throws what the child answered when it has failed. */
-  write(records: Uint8Array): Promise<void>;
-  /** After the `finish` record: the number of entries. Throws with the entry's path. */
-  finish(): Promise<number>;
-  /** Ends the child; what it wrote stays in the layer directory. */
-  abort(): void;
-}
-
 /**
  * The engine's launcher. Neither it nor its sockets keep the event loop alive beyond a request in flight: when Node exits, the
  * launcher sees the end of its descriptor and ends too, and shims go on.
@@ -61,7 +51,8 @@ export interface Launcher extends AsyncDisposable {
   }): Promise<ShimConnection>;
   /** Runs host and podNamespaces sections in a fresh child. Throws the failed step. */
   runOnce(plan: Plan): Promise<void>;
-  unpack(options: { readonly layerDir: string; readonly rootDir: string }): Promise<UnpackSession>;
+  /** Where it listens; `openUnpackSession` takes it, in any thread of this process. */
+  readonly socketPath: string;
   /** Returns the function that removes the listener. */
   readonly onShimEnded: (listener: (event: ShimEnded) => void) => () => void;
   /** Resolves when the launcher has ended. */
@@ -123,10 +114,10 @@ export async function startLauncher(options: LauncherOptions, signal?: AbortSign
 
 class LauncherClient implements Launcher {
   readonly pid: number;
+  readonly socketPath: string;
   readonly ended: Promise<void>;
   readonly #child: ChildProcess;
   readonly #control: FrameConnection;
-  readonly #socketPath: string;
   readonly #listeners = new Set<(event: ShimEnded) => void>();
   /** Connecting takes a turn of the event loop, so one connection is ready. */
   #spare: Socket | undefined;
@@ -137,7 +128,7 @@ class LauncherClient implements Launcher {
     this.ended = ended;
     this.#child = child;
     this.#control = control;
-    this.#socketPath = join(runDir, 'launcher.sock');
+    this.socketPath = join(runDir, 'launcher.sock');
     control.onEvent = (frame) => {
       if (frame.type !== frameTypes.shimEnded) return;
       const input = new ByteReader(frame.payload);
@@ -155,7 +146,7 @@ class LauncherClient implements Launcher {
   async #connect(peer: string): Promise<FrameConnection> {
     const spare = this.#spare;
     this.#spare = undefined;
-    const socket = spare === undefined || spare.destroyed ? await openSocket(this.#socketPath) : spare;
+    const socket = spare === undefined || spare.destroyed ? await openSocket(this.socketPath) : spare;
     setImmediate(() => void this.#openSpare());
     return new FrameConnection(socket, peer);
   }
@@ -163,7 +154,7 @@ class LauncherClient implements Launcher {
   async #openSpare(): Promise<void> {
     if (this.#spare !== undefined || this.#isClosed) return;
     // Where it fails, the next request says so.
-    const socket = await openSocket(this.#socketPath).catch(() => undefined);
+    const socket = await openSocket(this.socketPath).catch(() => undefined);
     if (socket === undefined || this.#spare !== undefined || this.#isClosed) {
       socket?.destroy();
       return;
@@ -215,10 +206,6 @@ class LauncherClient implements Launcher {
     }
   }
 
-  async unpack({ layerDir, rootDir }: { readonly layerDir: string; readonly rootDir: string }): Promise<UnpackSession> {
-    return new Unpacking(await this.#connect('unpack child'), layerDir, rootDir);
-  }
-
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#spare?.destroy();
@@ -229,47 +216,5 @@ class LauncherClient implements Launcher {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
-  }
-}
-
-/** `unpack the layer: etc/passwd: ENOSPC`; the detail names the entry. */
-function unpackError(errno: string, detail: string): RuntimeError {
-  return new RuntimeError(codeOfErrno(errno) ?? 'unknown', `unpack the layer: ${detail === '' ? '' : `${detail}: `}${errno}`, { errno });
-}
-
-class Unpacking implements UnpackSession {
-  readonly #connection: FrameConnection;
-  readonly #result: Promise<Frame>;
-
-  constructor(connection: FrameConnection, layerDir: string, rootDir: string) {
-    this.#connection = connection;
-    this.#result = connection.request(`unpack into ${layerDir}`, frameTypes.unpack, (out) => out.text(layerDir).text(rootDir));
-    // Looked at by write and finish; until then a failure is not an unhandled one.
-    this.#result.catch(() => {});
-  }
-
-  async write(records: Uint8Array): Promise<void> {
-    try {
-      await this.#connection.sendRaw(records);
-    } catch (error) {
-      // The child answers before it ends the connection, and its answer says more than the broken pipe.
-      await this.finish();
-      throw error;
-    }
-  }
-
-  async finish(): Promise<number> {
-    try {
-      const frame = await this.#result;
-      if (frame.type !== frameTypes.failed) return new ByteReader(frame.payload).u32();
-      const { errno, detail } = decodeFailure(frame.payload);
-      throw unpackError(errnoNameOf(errno), detail);
-    } finally {
-      this.#connection.close();
-    }
-  }
-
-  abort(): void {
-    this.#connection.close();
   }
 }

@@ -3,7 +3,26 @@
  */
 import { chmodSync, closeSync, constants, openSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
-import { type Records, decodeJson, encodeJson, wrapError } from '#core';
+import { type ErrorCode, type Records, RuntimeError, decodeJson, encodeJson, errorMessage, wrapError } from '#core';
+
+/** What sqlite's result codes mean to callers, with the errno that says the same. Source: sqlite.org "Result and Error Codes". */
+const sqliteCodes: Readonly<Record<number, readonly [ErrorCode, string]>> = {
+  5: ['unavailable', 'EBUSY'],
+  8: ['failedPrecondition', 'EROFS'],
+  10: ['unavailable', 'EIO'],
+  11: ['dataLoss', 'EIO'],
+  13: ['resourceExhausted', 'ENOSPC'],
+  14: ['failedPrecondition', 'EIO'],
+  26: ['dataLoss', 'EIO'],
+};
+
+/** A failure of sqlite as one of ours; the low byte of an extended code is the plain one. */
+function recordsError(error: unknown): unknown {
+  const errcode = error instanceof Error && 'errcode' in error && typeof error.errcode === 'number' ? error.errcode : undefined;
+  if (errcode === undefined) return error;
+  const [code, errno] = sqliteCodes[errcode & 0xff] ?? ['internal', undefined];
+  return new RuntimeError(code, `write the state database: ${errorMessage(error)}`, { cause: error, ...(errno === undefined ? {} : { errno }) });
+}
 
 /**
  * Opens `path` (made when missing) in WAL mode with synchronous=NORMAL: a crash of the process loses nothing, a power cut may
@@ -39,7 +58,7 @@ export class SqliteRecords implements Records, Disposable {
   }
 
   put(kind: string, id: string, value: unknown): void {
-    this.#put.run(kind, id, encodeJson(value));
+    this.#write(() => this.#put.run(kind, id, encodeJson(value)));
   }
 
   get(kind: string, id: string): unknown {
@@ -52,19 +71,29 @@ export class SqliteRecords implements Records, Disposable {
   }
 
   delete(kind: string, id: string): void {
-    this.#delete.run(kind, id);
+    this.#write(() => this.#delete.run(kind, id));
+  }
+
+  /** Runs a statement that changes something; a full disk is `resourceExhausted`. */
+  #write(statement: () => void): void {
+    try {
+      statement();
+    } catch (error) {
+      throw recordsError(error);
+    }
   }
 
   transaction<T>(body: () => T): T {
     if (this.#depth > 0) return body();
-    this.#database.exec('BEGIN IMMEDIATE');
+    this.#write(() => this.#database.exec('BEGIN IMMEDIATE'));
     this.#depth += 1;
     try {
       const result = body();
-      this.#database.exec('COMMIT');
+      this.#write(() => this.#database.exec('COMMIT'));
       return result;
     } catch (error) {
-      this.#database.exec('ROLLBACK');
+      // After some failures, a full disk among them, sqlite has rolled back by itself, and a second time would be an error that hides the first.
+      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
       throw error;
     } finally {
       this.#depth -= 1;

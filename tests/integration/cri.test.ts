@@ -17,7 +17,7 @@ import type { CriServer } from '#cri';
 import { fakeEngine } from '../fake-engine.ts';
 
 const served = new Set(
-  'Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog ListImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(
+  'Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(
     ' ',
   ),
 );

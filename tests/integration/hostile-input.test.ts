@@ -91,7 +91,7 @@ describe('hostile words', { skip: skipReason(), timeout: 180_000 * slowness }, (
   it('in other fields of an image config never become host paths, commands, lines or terminal sequences', async () => {
     const pwned = join(host.directory, 'pwned');
     const runs: readonly (readonly [Readonly<Record<string, unknown>>, RegExp])[] = [
-      [{ Volumes: { [pwned]: {}, '/../../../etc': {}, '/proc/self/fd/7': {}, __proto__: {} } }, /^0:0\n$/],
+      [{ Volumes: JSON.parse(`{"${pwned}":{},"/proc/self/fd/7":{},"__proto__":{},"constructor":{}}`) }, /^0:0\n$/],
       [{ Labels: JSON.parse('{"__proto__":"polluted","constructor":"x","io.kubernetes.pod.uid":"forged","berth.run":"touch"}') }, /^0:0\n$/],
       [{ Env: [`LD_PRELOAD=${pwned}`, `A=${escape}`, 'PATH=../../../bin:/bin'] }, /^0:0\n$/],
       [{ WorkingDir: '../../../../../../tmp' }, /^0:0\n$/],
@@ -103,6 +103,8 @@ describe('hostile words', { skip: skipReason(), timeout: 180_000 * slowness }, (
     layout.add(layout.manifest({ layers: [layer], config: { Labels: JSON.parse('{"__proto__":{"polluted":"yes"}}') } }), 'localhost/labels:1');
     assertOneError(await host.berth(['image', 'import', layout.dir]), /config\.Labels\.__proto__: must be a string, not object/, 'labels');
     const refusals: readonly (readonly [Readonly<Record<string, unknown>>, readonly string[], RegExp])[] = [
+      [{ Volumes: { '/../../../etc': {} } }, show, /image config\.Volumes: "\/\.\.\/\.\.\/\.\.\/etc" must not contain/],
+      [{ Volumes: { [`/${escape}\n/..`]: {} } }, show, /image config\.Volumes: /],
       [{ WorkingDir: '/proc/self/fd/7' }, show, /(ELOOP|EPERM|ENOENT|EACCES|EEXIST)/],
       [{ WorkingDir: `/etc/passwd/${escape}` }, show, /ENOTDIR/],
       [{ Entrypoint: [`/no${escape}\nthing`] }, [], /ENOENT/],

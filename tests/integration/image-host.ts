@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
-import { ImageStore } from '#image';
+import { ImageStore, type ImageStoreOptions } from '#image';
 import { TarReader } from '../../src/image/tar.ts';
 import { type Launcher, SqliteRecords, startLauncher, systemClock } from '#system';
 
@@ -34,12 +34,18 @@ export const shell = (command: string, cwd?: string): string => run('sh', ['-ec'
 
 /** A directory, a launcher and a store in it, which can be closed and opened again. */
 export class StoreHost implements AsyncDisposable {
-  readonly dir = mkdtempSync(join(tmpdir(), 'berth-image-'));
+  readonly dir: string;
   #launcher: Launcher | undefined;
   #records: SqliteRecords | undefined;
   #store: ImageStore | undefined;
 
-  async open(): Promise<ImageStore> {
+  /** `dir` is removed at the end; a fresh one by default. */
+  constructor(dir = mkdtempSync(join(tmpdir(), 'berth-image-'))) {
+    this.dir = dir;
+  }
+
+  /** Opens the store, with other options than the usual ones where given. */
+  async open(options: Partial<ImageStoreOptions> = {}): Promise<ImageStore> {
     mkdirSync(join(this.dir, 'run'), { recursive: true, mode: 0o700 });
     const result = await startLauncher({ executable: shimPath, runDir: join(this.dir, 'run'), lockFile: join(this.dir, 'lock') });
     if (result.kind !== 'owner') throw new Error(`the state directory is held by ${result.pid}`);
@@ -50,10 +56,11 @@ export class StoreHost implements AsyncDisposable {
       stateDir: join(this.dir, 'state'),
       records: this.#records,
       clock: systemClock,
-      unpack: (request) => launcher.unpack(request),
+      launcherSocket: launcher.socketPath,
       runOnHost: (plan) => launcher.runOnce(plan),
       platform: { os: 'linux', architecture: 'amd64' },
       workerPath: join(home, 'src/image/worker.io.ts'),
+      ...options,
     });
     return this.#store;
   }
@@ -213,11 +220,14 @@ export function describeOverlay(layers: { readonly storeDir: string; readonly lo
 /** Debian's docker-registry on a loopback port. */
 export class Registry implements AsyncDisposable {
   readonly address: string;
+  /** Where the registry keeps its content. */
+  readonly dataDir: string;
   readonly #child: ChildProcess;
   readonly #dir: string;
 
   private constructor(address: string, child: ChildProcess, dir: string) {
     this.address = address;
+    this.dataDir = join(dir, 'data');
     this.#child = child;
     this.#dir = dir;
   }

@@ -12,6 +12,7 @@ import type { ImageProgress, ImageStore } from '#image';
 import { decodeManifestDocument } from '#oci';
 import { TarReader } from '../../src/image/tar.ts';
 import { RegistryClient } from '../../src/image/registry/client.io.ts';
+import { directAccess } from '../../src/image/registry/direct-access.ts';
 import { type Fault, FaultyProxy } from './faulty-proxy.ts';
 import { Layout, Registry, StoreHost, describeOverlay, describeTree, run, setXattr, shell, skipReason, tarOf } from './image-host.ts';
 
@@ -170,8 +171,8 @@ describe('images', { skip: skipReason() }, () => {
     layout.add(layout.manifest({ layers: [withText('slow')] }), 'stall');
     push(layout, 'stall', 'stall:1');
     await using proxy = await FaultyProxy.start(registry.address, { current: 'stall' });
-    using patient = new RegistryClient({ registry: proxy.address, repository: 'stall' });
-    using client = new RegistryClient({ registry: proxy.address, repository: 'stall', stallTimeoutMs: 100 });
+    using patient = new RegistryClient({ access: directAccess(proxy.address, 'stall') });
+    using client = new RegistryClient({ access: directAccess(proxy.address, 'stall'), stallTimeoutMs: 100, retries: 0 });
     const found = decodeManifestDocument((await patient.manifest('1', AbortSignal.timeout(20_000))).bytes, { what: 'manifest' });
     assert.ok(found.kind === 'manifest');
     const layer = found.layers[0]?.digest;

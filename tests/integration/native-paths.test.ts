@@ -10,7 +10,7 @@ import { after, describe, it } from 'node:test';
 import { type Step, ms, noSlot, open } from '#plan';
 import { type Outcome, failed, host, makeScratch, payload, removeScratch, runPlan, setup, skip } from './native-driver.ts';
 
-const [EPERM, ENOENT, EEXIST, ENOTDIR, EINVAL, ELOOP] = [1, 2, 17, 20, 22, 40] as const;
+const [EPERM, ENOENT, EEXIST, ENOTDIR, EINVAL, ENOTEMPTY, ELOOP, EDQUOT] = [1, 2, 17, 20, 22, 39, 40, 122] as const;
 
 after(removeScratch);
 
@@ -94,6 +94,7 @@ describe('paths below a root', { skip }, () => {
     mkdirSync(join(root, 'real'));
     writeFileSync(join(root, 'file'), '');
     symlinkSync('real', join(root, 'linked'));
+    symlinkSync('../..', join(root, 'up'));
     const mountOn = (target: string, create: number, noLinks: number): Outcome =>
       runPlan({
         sections: [
@@ -108,6 +109,7 @@ describe('paths below a root', { skip }, () => {
       });
     assert.match(mountOn('linked', 1, 0).output, new RegExp(`${root}/real `));
     assert.equal(failed(mountOn('linked', 1, 1)).errno, ELOOP);
+    for (const itself of ['up', '/', '..', 'real/..']) assert.equal(failed(mountOn(itself, 1, 0)).errno, EINVAL, itself);
     assert.equal(failed(mountOn('file', 1, 0)).errno, ENOTDIR);
     assert.equal(failed(mountOn('real', 2, 0)).errno, 21);
     assert.equal(failed(mountOn('missing', 0, 0)).errno, ENOENT);
@@ -197,5 +199,35 @@ describe('paths below a root', { skip }, () => {
     rmSync(join(to, 'a/b'), { recursive: true });
     copy();
     assert.ok(!existsSync(join(to, 'a/b')), 'a directory that is not empty gets nothing');
+  });
+
+  it('fills a directory with another, its own mode, owner and time included, within bounds', () => {
+    const [root, to] = [makeScratch(), makeScratch()];
+    execFileSync('sh', [
+      '-c',
+      `cd ${root} && mkdir -p d/in && echo 12345 > d/in/six && chown 12:34 d && chmod 2750 d && touch -d @1000000000 d && ln -s ../../.. up && ln -s d link`,
+    ]);
+    const fill = (from: string, bytesMax = 6n, entriesMax = 2): Outcome =>
+      runPlan({
+        sections: [
+          host(
+            { kind: 'openPath', dir: noSlot, path: root, flags: open.path, mode: 0, resolve: 0, out: 70 },
+            { kind: 'fillDirectory', fromDir: 70, from, dir: noSlot, path: to, bytesMax, entriesMax },
+          ),
+        ],
+      });
+    for (const from of ['/up', '..', '.', '/']) assert.equal(failed(fill(from)).errno, EINVAL, from);
+    assert.equal(failed(fill('/d/in/six')).errno, ENOTDIR);
+    assert.doesNotMatch(fill('/missing').output, /failed/);
+    assert.deepEqual(readdirSync(to), []);
+    assert.equal(failed(fill('/d', 5n)).errno, EDQUOT);
+    execFileSync('sh', ['-c', `rm -rf ${to}/*`]);
+    assert.equal(failed(fill('/d', 6n, 1)).errno, EDQUOT);
+    execFileSync('sh', ['-c', `rm -rf ${to}/*`]);
+    assert.doesNotMatch(fill('/link').output, /failed/);
+    assert.equal(readFileSync(join(to, 'in/six'), 'utf8'), '12345\n');
+    const { uid, gid, mode, mtimeMs } = statSync(to);
+    assert.deepEqual([uid, gid, mode & 0o7777, mtimeMs], [12, 34, 0o2750, 1e12]);
+    assert.equal(failed(fill('/d')).errno, ENOTEMPTY);
   });
 });

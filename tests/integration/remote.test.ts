@@ -137,6 +137,37 @@ test('errors keep code, message and errno; a method without an implementation an
   await assert.rejects(engine.listImages(), { code: 'unimplemented', message: 'fake engine: listImages' });
 });
 
+test('progress of every such method crosses, wherever its options stand', async () => {
+  const report = { stage: 'verifying', bytesDone: 1, bytesTotal: 2 } as const;
+  const seen: unknown[] = [];
+  const socketPath = await serve({
+    async verifyImages({ onProgress, ...options }) {
+      seen.push(options);
+      onProgress?.(report);
+      return { images: [], checkedBytes: 1, checkedFiles: 2 };
+    },
+    async saveImages(names, path, { onProgress, ...options }) {
+      seen.push(names, path, options);
+      onProgress?.(report);
+      return { images: [image], sizeBytes: 9 };
+    },
+    async importImages(path, { onProgress, ...options } = {}) {
+      seen.push(path, options, typeof onProgress);
+      onProgress?.(report);
+      return [image];
+    },
+  });
+  const engine = await connectEngine(socketPath);
+  const reports: unknown[] = [];
+  const onProgress = (progress: unknown): void => void reports.push(progress);
+  assert.deepEqual(await engine.verifyImages({ repair: true, onProgress }), { images: [], checkedBytes: 1, checkedFiles: 2 });
+  assert.deepEqual(await engine.saveImages(['a'], '/p', { format: 'oci-dir', onProgress }), { images: [image], sizeBytes: 9 });
+  assert.deepEqual(await engine.importImages('/q'), [image]);
+  assert.deepEqual(seen, [{ repair: true }, ['a'], '/p', { format: 'oci-dir' }, '/q', {}, 'function']);
+  assert.deepEqual(reports, [report, report]);
+  engine.close();
+});
+
 test('progress arrives before the result', async () => {
   const stages = ['resolving', 'downloading', 'done'] as const;
   const socketPath = await serve({
@@ -379,7 +410,7 @@ test('connections beyond the limit are refused in words, and room made is room a
 test('garbage, silence and frames out of turn get an error and harm nobody else', async () => {
   const socketPath = await serve({ exec: async () => catProcess([]), listImages: async () => [image] });
   const engine = await connectEngine(socketPath);
-  const call = JSON.stringify({ protocol: 2, method: 'exec', args: '["c",{"command":["cat"],"tty":false,"stdin":true}]' });
+  const call = JSON.stringify({ protocol: 3, method: 'exec', args: '["c",{"command":["cat"],"tty":false,"stdin":true}]' });
   const frame = (type: number, text: string): Buffer => {
     const bytes = Buffer.alloc(5 + text.length);
     bytes.writeUInt8(type, 0);
@@ -390,7 +421,7 @@ test('garbage, silence and frames out of turn get an error and harm nobody else'
   const answers = [
     [Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'unknown type 71'],
     [frame(2, 'stdin first'), 'the first frame must be a call'],
-    [frame(1, '{"protocol":1}'), 'it speaks protocol 2, the client 1'],
+    [frame(1, '{"protocol":1}'), 'it speaks protocol 3, the client 1'],
     [frame(1, 'not json'), 'decode engine value'],
     [Buffer.concat([frame(1, call), frame(2, 'too early')]), 'the process is not running yet'],
   ] as const;

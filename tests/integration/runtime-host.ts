@@ -249,9 +249,9 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
   return pod;
 }
 
-/** Starts the launcher in a scratch directory below /run. */
-export async function startRuntimeHost(): Promise<RuntimeHost> {
-  const directory = mkdtempSync('/run/berth-runtime-test-');
+/** Starts the launcher in a scratch directory below `parent`; /run may be in memory, where older kernels map no ids. */
+export async function startRuntimeHost(parent = '/run'): Promise<RuntimeHost> {
+  const directory = mkdtempSync(join(parent, 'berth-runtime-test-'));
   const host = await readHostFacts();
   const root = join(directory, 'root');
   mkdirSync(root);

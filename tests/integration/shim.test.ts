@@ -14,7 +14,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError } from '#core';
 import { type Plan, type Step, clone, encodeLayerRecord, encodePlan, fileSystem, ms, noSlot, open } from '#plan';
-import { type Frame, FrameDecoder, type Launcher, type ProcessEnded, type ShimConnection, connectShim, encodeFrame, frameTypes, startLauncher } from '#system';
+import { type Frame, FrameDecoder, type Launcher, type ProcessEnded, type ShimConnection, connectShim, encodeFrame, frameTypes, openUnpackSession, startLauncher } from '#system';
 
 const projectDir = resolvePath(import.meta.dirname, '../..');
 const executable = process.env['BERTH_TEST_SHIM'] ?? join(projectDir, 'native/build/berth-shim');
@@ -683,18 +683,18 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
   test('a layer streams to the confined child, and what it refuses names the entry', async () => {
     const layerDir = mkdtempSync(join(base, 'layer-'));
     const attributes = { uid: 0, gid: 0, mtimeNs: 0n, xattrs: [] };
-    const session = await launcher.unpack({ layerDir, rootDir: layerDir });
+    const session = await openUnpackSession(launcher.socketPath, { layerDir, rootDir: layerDir });
     const content = randomBytes(3 * 1024 * 1024);
-    await session.write(encodeLayerRecord({ op: 'directory', path: 'etc', mode: 0o755, ...attributes }));
-    await session.write(encodeLayerRecord({ op: 'file', path: 'etc/big', mode: 0o640, size: BigInt(content.length), ...attributes }));
-    for (let at = 0; at < content.length; at += 65536) await session.write(encodeLayerRecord({ op: 'data', data: content.subarray(at, at + 65536) }));
-    await session.write(encodeLayerRecord({ op: 'finish' }));
+    await session.write([encodeLayerRecord({ op: 'directory', path: 'etc', mode: 0o755, ...attributes })]);
+    await session.write([encodeLayerRecord({ op: 'file', path: 'etc/big', mode: 0o640, size: BigInt(content.length), ...attributes })]);
+    for (let at = 0; at < content.length; at += 65536) await session.write([encodeLayerRecord({ op: 'data', data: content.subarray(at, at + 65536) })]);
+    await session.write([encodeLayerRecord({ op: 'finish' })]);
     assert.equal(await session.finish(), 2);
     assert.ok(readFileSync(join(layerDir, 'etc/big')).equals(content));
-    const refused = await launcher.unpack({ layerDir, rootDir: layerDir });
-    await refused.write(encodeLayerRecord({ op: 'directory', path: '../out', mode: 0o755, ...attributes })).catch(() => {});
+    const refused = await openUnpackSession(launcher.socketPath, { layerDir, rootDir: layerDir });
+    await refused.write([encodeLayerRecord({ op: 'directory', path: '../out', mode: 0o755, ...attributes })]).catch(() => {});
     await assert.rejects(refused.finish(), isError('invalidArgument', /^unpack the layer: .*\.\.\/out.*: EINVAL$/));
-    const aborted = await launcher.unpack({ layerDir, rootDir: layerDir });
+    const aborted = await openUnpackSession(launcher.socketPath, { layerDir, rootDir: layerDir });
     aborted.abort();
     await eventually('no unpack child is left', () => childrenOf(launcher.pid).every((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'berth-shim'));
   });

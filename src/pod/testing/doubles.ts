@@ -3,7 +3,7 @@
  * For tests only; the real ports have their own integration tests.
  */
 import { type Clock, type ContainerId, type Records, RuntimeError, decodeJson, encodeJson } from '#core';
-import type { ImagePort, NetworkPort, ProcessEnd, ResolvedImage, Sandbox, SandboxDriver, SandboxRecord, SpecDefaults } from '../ports.ts';
+import type { NetworkPort, ProcessEnd, Sandbox, SandboxDriver, SandboxRecord, SpecDefaults } from '../ports.ts';
 import type { ContainerConfig, PodSandboxConfig } from '../types.ts';
 
 /** Calls in order, and the step at which the next call fails. */
@@ -283,61 +283,6 @@ export class FakeNetwork implements NetworkPort {
   }
 }
 
-const image: ResolvedImage = {
-  id: 'sha256:1',
-  names: ['docker.io/library/x:latest'],
-  digests: ['docker.io/library/x@sha256:2'],
-  sizeBytes: 1,
-  createdAtNs: 0n,
-  pinned: false,
-  process: { entrypoint: ['/bin/app'], command: ['serve'], env: ['A=image', 'B=image'], workingDir: '', user: '', stopSignal: '' },
-};
-
-export class FakeImages implements ImagePort {
-  readonly held = new Set<string>();
-  readonly #journal: Journal;
-
-  constructor(journal: Journal) {
-    this.#journal = journal;
-  }
-
-  resolve(nameOrId: string): ResolvedImage | undefined {
-    return nameOrId === 'x' ? image : undefined;
-  }
-  lease(_imageId: string, leaseId: string): { storeDir: string; lower: string[] } {
-    this.#journal.calls.push('lease');
-    this.held.add(leaseId);
-    return { storeDir: '/layers', lower: ['1'] };
-  }
-  release(leaseId: string): void {
-    this.held.delete(leaseId);
-  }
-  leases(): readonly string[] {
-    return [...this.held];
-  }
-  list(): ResolvedImage[] {
-    return [image];
-  }
-  async pull(): Promise<ResolvedImage> {
-    return image;
-  }
-  async importImages(): Promise<ResolvedImage[]> {
-    return [image];
-  }
-  async fromHost(): Promise<{ image: ResolvedImage; files: never[] }> {
-    return { image, files: [] };
-  }
-  info(): Record<string, unknown> {
-    return {};
-  }
-  async remove(): Promise<void> {
-    await this.#journal.step('removeImage');
-  }
-  async usage(): Promise<{ atNs: bigint; mountpoint: string; usedBytes: number; inodesUsed: number }> {
-    return { atNs: 0n, mountpoint: '/', usedBytes: 0, inodesUsed: 0 };
-  }
-}
-
 export const fakeDefaults: SpecDefaults = {
   capabilities: ['CAP_CHOWN', 'CAP_KILL'],
   allCapabilities: ['CAP_CHOWN', 'CAP_KILL', 'CAP_SYS_ADMIN'],
@@ -347,6 +292,7 @@ export const fakeDefaults: SpecDefaults = {
   readSeccompProfile: async () => ({ defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [] }),
   readDevices: async (path) => [{ path, type: 'c', major: 1, minor: 7, mode: 0o666, uid: 0, gid: 0 }],
   nodeHostname: 'node-1',
+  imageVolumes: 'anonymous',
   readHostDns: async () => ({ servers: ['192.0.2.1'], searches: [], options: [] }),
   readHostHosts: async () => '127.0.0.1\tlocalhost\n',
 };
