@@ -56,3 +56,14 @@ int mark_opaque(const struct unpack *u, int fd);
 int make_whiteout(const struct unpack *u, const char *name);
 /* Of an empty regular file in the entry's directory, in the style that has such whiteouts. */
 bool is_whiteout_file(const struct unpack *u, const char *name);
+
+/* --- attributes of an entry (attributes.c); all return 0 or errno */
+
+struct timespec time_of(int64_t ns);
+int set_open_attributes(const struct unpack *u, int fd, const struct attributes *entry);
+/* Of a link or node with this name in the entry's directory. */
+int set_named_attributes(const struct unpack *u, const char *name, const struct attributes *entry, bool link);
+/* Takes away what an earlier record of the same directory set, but for its mark for the overlay. */
+int clear_xattrs(const struct unpack *u, int fd);
+/* Of a directory; `set_times` sets it when nothing more is written there. */
+int remember_time(struct unpack *u, const struct attributes *entry);

@@ -38,10 +38,21 @@ export function shortId(id: string): string {
   return id.replace(/^sha256:/, '').slice(0, 12);
 }
 
-/** Text that cannot move the cursor or change colours: names come from images and other people. */
+/**
+ * Text that cannot move the cursor, change colours or turn the direction of what follows: names come from images and other people.
+ * Source: ECMA-48 for the controls, Unicode's bidirectional algorithm for the marks.
+ */
 export function printable(text: string): string {
-  // eslint-disable-next-line no-control-regex -- control characters are what is looked for
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  return (
+    text
+      // eslint-disable-next-line no-control-regex -- control characters are what is looked for
+      .replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`)
+      .replaceAll(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, escapeUnicode)
+  );
+}
+
+function escapeUnicode(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
 }
 
 /** Columns padded to their widest cell, two spaces apart, the last one unpadded. One line per row after the headings. */
@@ -56,7 +67,13 @@ export function formatTable(headings: readonly string[], rows: readonly (readonl
   );
 }
 
-/** JSON for programs: 64-bit integers as strings, as protobuf's JSON has them; bytes as base64. */
+/** JSON for programs: 64-bit integers as strings, as protobuf's JSON has them; bytes as base64; no character in it does anything to a terminal. */
 export function formatJson(value: unknown): string {
-  return JSON.stringify(value, (_key, item: unknown) => (typeof item === 'bigint' ? item.toString() : item instanceof Uint8Array ? Buffer.from(item).toString('base64') : item), 2);
+  const text = JSON.stringify(
+    value,
+    (_key, item: unknown) => (typeof item === 'bigint' ? item.toString() : item instanceof Uint8Array ? Buffer.from(item).toString('base64') : item),
+    2,
+  );
+  // JSON escapes the controls below the space by itself.
+  return text.replaceAll(/[\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, escapeUnicode);
 }

@@ -32,7 +32,10 @@ test('table cells cannot move the cursor, and lines have no trailing spaces', ()
     ),
     ['A          B', 'x\\x1b[2J', 'long cell  y'],
   );
-  assert.equal(printable('a\nb\u009bc'), 'a\\x0ab\\x9bc');
+  assert.equal(printable('a\nb\u009bc\u202ed'), 'a\\x0ab\\x9bc\\u202ed');
+  const hostile = { a: 'x\u009b2J\u001b\u202e' };
+  assert.equal(formatJson(hostile), '{\n  "a": "x\\u009b2J\\u001b\\u202e"\n}');
+  assert.deepEqual(JSON.parse(formatJson(hostile)), hostile);
 });
 
 test('JSON has 64-bit integers as texts and bytes as base64', () => {

@@ -16,7 +16,7 @@ export interface TransferWork {
 }
 
 /**
- * Runs the work and shows its progress on standard error. A signal cancels it: then it throws `TITLE: interrupted`, with `kept` saying
+ * Runs the work and shows its progress on standard error. The first signal cancels it: then it throws `TITLE: interrupted`, with `kept` saying
  * what is left, and the exit status is 130.
  */
 export async function runTransfer<T>(
@@ -28,7 +28,13 @@ export async function runTransfer<T>(
   const target = new Progress(io.stderr, clock);
   const report = new TransferReport(target, { isLive: io.stderr.isTTY, title: options.title, words: options.words ?? {} });
   const abort = new AbortController();
-  const stops = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) => io.onSignal(name, () => abort.abort()));
+  const stops = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) =>
+    io.onSignal(name, () => {
+      abort.abort();
+      // A second one ends the process at once, whatever the work is waiting for.
+      for (const stop of stops) stop();
+    }),
+  );
   try {
     return await work({ onProgress: options.quiet === true ? () => undefined : report.show, signal: abort.signal });
   } catch (error) {

@@ -138,6 +138,12 @@ export class BlobIntake {
     return [...this.#own.values()].filter(({ state }) => state === 'coming').map(({ target }) => target);
   }
 
+  /** The blob's reader could not go on for a reason of its own: the blob may be asked for again. */
+  giveBack(digest: Digest): void {
+    const own = this.#own.get(digest);
+    if (own?.state === 'read') own.state = 'coming';
+  }
+
   /** The blob's reader has found its digest right. Nothing to do for one that was in the content store. */
   async commit(digest: Digest): Promise<void> {
     const own = this.#own.get(digest);

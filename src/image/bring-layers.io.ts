@@ -187,7 +187,9 @@ class LayerIntake {
     try {
       return await layers.unpack(layer, context);
     } catch (error) {
-      if (!isWrongBlob(error, digest) || !(await this.#intake.refuse(digest))) throw error;
+      if (isBlobMissingBelow(error))
+        for (const below of this.#planned.slice(0, index)) await checkBlob(this.#intake, layers, { digest: below.blob, sizeBytes: below.sizeBytes }, this.#signal);
+      else if (!isWrongBlob(error, digest) || !(await this.#intake.refuse(digest))) throw error;
       return layers.unpack(layer, context);
     }
   }
@@ -209,6 +211,11 @@ class LayerIntake {
 /** The content of the blob is not what its digest says. */
 function isWrongBlob(error: unknown, digest: Digest): boolean {
   return error instanceof RuntimeError && error.code === 'dataLoss' && errorMessage(error).startsWith(`verify blob ${digest}`);
+}
+
+/** A file of a lower layer is wanted, whose blob was dropped after that layer was unpacked. */
+function isBlobMissingBelow(error: unknown): boolean {
+  return error instanceof RuntimeError && error.code === 'notFound' && errorMessage(error).includes('bring up a file from a lower layer: read blob');
 }
 
 /** Waits for a blob, checks it and makes it one of the store; a beginning that was wrong costs one more transfer. */

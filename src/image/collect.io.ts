@@ -50,7 +50,7 @@ export async function collectContent(context: CollectContext, leaving: Leaving):
   const { stateDir, catalog, layers, keepBlobs } = context;
   const contentDir = `${stateDir}/content`;
   const kept = catalog.records().filter(({ id }) => !leaving.images.has(id));
-  const resumable = leaving.partials === 'all' ? [] : endOldPulls(catalog, leaving.nowMs);
+  const resumable = leaving.partials === 'all' ? [] : endOldPulls(catalog, leaving);
   const neededLayers = new Set([
     ...kept.flatMap(({ record }) => record.layers),
     ...catalog.leases().flatMap(({ lease }) => lease.layers),
@@ -85,11 +85,11 @@ export async function collectContent(context: CollectContext, leaving: Leaving):
 }
 
 /** Interrupted pulls whose content still waits for the next one; older ones are forgotten. */
-function endOldPulls(catalog: ImageCatalog, nowMs: number): readonly PullRecord[] {
+function endOldPulls(catalog: ImageCatalog, { nowMs, dryRun }: Pick<Leaving, 'nowMs' | 'dryRun'>): readonly PullRecord[] {
   const young: PullRecord[] = [];
   for (const { id, pull } of catalog.pulls()) {
     if (nowMs - Number(pull.atNs / 1_000_000n) < limits.partialBlobAgeMsMax) young.push(pull);
-    else catalog.forgetPull(id);
+    else if (!dryRun) catalog.forgetPull(id);
   }
   return young;
 }

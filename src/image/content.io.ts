@@ -45,7 +45,10 @@ export async function openContent(contentDir: string): Promise<void> {
 }
 
 /** A file for a blob that is to come, with the beginning that an earlier transfer left. */
-export async function beginBlob(contentDir: string, wanted: { readonly digest: Digest; readonly sizeBytes: number }): Promise<{ readonly path: string; readonly haveBytes: number }> {
+export async function beginBlob(
+  contentDir: string,
+  wanted: { readonly digest: Digest; readonly sizeBytes: number },
+): Promise<{ readonly path: string; readonly haveBytes: number }> {
   const path = ingestPath(contentDir);
   try {
     await rename(partPath(contentDir, wanted.digest), path);

@@ -32,6 +32,8 @@ interface ArchiveSink {
   /** A blob as it is or inflated, which must have the digest. */
   blob(path: string, blob: Digest, content: { readonly digest: Digest; readonly inflate: boolean }): Promise<void>;
   finish(): Promise<number>;
+  /** Gives up what is open; the caller removes what was written. No error after `finish`. */
+  abort(): Promise<void>;
 }
 
 interface Chosen extends SavedImage {
@@ -93,11 +95,12 @@ export async function saveImages(
   };
   const context: SaveContext = { parts, options, report };
   const temporary = join(dirname(what.path), `.${basename(what.path).slice(0, 100)}.${randomBytes(6).toString('hex')}`);
+  let sink: ArchiveSink | undefined;
   try {
     for (const { record, manifest } of images) await fetchAll(context, record, manifest);
     if (options.format === 'oci-dir') await refuseFilled(what.path);
     else await refuseSpecial(what.path);
-    const sink = options.format === 'oci-dir' ? await DirectorySink.create(temporary, context) : await TarSink.create(temporary, context);
+    sink = options.format === 'oci-dir' ? await DirectorySink.create(temporary, context) : await TarSink.create(temporary, context);
     await (options.format === 'docker-archive' ? writeDockerArchive(sink, images, context) : writeLayout(sink, images));
     const sizeBytes = await sink.finish();
     await rename(temporary, what.path);
@@ -105,6 +108,7 @@ export async function saveImages(
     options.onProgress?.({ stage: 'done', bytesDone: bytesTotal, bytesTotal });
     return { images: images.map(({ image }) => image), sizeBytes };
   } catch (error) {
+    await sink?.abort();
     await rm(temporary, { recursive: true, force: true });
     options.signal.throwIfAborted();
     throw errorMessage(error).startsWith('save ') ? error : wrapError(`save ${what.names.join(', ').slice(0, 300)} to ${what.path}`, error);
@@ -198,17 +202,12 @@ class TarSink implements ArchiveSink {
   }
 
   async blob(path: string, blob: Digest, content: { readonly digest: Digest; readonly inflate: boolean }): Promise<void> {
-    try {
-      const offsetBytes = this.#at + tarBlockBytes;
-      // How much it inflates to is known only afterwards; room for the header is left.
-      const sizeBytes = await placeBlob(this.#context, blob, { ...content, filePath: this.#path, offsetBytes });
-      await this.#write(encodeFileHeader(path, sizeBytes));
-      this.#at += sizeBytes;
-      await this.#write(Buffer.from(tarPadding(sizeBytes)));
-    } catch (error) {
-      await this.#file.close();
-      throw error;
-    }
+    const offsetBytes = this.#at + tarBlockBytes;
+    // How much it inflates to is known only afterwards; room for the header is left.
+    const sizeBytes = await placeBlob(this.#context, blob, { ...content, filePath: this.#path, offsetBytes });
+    await this.#write(encodeFileHeader(path, sizeBytes));
+    this.#at += sizeBytes;
+    await this.#write(Buffer.from(tarPadding(sizeBytes)));
   }
 
   async finish(): Promise<number> {
@@ -216,6 +215,11 @@ class TarSink implements ArchiveSink {
     await this.#file.sync();
     await this.#file.close();
     return this.#at;
+  }
+
+  async abort(): Promise<void> {
+    // Closing twice is refused by the handle and changes nothing.
+    await this.#file.close().catch(() => undefined);
   }
 
   async #write(bytes: Buffer): Promise<void> {
@@ -266,6 +270,10 @@ class DirectorySink implements ArchiveSink {
   async finish(): Promise<number> {
     for (const name of ['/blobs/sha256', '/blobs/sha512', '/blobs', '']) await syncDirectory(`${this.#path}${name}`);
     return this.#sizeBytes;
+  }
+
+  async abort(): Promise<void> {
+    // No file stays open between calls.
   }
 }
 

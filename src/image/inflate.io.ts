@@ -11,7 +11,7 @@ import { RuntimeError, isAbort, limits, wrapError } from '#core';
 import type { LayerCompression } from '#oci';
 import type { BlobReader } from './growing-file.io.ts';
 
-const chunkSize = 128 * 1024;
+const chunkSize = 64 * 1024;
 const ratioFreeBytes = 64 * 1024 * 1024;
 
 /** How a blob that begins so is packed. Source: RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2. */

@@ -245,6 +245,8 @@ export class LayerCompiler implements TarHandler {
       this.#needsParents = true;
       return;
     }
+    // Below an opaque directory there is nothing to hide; and in a directory that an overlay does not merge, a whiteout is listed as a name without an entry.
+    if (parent.isCut) return;
     const existing = parent.node.children.get(name);
     if (existing instanceof DirectoryNode) {
       this.#opaque({ path: [...parent.path, name], node: existing, isCut: true });

@@ -156,42 +156,28 @@ export class LayerStore {
   }
 
   /**
-   * Unpacks a recorded layer once more, beside what is there, and puts it in its place. The caller knows that nothing uses the layer. Throws as `unpack`
-   * does, and then the old one stays.
+   * Unpacks a recorded layer once more, beside what is there, and puts it in its place; `mayReplace` is asked at that moment whether nothing uses the old
+   * one. Throws as `unpack` does, and then the old one stays.
    */
-  async unpackAgain(layer: StoredLayer, context: UnpackContext): Promise<StoredLayer> {
+  async unpackAgain(layer: StoredLayer, context: UnpackContext & { readonly mayReplace: () => boolean }): Promise<StoredLayer> {
     return this.#mutex.run(layer.key, async () => {
       const { name, result } = await this.#unpackTo(layer, context);
       try {
         await this.#sync();
+        if (!context.mayReplace()) throw new RuntimeError('failedPrecondition', 'it came into use meanwhile');
         const { compression, contentBytes, entries } = result;
         const renewed: StoredLayer = { ...layer, name, compression, contentBytes, entries };
         this.#records.put(recordKind, layer.key, renewed);
         await this.#removeTree(layer.name);
         return renewed;
+      } catch (error) {
+        // A tree that cannot be removed now has no record and goes at the next start.
+        if (this.get(layer.key)?.name !== name) await this.#removeTree(name).catch(() => undefined);
+        throw error;
       } finally {
         this.#reserved.delete(name);
       }
     });
-  }
-
-  /**
-   * Takes a layer's record out of the way, so that it is unpacked again under the same key; its tree stays until `discard`, and `restore` undoes it all. The
-   * caller knows that nothing uses the layer.
-   */
-  setAside(layer: StoredLayer): { restore(): void; discard(): Promise<void> } {
-    this.#records.delete(recordKind, layer.key);
-    this.#reserved.add(layer.name);
-    return {
-      restore: () => {
-        if (this.get(layer.key) === undefined) this.#records.put(recordKind, layer.key, layer);
-        this.#reserved.delete(layer.name);
-      },
-      discard: async () => {
-        await this.#removeTree(layer.name);
-        this.#reserved.delete(layer.name);
-      },
-    };
   }
 
   async #unpackNow(layer: PlannedLayer, context: UnpackContext): Promise<StoredLayer> {

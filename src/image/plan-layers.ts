@@ -38,7 +38,8 @@ const quoted = (text: string): string => JSON.stringify(text.slice(0, 140));
  */
 export function decodeTitle(title: string, digest: Digest): readonly string[] {
   const components = title.split('/');
-  const isPlain = (name: string): boolean => name !== '' && name !== '.' && name !== '..' && !name.startsWith('.wh.') && !name.includes('\0') && Buffer.byteLength(name) <= nameBytesMax;
+  const isPlain = (name: string): boolean =>
+    name !== '' && name !== '.' && name !== '..' && !name.startsWith('.wh.') && !name.includes('\0') && Buffer.byteLength(name) <= nameBytesMax;
   if (!components.every(isPlain) || components.length > limits.tarDepthMax || Buffer.byteLength(title) > limits.tarPathBytesMax)
     throw new RuntimeError('invalidArgument', `layer ${digest}: the title ${quoted(title)} is not a plain path`);
   return components;
@@ -52,7 +53,12 @@ function artifactContent({ mediaType, digest, annotations }: Descriptor): LayerC
 }
 
 function contentName(digest: Digest, content: LayerContent): Digest {
-  return digestOf('sha256', createHash('sha256').update(JSON.stringify(['artifact', digest, content])).digest('hex'));
+  return digestOf(
+    'sha256',
+    createHash('sha256')
+      .update(JSON.stringify(['artifact', digest, content]))
+      .digest('hex'),
+  );
 }
 
 /**
@@ -78,7 +84,8 @@ export function planLayers(
       throw new RuntimeError('resourceExhausted', `layer ${descriptor.digest}: ${descriptor.size} bytes, at most ${limits.layerBytesMax}`);
     if (diffIds === undefined) return artifactContent(descriptor);
     const diffId = diffIds[index];
-    if (!isLayerType(descriptor.mediaType)) throw new RuntimeError('invalidArgument', `layer ${descriptor.digest}: the media type ${quoted(descriptor.mediaType)} is not supported`);
+    if (!isLayerType(descriptor.mediaType))
+      throw new RuntimeError('invalidArgument', `layer ${descriptor.digest}: the media type ${quoted(descriptor.mediaType)} is not supported`);
     return { kind: 'archive', isBase: index === 0, ...(diffId === undefined ? {} : { diffId }) };
   });
   const names = diffIds ?? layers.map(({ digest }, index) => contentName(digest, contents[index] ?? { kind: 'archive', isBase: false }));

@@ -4,7 +4,7 @@
  */
 import { type LayerRecord, encodeLayerRecord, encodeLayerRecordHeader } from '#plan';
 
-const bufferBytes = 256 * 1024;
+const bufferBytes = 128 * 1024;
 /** Content of at least so many bytes is cheaper passed on than copied. */
 const ownPieceBytesMin = 16 * 1024;
 

@@ -86,14 +86,19 @@ function describeBlob(record: ImageRecord, digest: Digest): MissingBlob {
 
 async function repairLayer(context: RepairContext, damage: Damage): Promise<RepairOutcome> {
   const { parts } = context;
-  const user = parts.catalog.leases().find(({ lease }) => lease.layers.includes(damage.key));
-  if (user !== undefined) return { state: 'unrepairable', reason: `in use by ${user.id}; repair again when that is gone` };
+  const user = userOf(parts, damage.key);
+  if (user !== undefined) return { state: 'unrepairable', reason: `in use by ${user}; repair again when that is gone` };
   const layer = parts.layers.get(damage.key);
   return tryEach(context, damage, async (image) => {
     const manifest = await prepareBlobs(context, image, damage.key);
     if (layer === undefined) await installAgain(context, image, manifest);
     else await unpackAgain(context, image, manifest, layer);
   });
+}
+
+/** A lease that has the layer. */
+function userOf({ catalog }: StoreParts, key: Digest): string | undefined {
+  return catalog.leases().find(({ lease }) => lease.layers.includes(key))?.id;
 }
 
 /** The manifest whose blobs the layer can be unpacked from, all there: also those of the layers below, which it may need. */
@@ -128,6 +133,7 @@ async function unpackAgain({ parts, signal }: RepairContext, { record }: KnownIm
       onChecked: async () => undefined,
       parents: async () => below,
       onBytes: () => undefined,
+      mayReplace: () => userOf(parts, layer.key) === undefined,
       signal,
     },
   );

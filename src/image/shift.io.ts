@@ -193,6 +193,7 @@ export class ShiftedLayers {
     const needed = (): Set<string> => new Set(records.list(leaseKind).flatMap(({ value }) => value as readonly string[]));
     for (const { id } of records.list(copyKind)) {
       if (!mayGoOn()) return;
+      if (needed().has(id)) continue;
       await this.#mutex.run(id, async () => {
         const copy = this.#get(id);
         if (copy === undefined || needed().has(id)) return;

@@ -160,7 +160,7 @@ function planVolume(mount: SpecMount, source: VolumeSource, options: MountOption
   if (source.kind === 'layers') {
     const { origin } = source;
     const attributes = bindAttributes(slot, { ...alone, set: imageMountAttributes(options.set) }, origin);
-    return { sources: [], podSources: [], prepare: openLayers(source, slot), attach: [...attributes, ...attachBind(slot, mount.destination, origin)] };
+    return { sources: [], podSources: [], prepare: openLayers(source, slot, users?.slot), attach: [...attributes, ...attachBind(slot, mount.destination, origin)] };
   }
   const { sources, attach } = openOwn(source, slot);
   // Owners in a directory of the engine's are numbers of the container.

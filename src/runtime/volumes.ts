@@ -9,6 +9,7 @@ import { limits } from '#core';
 import { type Step, createTarget, mountAttr, ms, noSlot, open, resolve } from '#plan';
 import { overlayOptions } from './overlay.ts';
 import { localSlots } from './slots.ts';
+import { mapMount } from './user-namespace.ts';
 
 /** What stands behind a mount, found by the mount's `source`. `origin` is the place in the request, for errors. */
 export type VolumeSource =
@@ -20,6 +21,8 @@ export type VolumeSource =
       readonly lower: readonly string[];
       /** Resolved inside the image; empty: all of it. */
       readonly subPath: string;
+      /** With a user namespace: the layers belong to the image's ids and are mapped; else they belong to the mapped ids already. */
+      readonly mapLower?: boolean;
       /** An existing, empty directory of the host, covered inside the container's mount namespace only and not for long; also the lowest layer. */
       readonly mountpoint: string;
       readonly origin: string;
@@ -38,8 +41,26 @@ const imageAttributes = mountAttr.readOnly | mountAttr.noSuid | mountAttr.noDev;
 /** MNT_DETACH of umount2(2): the clone holds on to what is taken away. */
 const detach = 2;
 
+/** Each layer covered by a mapped clone of itself, as long as the overlay is made: layers must be attached for that, on Linux 6.1 at least. */
+function mapLayers(
+  { storeDir, lower }: { readonly storeDir: string; readonly lower: readonly string[] },
+  userNamespace: number,
+  origin: string,
+): { readonly cover: readonly Step[]; readonly uncover: readonly Step[] } {
+  const { scratch } = localSlots;
+  const paths = lower.map((name) => `${storeDir}/${name}`);
+  return {
+    cover: paths.flatMap((path): readonly Step[] => [
+      { kind: 'openTree', dir: noSlot, path, resolve: 0, recursive: 0, out: scratch, origin },
+      mapMount(scratch, userNamespace, origin),
+      { kind: 'moveMount', from: scratch, root: noSlot, target: path, create: createTarget.none, noLinks: 0, origin },
+    ]),
+    uncover: paths.map((path): Step => ({ kind: 'unmount', path, flags: detach, origin })),
+  };
+}
+
 /** An image's layers, with the wanted part cloned into the slot. Runs in the container's mount namespace before its root is made. */
-export function openLayers(source: Extract<VolumeSource, { kind: 'layers' }>, slot: number): readonly Step[] {
+export function openLayers(source: Extract<VolumeSource, { kind: 'layers' }>, slot: number, userNamespace?: number): readonly Step[] {
   const { storeDir, subPath, mountpoint } = source;
   const origin = `${source.origin}.image`;
   // Two layers at least, or there is no overlay without an upper one; and so whiteouts of a single layer are none of the volume's files.
@@ -53,10 +74,13 @@ export function openLayers(source: Extract<VolumeSource, { kind: 'layers' }>, sl
     { kind: 'openTree', dir: scratch, path: subPath, resolve: resolve.inRoot | resolve.noMagicLinks, recursive: 0, out: slot, origin: `${source.origin}.image_sub_path` },
     { kind: 'closeSlot', slot: scratch },
   ];
+  const mapped = userNamespace === undefined || source.mapLower !== true ? { cover: [], uncover: [] } : mapLayers(source, userNamespace, origin);
   return [
+    ...mapped.cover,
     { kind: 'mount', cwd: storeDir, source: 'overlay', target: mountpoint, type: 'overlay', flags, data: overlayOptions({ lower }, origin), origin },
     ...(subPath === '' ? [whole] : part),
     { kind: 'unmount', path: mountpoint, flags: detach, origin },
+    ...mapped.uncover,
   ];
 }
 

@@ -9,7 +9,7 @@ import { type Frame, FrameDecoder, decodeRequestError, encodeFrame, frameTypes }
 
 /** Longest path that fits into a Unix socket address with its final NUL. Source: unix(7). */
 const socketPathBytesMax = 107;
-const unsentBytesMax = 1024 * 1024;
+const unsentBytesMax = 256 * 1024;
 
 interface Waiting {
   readonly what: string;
@@ -140,7 +140,7 @@ export class FrameConnection {
   }
 
   /**
-   * Sends bytes that are not frames: layer records. All pieces go in one system call where they can, and are not copied. Up to a mebibyte may wait in
+   * Sends bytes that are not frames: layer records. All pieces go in one system call where they can, and are not copied. A little may wait in
    * this process, so that the peer has work while more is made.
    */
   async sendPieces(pieces: readonly Uint8Array[]): Promise<void> {

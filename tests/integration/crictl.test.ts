@@ -193,6 +193,14 @@ describe('crictl', () => {
     assert.match(await crictl('images', '-q'), /^sha256:[0-9a-f]{64}$/);
   });
 
+  goTest('inspecti and imagefsinfo: the image by each of its names, and both file systems', async () => {
+    const id = await crictl('images', '-q');
+    for (const name of [imageName, id, id.slice(7, 20)]) assert.match(JSON.stringify(await crictlJson('inspecti', name)), new RegExp(`"id":"${id}"`), name);
+    const usage = JSON.stringify(await crictlJson('imagefsinfo'));
+    assert.match(usage, /"containerFilesystems":\[\{/);
+    assert.match(usage, new RegExp(`"mountpoint":"${join(directory, 'root', 'images')}"`));
+  });
+
   goTest('a pull of what is not there fails with its name', async () => {
     await assert.rejects(crictl('pull', `127.0.0.1:${registryPort}/test/none:1`), /test\/none/);
   });

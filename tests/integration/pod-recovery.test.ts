@@ -134,7 +134,7 @@ describe('recovery', { skip: skipReason() }, () => {
       },
       { name: 'a missing image', args: ['run', '--pull', 'never', 'localhost/nothing:1'], status: 1, message: /^berth: .*localhost\/nothing:1.*\n$/ },
       { name: 'a bad reference', args: ['run', 'UPPER:case:twice'], status: 2, message: /^berth: .*UPPER:case:twice.*\n$/ },
-      { name: 'a registry that is not there', args: ['pull', '127.0.0.1:1/x:1'], status: 1, message: /^berth: .*127\.0\.0\.1:1\/x:1.*ECONNREFUSED.*\n$/ },
+      { name: 'a registry that is not there', args: ['pull', '--quiet', '127.0.0.1:1/x:1'], status: 1, message: /^berth: .*127\.0\.0\.1:1\/x:1.*ECONNREFUSED.*\n$/ },
       { name: 'a command that is not in the image', args: ['run', '--entrypoint', '/nothing', image], status: 127, message: /^berth: .*"\/nothing".*ENOENT\n$/ },
       {
         name: 'a user that is not in the image',

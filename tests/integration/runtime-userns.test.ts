@@ -88,7 +88,7 @@ describe('a container in a user namespace', { skip }, () => {
     mkdirSync(secret);
     writeFileSync(join(secret, 'key'), 'only for root\n');
     chmodSync(join(secret, 'key'), 0o600);
-    const script = `cat /secret/key; touch /secret/new; chown 0:0 /secret/key; mknod /tmp/disk b 8 0; echo 1 > /proc/sys/kernel/panic; mount -t tmpfs inner /srv && touch /srv/x && ls /srv
+    const script = `exec 2>&1; cat /secret/key; touch /secret/new; chown 0:0 /secret/key; mknod /tmp/disk b 8 0; echo 1 > /proc/sys/kernel/panic; mount -t tmpfs inner /srv && touch /srv/x && ls /srv
       mount -t proc proc /srv && echo proc; echo $(hostname own; hostname); dd if=/dev/zero bs=3 count=1 2>/dev/null | wc -c; sleep 600`;
     const { pid } = await pod.start(
       'powers',
@@ -119,10 +119,14 @@ describe('a container in a user namespace', { skip }, () => {
   });
 
   it('runs as another user of the mapping, whose streams it can open again', async () => {
-    const { output } = await pod.run('web', specOf('id -u; id -g; echo again > /dev/stdout; echo home $HOME; touch /root/x || true; touch /tmp/y; stat -c %u:%g /tmp/y'), {
-      rootfs: { kind: 'directory', path: makeDirectory(), mapOwners: true },
-      askIdentity: true,
-    });
+    const { output } = await pod.run(
+      'web',
+      specOf('exec 2>&1; id -u; id -g; echo again > /dev/stdout; echo home $HOME; touch /root/x || true; touch /tmp/y; stat -c %u:%g /tmp/y'),
+      {
+        rootfs: { kind: 'directory', path: makeDirectory(), mapOwners: true },
+        askIdentity: true,
+      },
+    );
     assert.equal(output, '1000\n1001\nagain\nhome /srv/web\ntouch: /root/x: Permission denied\n1000:1001\n');
   });
 
@@ -194,8 +198,8 @@ describe('a container in a user namespace', { skip }, () => {
       bind('/own', [], { uidMappings: [range(userBase + 5, 1, 1000)], gidMappings: [range(groupBase + 6, 1, 1001)] }),
       { destination: '/memory', type: 'tmpfs', source: 'tmpfs', options: ['size=64k', 'mode=755'] },
     ];
-    const script = `stat -c '%n %u:%g' /plain/file /mapped/file /tree/file /own/file /memory; echo y > /mapped/made; touch /plain/no /tree/no 2>&1 | sed 's/.*: //'; touch /memory/made; stat -c %u /memory/made`;
-    const { output } = await pod.run('volumes', specOf(script.replace("| sed 's/.*: //'", '| grep -c -E "denied|Read-only"'), { mounts }), { rootfs });
+    const script = `stat -c '%n %u:%g' /plain/file /mapped/file /tree/file /own/file /memory; echo y > /mapped/made; touch /plain/no /tree/no 2>&1 | grep -c -E "denied|Read-only"; touch /memory/made; stat -c %u /memory/made`;
+    const { output } = await pod.run('volumes', specOf(script, { mounts }), { rootfs });
     assert.equal(output, '/plain/file 65534:65534\n/mapped/file 1000:1001\n/tree/file 1000:1001\n/own/file 5:6\n/memory 0:0\n2\n0\n');
     assert.deepEqual(ownerOf(join(volume, 'made')), [0, 0]);
     assert.ok(!existsSync(join(volume, 'no')));
@@ -209,18 +213,18 @@ describe('a container in a user namespace', { skip }, () => {
     const volumes = {
       disk: { kind: 'directory', path: directory, bytesMax: 1 << 20, origin: 'disk' },
       memory: { kind: 'memory', bytesMax: 1 << 20, origin: 'memory' },
-      image: { kind: 'layers', storeDir: rootfs.storeDir, lower: ['l2'], subPath: '', mountpoint: join(rootfs.storeDir, 'm'), origin: 'image' },
+      image: { kind: 'layers', storeDir: rootfs.storeDir, lower: ['l2', 'l1'], mapLower: true, subPath: 'data', mountpoint: join(rootfs.storeDir, 'm'), origin: 'image' },
     } as const;
     // The owner of an unmapped file cannot be copied: it is nobody in particular.
     chownSync(join(rootfs.storeDir, 'l1/data/far'), 33, 34);
     const { output } = await pod.run(
       'filled',
-      specOf('stat -c "%n %u:%g" /data/web /data/far /etc/passwd /image/top; cat /image/top; touch /data/new /etc/new; touch /image/no 2>&1 | grep -c Read-only', {
+      specOf('stat -c "%n %u:%g" /data/web /data/far /etc/passwd /image/web; cat /image/web; touch /data/new /etc/new; touch /image/no 2>&1 | grep -c Read-only', {
         mounts: [named('/data', 'disk'), named('/etc', 'memory'), named('/image', 'image')],
       }),
       { rootfs, volumes },
     );
-    assert.equal(output, '/data/web 1000:1001\n/data/far 33:34\n/etc/passwd 0:0\n/image/top 65534:65534\nfrom the upper layer\n1\n');
+    assert.equal(output, '/data/web 1000:1001\n/data/far 33:34\n/etc/passwd 0:0\n/image/web 1000:1001\nof the web user\n1\n');
     assert.deepEqual(
       [ownerOf(join(directory, 'web')), ownerOf(join(directory, 'new'))],
       [
@@ -262,12 +266,8 @@ describe('a container in a user namespace', { skip }, () => {
     const log = join(shared.logDirectory, 'one.log');
     await until(() => readFileSync(log, 'utf8').split('\n').length > 2);
     assert.match(readFileSync(log, 'utf8'), /testpod\n.* 1024\n/);
-    const script = `cat /dev/shm/note; stat -c %u:%g /dev/shm /dev/shm/note; readlink /proc/self/ns/user; readlink /proc/self/ns/net; cat /proc/sys/kernel/shm_rmid_forced; ip link set lo up && echo up; mount -t tmpfs x /srv 2>&1 | grep -c denied`;
-    const { output } = await shared.run(
-      'two',
-      specOf(script.replace('ip link set lo up', '/bin/busybox ip link set lo up'), { capabilities: [...defaultCapabilities, 'CAP_NET_ADMIN'] }),
-      { rootfs },
-    );
+    const script = `cat /dev/shm/note; stat -c %u:%g /dev/shm /dev/shm/note; readlink /proc/self/ns/user; readlink /proc/self/ns/net; cat /proc/sys/kernel/shm_rmid_forced; busybox ip link set lo up && echo up; mount -t tmpfs x /srv 2>&1 | grep -c denied`;
+    const { output } = await shared.run('two', specOf(script, { capabilities: [...defaultCapabilities, 'CAP_NET_ADMIN'] }), { rootfs });
     const own = (kind: string): string => readlinkSync(`/proc/${pid}/ns/${kind}`);
     assert.equal(output, `from one\n0:0\n0:0\n${own('user')}\n${own('net')}\n1\nup\n1\n`);
     await shared.shim.signalProcess('one', 9);

@@ -198,6 +198,29 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
     store = await host.open();
   });
 
+  test('a layer that takes a file of a lower one, whose blob was dropped, brings that blob back', async () => {
+    const lower = tarOf('mkdir -p etc; echo low > etc/linked; head -c 50000 /dev/urandom > etc/filler');
+    const dir = mkdtempSync(join(work, 'link-'));
+    shell('mkdir -p x/etc; echo low > x/etc/linked; ln x/etc/linked x/etc/second; cd x; tar -cf ../upper.tar etc/linked etc/second; tar --delete -f ../upper.tar etc/linked', dir);
+    const linked = new Layout(join(work, 'linked'));
+    linked.add(linked.manifest({ layers: [lower] }), 'low');
+    linked.add(linked.manifest({ layers: [lower, readFileSync(join(dir, 'upper.tar'))] }), 'high');
+    for (const name of ['low', 'high'])
+      run('skopeo', ['--insecure-policy', 'copy', '--dest-tls-verify=false', `oci:${linked.dir}:${name}`, `docker://${registry.address}/linked:${name}`]);
+    await host.close();
+    store = await host.open({ keepBlobs: false });
+    await store.pull(`${registry.address}/linked:low`);
+    assert.deepEqual(host.contents(), { blobs: 2, layers: 1 });
+    const high = await store.pull(`${registry.address}/linked:high`);
+    assert.deepEqual(host.contents(), { blobs: 4, layers: 2 });
+    const { storeDir, lower: names } = store.lease(high.id, 'look');
+    assert.equal(readFileSync(join(storeDir, names[0] ?? '', 'etc/second'), 'utf8'), 'low\n');
+    store.release('look');
+    assert.deepEqual((await store.verify()).images.flatMap(({ problems }) => problems), []);
+    await host.close();
+    store = await host.open();
+  });
+
   test('what an interrupted pull brought waits for the next one, also over a restart, for a day or until all is collected', async () => {
     await using proxy = await StallingProxy.start(registry.address);
     // The first layer comes, of the second only a part.
@@ -245,12 +268,22 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
     assert.equal((await store.collect()).partials.length, 1);
   });
 
-  test('two references that share layers are pulled at the same time, and either can be removed', async () => {
-    const [a, b] = await Promise.all([store.pull(`${registry.address}/a:1`), store.pull(`${registry.address}/b:1`)]);
-    assert.deepEqual(host.contents(), { blobs: 7, layers: 3 });
-    await store.remove(a.id);
-    assert.deepEqual(host.contents(), { blobs: 4, layers: 2 });
-    assert.deepEqual((await store.verify()).images.map(({ id, problems }) => ({ id, problems })), [{ id: b.id, problems: [] }]);
+  test('references that share layers in any place are pulled at the same time, and either can be removed', async () => {
+    // The shared layer is another layer where it lies above one: the blob is shared all the same.
+    const [c] = [new Layout(join(work, 'c'))];
+    c.add(c.manifest({ layers: [own('c'), shared] }), 'c');
+    run('skopeo', ['--insecure-policy', 'copy', '--dest-tls-verify=false', `oci:${c.dir}:c`, `docker://${registry.address}/c:1`]);
+    for (let round = 0; round < 6; round += 1) {
+      const names = ['a', 'b', 'c'].map((name) => `${registry.address}/${name}:1`);
+      const images = await Promise.all((round % 2 === 0 ? names : names.toReversed()).map((name) => store.pull(name)));
+      assert.deepEqual(host.contents(), { blobs: 10, layers: 4 });
+      const [first, second, third] = images;
+      await Promise.all([store.remove(first?.id ?? ''), store.remove(second?.id ?? '')]);
+      assert.deepEqual((await store.verify()).images.map(({ id, problems }) => ({ id, problems })), [{ id: third?.id, problems: [] }]);
+      assert.deepEqual(host.contents(), { blobs: 4, layers: 2 });
+      await store.remove(third?.id ?? '');
+      assert.deepEqual(host.contents(), { blobs: 0, layers: 0 });
+    }
   });
 
   test('a collection waits for a pull and takes nothing of it', async () => {

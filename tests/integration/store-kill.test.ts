@@ -12,8 +12,9 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Layout, Registry, run, skipReason, tarOf } from './image-host.ts';
 
-/** Of the issue: 200 pulls. Two suites of half of them, so that none is long. */
-const killsPerTest = 5;
+/** 200 pulls in all, in parts that each take seconds; two stores side by side, one process each. */
+const parts = 20;
+const killsPerStore = 5;
 
 interface Step {
   readonly step: 'verified' | 'collected' | 'kept' | 'pulling' | 'pulled';
@@ -34,17 +35,85 @@ function randomFrom(seed: number): () => number {
   };
 }
 
+/** One store, and the processes that own it one after another. */
+class Lives {
+  /** What the first collection found. */
+  base: Step | undefined;
+  count = 0;
+  /** Pulls that came to their end. */
+  whole = 0;
+  readonly #args: readonly string[];
+  readonly #cache: string;
+  readonly #what: string;
+  #child: ChildProcess | undefined;
+  /** How long a pull takes that is left alone: the longest so far. */
+  #pullMs = 0;
+  #wasWhole = false;
+
+  constructor(options: { readonly dir: string; readonly kept: string; readonly killed: string; readonly cache: string; readonly seed: number }) {
+    this.#args = [join(import.meta.dirname, 'store-kill-child.ts'), options.dir, options.kept, options.killed];
+    this.#cache = options.cache;
+    this.#what = `seed ${options.seed}`;
+  }
+
+  /** Everything up to the pull must be right; then the process is killed, after so long or when its pull is through. */
+  async live(killAfterMs: (pullMs: number) => number | undefined): Promise<void> {
+    const child = spawn(process.execPath, this.#args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, NODE_COMPILE_CACHE: this.#cache } });
+    this.#child = child;
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    const steps = new Map<string, Step>();
+    let startedAt = 0;
+    for await (const line of createInterface({ input: child.stdout })) {
+      // SAFETY: the child is of this suite and prints steps only.
+      const step = JSON.parse(line) as Step;
+      steps.set(step.step, step);
+      if (step.step === 'pulling') {
+        startedAt = performance.now();
+        const delay = killAfterMs(this.#pullMs);
+        if (delay !== undefined) void sleep(delay).then(() => child.kill('SIGKILL'));
+      }
+      if (step.step === 'pulled') {
+        this.#pullMs = Math.max(this.#pullMs, performance.now() - startedAt);
+        child.kill('SIGKILL');
+      }
+    }
+    await ended;
+    this.#child = undefined;
+    this.count += 1;
+    this.#assertWhole(steps);
+    this.#wasWhole = steps.has('pulled');
+    if (this.#wasWhole) this.whole += 1;
+  }
+
+  /** What the process before left: whole or repaired, and nothing but the base once collected. */
+  #assertWhole(steps: ReadonlyMap<string, Step>): void {
+    const what = this.#what;
+    assert.ok(steps.has('pulling'), `${what}: the process ended by itself after ${[...steps.keys()].join(', ')}`);
+    const [verified, collected] = [steps.get('verified'), steps.get('collected')];
+    assert.deepEqual(
+      (verified?.problems ?? []).filter(({ state }) => state !== 'repaired'),
+      [],
+      what,
+    );
+    const [, , kept = '', killed = ''] = this.#args;
+    if (steps.has('kept')) return;
+    assert.ok(verified?.images?.includes(kept), `${what}: the image that was there is gone`);
+    if (this.#wasWhole) assert.ok(verified?.images?.includes(killed), `${what}: an image that was pulled whole is gone`);
+    this.base ??= collected;
+    assert.deepEqual(collected, this.base, what);
+  }
+
+  kill(): void {
+    this.#child?.kill('SIGKILL');
+  }
+}
+
 describe('a pull that is killed', { skip: skipReason() }, () => {
   const work = mkdtempSync(join(tmpdir(), 'berth-kill-'));
   const seed = Math.floor(Math.random() * 2 ** 32);
   const random = randomFrom(seed);
-  const children = new Set<ChildProcess>();
+  let stores: readonly Lives[] = [];
   let registry: Registry;
-  let kept: string;
-  let killed: string;
-  let base: Step | undefined;
-  /** How long a pull takes that is left alone; the longest so far. */
-  let pullMs = 0;
 
   before(async () => {
     registry = await Registry.start();
@@ -57,74 +126,41 @@ describe('a pull that is killed', { skip: skipReason() }, () => {
     layout.add(layout.manifest({ layers: [shared, own('a'), above, own('b')] }), 'killed');
     for (const name of ['kept', 'killed'])
       run('skopeo', ['--insecure-policy', 'copy', '--dest-tls-verify=false', `oci:${layout.dir}:${name}`, `docker://${registry.address}/${name}:1`]);
-    kept = `${registry.address}/kept:1`;
-    killed = `${registry.address}/killed:1`;
+    const [kept, killed] = [`${registry.address}/kept:1`, `${registry.address}/killed:1`];
+    stores = ['one', 'two'].map((name) => new Lives({ dir: join(work, name), kept, killed, cache: join(work, 'cache'), seed }));
   });
   after(async () => {
-    for (const child of children) child.kill('SIGKILL');
+    for (const store of stores) store.kill();
     await registry[Symbol.asyncDispose]();
     rmSync(work, { recursive: true, force: true });
   });
 
-  /** One life: everything up to its pull must be right; then it is killed after so long, or when it is through. */
-  const live = async (killAfterMs: (pullMs: number) => number | undefined): Promise<{ readonly steps: ReadonlyMap<string, Step>; readonly wasWhole: boolean }> => {
-    const child = spawn(process.execPath, [join(import.meta.dirname, 'store-kill-child.ts'), join(work, 'store'), kept, killed], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-      env: { ...process.env, NODE_COMPILE_CACHE: join(work, 'cache') },
-    });
-    children.add(child);
-    const ended = new Promise((resolve) => child.once('exit', resolve));
-    const steps = new Map<string, Step>();
-    let startedAt = 0;
-    for await (const line of createInterface({ input: child.stdout })) {
-      // SAFETY: the child is of this suite and prints steps only.
-      const step = JSON.parse(line) as Step;
-      steps.set(step.step, step);
-      if (step.step === 'pulling') {
-        startedAt = performance.now();
-        const delay = killAfterMs(pullMs);
-        if (delay !== undefined) void sleep(delay).then(() => child.kill('SIGKILL'));
-      }
-      if (step.step === 'pulled') {
-        pullMs = Math.max(pullMs, performance.now() - startedAt);
-        child.kill('SIGKILL');
-      }
+  test('a first life pulls what stays, a second leaves the base', async () => {
+    for (const store of stores) {
+      await store.live(() => undefined);
+      await store.live(() => undefined);
+      // Index, manifest or config and layer of what stays.
+      assert.equal(store.base?.listing?.length, 5);
     }
-    await ended;
-    children.delete(child);
-    assert.ok(steps.has('pulling'), `seed ${seed}: the process ended by itself after ${[...steps.keys()].join(', ')}`);
-    return { steps, wasWhole: steps.has('pulled') };
-  };
-
-  /** What the process before left: whole or repaired, and nothing but the base once collected. */
-  const assertWhole = (steps: ReadonlyMap<string, Step>, wasWhole: boolean): void => {
-    const [verified, collected] = [steps.get('verified'), steps.get('collected')];
-    const unrepaired = (verified?.problems ?? []).filter(({ state }) => state !== 'repaired');
-    assert.deepEqual(unrepaired, [], `seed ${seed}`);
-    assert.ok(verified?.images?.includes(kept), `seed ${seed}: the image that was there is gone`);
-    if (wasWhole) assert.ok(verified?.images?.includes(killed), `seed ${seed}: an image that was pulled whole is gone`);
-    base ??= collected;
-    assert.deepEqual(collected, base, `seed ${seed}`);
-  };
-
-  test('a first life pulls what stays, and leaves the base', async () => {
-    const { steps } = await live(() => undefined);
-    assert.ok(steps.has('kept'));
-    const second = await live(() => undefined);
-    assertWhole(second.steps, true);
-    assert.equal(base?.listing?.length, 5);
   });
 
-  let wasWhole = true;
-  for (const part of [1, 2, 3, 4]) {
-    test(`after each of ${killsPerTest} kills the store is whole and shrinks back to its base (${part} of 4)`, async () => {
-      for (let round = 0; round < killsPerTest; round += 1) {
-        // Most in the middle of the work, some after its end.
-        const delay = random() * pullMs * 1.2;
-        const life = await live(() => delay);
-        assertWhole(life.steps, wasWhole);
-        wasWhole = life.wasWhole;
-      }
+  for (let part = 1; part <= parts; part += 1) {
+    test(`after each of ${2 * killsPerStore} kills the store is whole and shrinks back to its base (${part} of ${parts})`, async () => {
+      await Promise.all(
+        stores.map(async (store) => {
+          for (let round = 0; round < killsPerStore; round += 1) {
+            // Most in the middle of the work, some after its end.
+            const share = random() * 1.2;
+            await store.live((pullMs) => share * pullMs);
+          }
+        }),
+      );
     });
   }
+
+  test('of 200 pulls that were killed, many were in the middle of their work', () => {
+    const [whole, all] = [stores.reduce((sum, store) => sum + store.whole, 0), stores.reduce((sum, store) => sum + store.count, 0)];
+    assert.equal(all, 2 * (parts * killsPerStore + 2));
+    assert.ok(all - whole > 60, `${whole} of ${all} pulls came to their end`);
+  });
 });

@@ -63,6 +63,12 @@ export const treeTricks: Readonly<Record<string, TreeTrick>> = {
     above: () => [rawTar('mkdir open; touch open/.wh..wh..opq', 'open/.wh..wh..opq'), rawTar('mkdir -p open/old; echo again > open/old/again', 'open/old/again')],
   },
   'an opaque directory below one that is not': { above: () => [rawTar('mkdir -p a/b; touch a/b/.wh..wh..opq; echo 1 > a/b/1', 'a/b/.wh..wh..opq a/b/1')] },
+  'whiteouts in an opaque directory': {
+    above: () => [
+      rawTar('mkdir -p open/in; touch open/.wh..wh..opq open/.wh.old open/in/.wh.x; echo n > open/new', 'open open/.wh..wh..opq open/.wh.old open/in open/in/.wh.x open/new'),
+    ],
+    containerdDiffers: 'its tree lists names that are not there',
+  },
   'a directory becomes a file, a link, a FIFO': { above: () => [rawTar('echo f > dir; ln -s a keep; mkfifo open', 'dir keep open')] },
   'a file and links become directories': {
     above: () => [

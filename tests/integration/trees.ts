@@ -29,7 +29,8 @@ const readXattrs = `find . -print0 | perl -0 -ne '
     die "$_: $name: $!" if $size < 0;
     print "$_ $name=", unpack("H*", substr $value, 0, $size), "\\n";
   }'`;
-const facts: readonly string[] = [
+/** Shell commands that print, in the directory they run in, everything there is to compare in a tree: lines about its entries. */
+export const treeFacts: readonly string[] = [
   `find . ! -type d -printf '/%P type=%y mode=%m owner=%U:%G time=%T@ links=%n size=%s target=%l\\n'`,
   `find . -type d -printf '/%P type=d mode=%m owner=%U:%G\\n/%P time=%T@\\n'`,
   'find . -type f -print0 | xargs -0 -r sha256sum',
@@ -40,7 +41,7 @@ const facts: readonly string[] = [
 /** Everything there is to compare in a tree, its root included: a line or two per entry, one per attribute, device and content. */
 export function describeEntries(dir: string): string[] {
   // Node sets the root's time, as a floating-point number of seconds: it is right to a quarter of a microsecond.
-  return facts
+  return treeFacts
     .flatMap((command) => shell(command, dir).split('\n'))
     .map((line) => line.replace(/^(\/ time=\d+\.\d{6})\d*$/, '$1'))
     .filter((line) => line !== '')
@@ -96,15 +97,15 @@ writeFileSync(out, JSON.stringify(Array.from({ length: Number(count) }, (_, inde
   }
 }
 
+/** Shell words that mount a leased image at a directory, given as shell words too. */
+export function mountLeased({ storeDir, lower }: { readonly storeDir: string; readonly lower: readonly string[] }, directory: string): string {
+  // Without an upper directory, whose attributes would be those of the root; an overlay of one lower directory alone does not exist.
+  return `cd ${storeDir}; ${lower.length === 1 ? `mount --bind ${lower[0]}` : `mount -t overlay overlay -o lowerdir=${lower.join(':')}`} ${directory}`;
+}
+
 /** The trees of leased images as containers have them. */
 export function describeLeased(images: readonly { readonly storeDir: string; readonly lower: readonly string[] }[]): string[][] {
-  // Without an upper directory, whose attributes would be those of the root; an overlay of one lower directory alone does not exist.
-  return lookAt(
-    images.map(
-      ({ storeDir, lower }, index) =>
-        `cd ${storeDir}; ${lower.length === 1 ? `mount --bind ${lower[0]}` : `mount -t overlay overlay -o lowerdir=${lower.join(':')}`} "$1/${index}"`,
-    ),
-  );
+  return lookAt(images.map((layers, index) => mountLeased(layers, `"$1/${index}"`)));
 }
 
 /** The tree that umoci unpacks from an image of a layout, and with it the layers applied one over the other. */
@@ -164,9 +165,14 @@ export class Containerd implements AsyncDisposable {
     this.ctr(['images', 'pull', '--plain-http', reference]);
   }
 
+  /** Shell words that mount an image at a directory, given as shell words too. */
+  mountCommand(reference: string, directory: string): string {
+    return `ctr --address ${this.#dir}/socket images mount ${reference} ${directory} >/dev/null`;
+  }
+
   /** The trees of images as containers have them. */
   describe(references: readonly string[]): string[][] {
-    return lookAt(references.map((reference, index) => `ctr --address ${this.#dir}/socket images mount ${reference} "$1/${index}" >/dev/null`));
+    return lookAt(references.map((reference, index) => this.mountCommand(reference, `"$1/${index}"`)));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
