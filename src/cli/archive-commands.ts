@@ -35,7 +35,7 @@ function addSave(image: Command, context: CliContext): void {
     context.action<SaveFlags>(async ({ rest, flags }) => {
       const { io } = context.deps;
       const format = flags.format ?? 'oci-archive';
-      const file = flags.file === '-' ? undefined : flags.file;
+      const file = ['-', '/dev/stdout'].includes(flags.file ?? '-') ? undefined : flags.file;
       if (file === undefined && format === 'oci-dir') usageError(command, '--format oci-dir needs --file');
       if (file === undefined && io.stdout.isTTY) usageError(command, 'standard output is a terminal; write to a file with -o or into a pipe');
       await context.withEngine(
@@ -82,7 +82,7 @@ const readingWords = { downloading: 'reading' } as const;
 async function importAndPrint(context: CliContext, engine: Engine, source: { readonly path: string; readonly shown: string }, flags: ImportFlags): Promise<void> {
   const images = await runTransfer(
     context,
-    { title: `import ${source.shown}`, quiet: flags.quiet === true, kept: 'nothing was imported', words: readingWords },
+    { title: `import ${source.shown}`, quiet: flags.quiet === true, kept: 'only images that were complete by then are there', words: readingWords },
     async ({ onProgress, signal }) => engine.importImages(source.path, { ...(flags.name === undefined ? {} : { name: flags.name }), onProgress }, signal),
   ).catch((error: unknown) => {
     throw renamePath(error, source);
@@ -112,7 +112,7 @@ function addLoad(image: Command, context: CliContext): void {
   command.action(
     context.action<ImportFlags>(async ({ flags }) => {
       const { io } = context.deps;
-      const input = flags.input === '-' ? undefined : flags.input;
+      const input = ['-', '/dev/stdin'].includes(flags.input ?? '-') ? undefined : flags.input;
       if (input === undefined && io.stdin.isTTY) usageError(command, 'standard input is a terminal; name a file with -i or use a pipe');
       await context.withEngine(
         flags,

@@ -82,6 +82,7 @@ export interface Transfer {
   readonly path: string;
   /** Makes the file from the source. A failed write is an error; the source's own errors stay as they are. */
   fill(source: AsyncIterable<Uint8Array>): Promise<void>;
+  /** Once: the file goes with its last byte, or with this process. */
   read(): AsyncIterable<Uint8Array>;
   /** Absence is no error. */
   remove(): Promise<void>;

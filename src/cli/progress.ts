@@ -98,7 +98,8 @@ export class Progress {
     const cursor = lines.length > 0 && this.#drawn === 0 ? hideCursor : lines.length === 0 && this.#drawn > 0 ? showCursor : '';
     this.#drawn = lines.length;
     const text = `${back}${above}${cursor}${lines.map((line) => `${line}\n`).join('')}`;
-    if (text !== '') this.#written = this.#written.then(async () => this.#sink.write(text));
+    // A terminal that has gone is no failure of the work that is shown, which may want an orderly end now.
+    if (text !== '') this.#written = this.#written.then(async () => this.#sink.write(text)).catch(() => undefined);
   }
 }
 

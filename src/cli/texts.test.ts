@@ -21,6 +21,20 @@ test('sizes, times and ages have few digits', () => {
   assert.deepEqual([formatAge(0n, 5n), formatAge(10n, 5n)], ['-', '0s']);
 });
 
+test('a terminal that goes away is not a failure of what is shown on it', async () => {
+  const gone = new (class extends SinkDouble {
+    override async write(): Promise<void> {
+      throw new Error('EIO');
+    }
+  })({ isTTY: true });
+  const progress = new Progress(gone);
+  progress.update('a', 'half');
+  progress.line('done');
+  // A rejection that nobody waits for would end the process here.
+  await new Promise((turn) => setImmediate(turn));
+  await progress.finish();
+});
+
 test('table cells cannot move the cursor, and lines have no trailing spaces', () => {
   assert.deepEqual(
     formatTable(

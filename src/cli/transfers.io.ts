@@ -30,6 +30,8 @@ export async function createTransfer(directory: string): Promise<Transfer> {
     read: async function* read() {
       const file = await open(path, 'r');
       try {
+        // Without a name from here on: a command that is killed while a slow reader takes the bytes leaves nothing.
+        await rm(place, { recursive: true, force: true });
         // SAFETY: a read stream without encoding gives Buffers.
         for await (const chunk of file.createReadStream({ autoClose: false, highWaterMark: 1024 * 1024 })) yield chunk as Buffer;
       } finally {

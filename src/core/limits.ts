@@ -55,6 +55,8 @@ export const limits = {
   writableEntriesMax: 2_000_000,
   /** Images that one archive is asked to hold. */
   savedImagesMax: 1000,
+  /** Manifests and indexes that one layout or archive names, all together. */
+  layoutDocumentsBytesMax: 64 * 1024 * 1024,
   /** Members of an archive of images that is imported. */
   archiveMembersMax: 20_000,
   /** Volumes that one image may declare, and what may be copied into them from the image, all together. */

@@ -82,17 +82,18 @@ function shortTag(tag: string): string {
   return `${name}:${version ?? 'latest'}`;
 }
 
-/** The header of one file whose size may need more digits than the classic field has. */
+/** The header of one file whose size may need more digits than the classic field has. Its length depends on the path alone, so that room for it can be left. */
 export function encodeFileHeader(path: string, sizeBytes: number): Buffer {
   const classic = sizeBytes <= 0o77777777777;
-  const header = encodeTarHeader({ kind: 'file', path, mode: 0o644, sizeBytes: classic ? sizeBytes : 0 });
-  if (classic) return header;
-  // The binary form of a size: one block either way, so that room for a header can be left before the size is known. Source: GNU tar manual, "Basic Tar Format".
+  const blocks = encodeTarHeader({ kind: 'file', path, mode: 0o644, sizeBytes: classic ? sizeBytes : 0 });
+  if (classic) return blocks;
+  // The binary form of a size takes no further block. A long path has blocks of its own before the last. Source: GNU tar manual, "Basic Tar Format".
+  const header = blocks.subarray(blocks.length - tarBlockBytes);
   header.fill(0, 124, 136);
   header[124] = 0x80;
   header.writeBigUInt64BE(BigInt(sizeBytes), 128);
   header.fill(0x20, 148, 156);
-  const sum = header.subarray(0, tarBlockBytes).reduce((total, byte) => total + byte, 0);
+  const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
-  return header;
+  return blocks;
 }

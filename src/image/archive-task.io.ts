@@ -77,9 +77,15 @@ class MemberWriter implements TarHandler {
   #pending: ({ readonly entry: TarEntry } | { readonly data: Uint8Array })[] = [];
   #open: OpenMember | undefined;
   #count = 0;
+  #contentBytes = 0;
 
   constructor(directory: string) {
     this.#directory = directory;
+  }
+
+  /** Bytes of all members, holes included. */
+  get contentBytes(): number {
+    return this.#contentBytes;
   }
 
   entry(entry: TarEntry): void {
@@ -89,6 +95,7 @@ class MemberWriter implements TarHandler {
   }
 
   data(chunk: Uint8Array): void {
+    this.#contentBytes += chunk.length;
     // A copy: the reader uses its piece again.
     this.#pending.push({ data: Uint8Array.from(chunk) });
   }
@@ -169,11 +176,19 @@ async function readMembers(path: string, writer: MemberWriter, signal: AbortSign
   const reader = new TarReader(writer);
   const counter = { bytes: 0 };
   let inflatedBytes = 0;
+  const assertRatio = (bytes: number): void => {
+    if (bytes - ratioFreeBytes > counter.bytes * limits.layerRatioMax)
+      throw new RuntimeError('resourceExhausted', `read archive: ${bytes} bytes from ${counter.bytes}, at most ${limits.layerRatioMax} times as many`);
+  };
   for await (const chunk of readInflated(path, counter, signal)) {
     inflatedBytes += chunk.length;
-    if (inflatedBytes - ratioFreeBytes > counter.bytes * limits.layerRatioMax)
-      throw new RuntimeError('resourceExhausted', `read archive: ${inflatedBytes} bytes from ${counter.bytes}, at most ${limits.layerRatioMax} times as many`);
-    for (const _pause of reader.feed(chunk)) await writer.drain();
+    assertRatio(inflatedBytes);
+    // A pause for each piece of a hole, of which a small archive can have many gigabytes.
+    for (const _pause of reader.feed(chunk)) {
+      signal.throwIfAborted();
+      assertRatio(writer.contentBytes);
+      await writer.drain();
+    }
     await writer.drain();
   }
   reader.finish();

@@ -187,11 +187,16 @@ class LayerIntake {
     try {
       return await layers.unpack(layer, context);
     } catch (error) {
-      if (isBlobMissingBelow(error))
-        for (const below of this.#planned.slice(0, index)) await checkBlob(this.#intake, layers, { digest: below.blob, sizeBytes: below.sizeBytes }, this.#signal);
+      if (isBlobMissingBelow(error)) await this.#fetchBelow(layer, index);
       else if (!isWrongBlob(error, digest) || !(await this.#intake.refuse(digest))) throw error;
       return layers.unpack(layer, context);
     }
+  }
+
+  /** Blobs of lower layers that were unpacked before and whose blobs were dropped; the layer, whose own blob has come, is then begun anew. */
+  async #fetchBelow(layer: PlannedLayer, index: number): Promise<void> {
+    this.#intake.giveBack(layer.blob);
+    for (const { blob, sizeBytes } of this.#planned.slice(0, index)) await checkBlob(this.#intake, this.#context.layers, { digest: blob, sizeBytes }, this.#signal);
   }
 
   async #checked({ blob, sizeBytes }: PlannedLayer): Promise<void> {

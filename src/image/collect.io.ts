@@ -110,7 +110,9 @@ export async function measureImages(context: CollectContext, reclaimableBytes: n
     sizes.set(`layer ${layer.key}`, bytes);
     layersBytes += bytes;
   }
-  const parts = new Map(catalog.records().map(({ id, record }) => [id, [...new Set([...blobsOf(record, true).map((digest) => `blob ${digest}`), ...record.layers.map((key) => `layer ${key}`)])]]));
+  const parts = new Map(
+    catalog.records().map(({ id, record }) => [id, [...new Set([...blobsOf(record, true).map((digest) => `blob ${digest}`), ...record.layers.map((key) => `layer ${key}`)])]]),
+  );
   const owners = new Map<string, number>();
   for (const part of [...parts.values()].flat()) owners.set(part, (owners.get(part) ?? 0) + 1);
   const used = new Set(catalog.leases().map(({ lease }) => lease.imageId));

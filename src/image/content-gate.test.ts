@@ -1,3 +1,4 @@
+/** The gate between operations and collections: order, cancellation, failure. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ContentGate } from './content-gate.ts';

@@ -22,7 +22,6 @@ import { type ImageRecord, layerBlobsOf } from './catalog.ts';
 import { blobPath } from './content.io.ts';
 import { fetchMissing } from './fetch-again.io.ts';
 import type { StoreParts } from './store-parts.ts';
-import { tarBlockBytes } from './tar-header.ts';
 import { tarEnd, tarPadding } from './tar-writer.ts';
 import type { SaveOptions, SaveResult, StoredImage } from './types.ts';
 
@@ -131,13 +130,17 @@ async function refuseFilled(path: string): Promise<void> {
   }
 }
 
-/** What is renamed into its place would replace a device, a FIFO or a directory. */
+/**
+ * What is renamed into its place would replace a device, a FIFO, a directory or a link, such as `/dev/stdout`, which everybody on the host needs and
+ * which leads elsewhere for this process than for whoever named it.
+ */
 async function refuseSpecial(path: string): Promise<void> {
   const found = await lstat(path).catch((error: unknown) => {
     if (errnoName(error) === 'ENOENT') return undefined;
     throw error;
   });
-  if (found !== undefined && !found.isFile() && !found.isSymbolicLink()) throw new RuntimeError('failedPrecondition', 'there is something that is no regular file');
+  if (found?.isSymbolicLink() === true) throw new RuntimeError('failedPrecondition', 'there is a symbolic link; name the file that it leads to');
+  if (found !== undefined && !found.isFile()) throw new RuntimeError('failedPrecondition', 'there is something that is no regular file');
 }
 
 async function writeLayout(sink: ArchiveSink, images: readonly Chosen[]): Promise<void> {
@@ -202,7 +205,7 @@ class TarSink implements ArchiveSink {
   }
 
   async blob(path: string, blob: Digest, content: { readonly digest: Digest; readonly inflate: boolean }): Promise<void> {
-    const offsetBytes = this.#at + tarBlockBytes;
+    const offsetBytes = this.#at + encodeFileHeader(path, 0).length;
     // How much it inflates to is known only afterwards; room for the header is left.
     const sizeBytes = await placeBlob(this.#context, blob, { ...content, filePath: this.#path, offsetBytes });
     await this.#write(encodeFileHeader(path, sizeBytes));

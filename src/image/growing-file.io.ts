@@ -11,7 +11,7 @@ import { type Digest, digestOf, digestParts } from '#oci';
 import type { BlobSink } from './registry/types.ts';
 import type { BlobFile, BlobTarget } from './worker-messages.ts';
 
-const pieceBytes = 128 * 1024;
+const pieceBytes = 256 * 1024;
 /** How long a reader sleeps at most before it looks for a cancellation that came without a signal. */
 const lookAgainMs = 1_000;
 
@@ -103,7 +103,9 @@ export class BlobReader implements Disposable {
   readonly #cell: BigInt64Array<SharedArrayBuffer> | undefined;
   readonly #hash: Hash | undefined;
   readonly #fd: number;
-  readonly #buffer = Buffer.allocUnsafeSlow(pieceBytes);
+  /** Used in turns. */
+  #buffer = Buffer.allocUnsafeSlow(pieceBytes);
+  #otherBuffer = Buffer.allocUnsafeSlow(pieceBytes);
   #bytesRead = 0;
   /** Of the whole blob, once somebody has asked; a hash answers only once. */
   #found: Digest | undefined;
@@ -126,7 +128,7 @@ export class BlobReader implements Disposable {
   }
 
   /**
-   * The next piece, as large as the buffer or what is left of the blob; undefined at its end. The piece is overwritten by the next call.
+   * The next piece, as large as the buffer or what is left of the blob; undefined at its end. The piece is overwritten by the call after the next.
    * Throws dataLoss where a file of the content store is shorter than its blob.
    */
   async next(): Promise<Buffer | undefined> {
@@ -135,6 +137,7 @@ export class BlobReader implements Disposable {
     if (left <= 0) return undefined;
     const wanted = Math.min(this.#buffer.length, left);
     await this.#wait(this.#bytesRead + wanted);
+    [this.#buffer, this.#otherBuffer] = [this.#otherBuffer, this.#buffer];
     let count = 0;
     while (count < wanted) {
       const got = readSync(this.#fd, this.#buffer, count, wanted - count, this.#bytesRead + count);

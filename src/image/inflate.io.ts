@@ -11,7 +11,8 @@ import { RuntimeError, isAbort, limits, wrapError } from '#core';
 import type { LayerCompression } from '#oci';
 import type { BlobReader } from './growing-file.io.ts';
 
-const chunkSize = 64 * 1024;
+/** Large pieces, few at a time, and each handed on as it is: every piece costs a way to the library's thread and back. */
+const options = { chunkSize: 256 * 1024, readableObjectMode: true, readableHighWaterMark: 4 } as const;
 const ratioFreeBytes = 64 * 1024 * 1024;
 
 /** How a blob that begins so is packed. Source: RFC 1952 section 2.3.1, RFC 8878 sections 3.1.1 and 3.1.2. */
@@ -59,15 +60,23 @@ async function* plain(reader: BlobReader, head: Buffer | undefined): AsyncGenera
 }
 
 async function* unpacked(reader: BlobReader, head: Buffer | undefined, compression: 'gzip' | 'zstd'): AsyncGenerator<Buffer> {
-  const target: Transform = compression === 'gzip' ? createGunzip({ chunkSize }) : createZstdDecompress({ chunkSize });
-  let cause: unknown;
+  const target: Transform = compression === 'gzip' ? createGunzip(options) : createZstdDecompress(options);
+  let cause: Error | undefined;
   const feeding = (async () => {
     try {
-      for (let piece = head; piece !== undefined && !target.destroyed; piece = await reader.next()) await write(target, piece);
+      // One piece waits while another is inflated: the reader has two buffers.
+      let before: Promise<void> = Promise.resolve();
+      for (let piece = head; piece !== undefined && !target.destroyed; piece = await reader.next()) {
+        const writing = write(target, piece);
+        writing.catch(() => undefined);
+        await before;
+        before = writing;
+      }
+      await before;
       target.end();
     } catch (error) {
       // The reader's own failure is the reason; what the inflater says about being stopped is not.
-      cause ??= error;
+      cause = error instanceof Error ? error : new Error(String(error));
       target.destroy();
     }
   })();

@@ -4,7 +4,20 @@
  */
 import { constants, mkdir, open, rm } from 'node:fs/promises';
 import { RuntimeError, limits, wrapError } from '#core';
-import { type Descriptor, type Digest, type Platform, arrayOf, compact, decodeDescriptor, fieldsOf, isIndexType, isManifestType, parseJson, parseReference, repositoryTag } from '#oci';
+import {
+  type Descriptor,
+  type Digest,
+  type Platform,
+  arrayOf,
+  compact,
+  decodeDescriptor,
+  fieldsOf,
+  isIndexType,
+  isManifestType,
+  parseJson,
+  parseReference,
+  repositoryTag,
+} from '#oci';
 import { blobPath, ingestPath, verifyBytes } from './content.io.ts';
 import type { ImageSource, ResolvedDocument } from './types.ts';
 import type { WorkerPool } from './worker-pool.io.ts';
@@ -80,8 +93,14 @@ export async function openLayout(options: LayoutOptions): Promise<OpenLayout> {
     const source = layoutSource(directory, options);
     /** A document with several names has an entry for each. */
     const images = new Map<Digest, LayoutImage>();
+    let documentBytes = 0;
     for (const entry of entries) {
-      const bytes = await source.document(entry, limits.manifestBytesMax, signal);
+      const known = images.get(entry.digest)?.found.bytes;
+      const bytes = known ?? (await source.document(entry, limits.manifestBytesMax, signal));
+      if (known === undefined) documentBytes += bytes.length;
+      // All of them are held until the last image is stored.
+      if (documentBytes > limits.layoutDocumentsBytesMax)
+        throw new RuntimeError('resourceExhausted', `the documents that index.json names have more than ${limits.layoutDocumentsBytesMax} bytes together`);
       const tags = [...(images.get(entry.digest)?.tags ?? []), ...tagsOfEntry(entry, name)];
       const { platform } = entry;
       images.set(entry.digest, compact({ found: { bytes, mediaType: entry.mediaType, digest: entry.digest }, tags: [...new Set(tags)], platform }));

@@ -33,7 +33,8 @@ export function decodeDestination(nameOrId: string, destination: string | undefi
   const isId = destination === undefined && (isDigest(text) || /^[0-9a-f]{64}$/.test(text));
   if (isId) throw new RuntimeError('invalidArgument', `push ${text}: an id says nothing about where to; name a destination`);
   const reference = parseReference(text);
-  if (reference.digest !== undefined) throw new RuntimeError('invalidArgument', `push ${formatReference(reference)}: the destination must have no digest, it is that of the manifest`);
+  if (reference.digest !== undefined)
+    throw new RuntimeError('invalidArgument', `push ${formatReference(reference)}: the destination must have no digest, it is that of the manifest`);
   return reference;
 }
 
@@ -73,20 +74,25 @@ async function pushBlobs(job: PushJob): Promise<{ readonly pushedBytes: number; 
   const signal = AbortSignal.any([options.signal, stop.signal]);
   let [bytesDone, pushedBytes, mountedBytes] = [0, 0, 0];
   const pushOne = async (blob: BlobDescriptor): Promise<void> => {
-    let sentBytes = 0;
+    let [sentBytes, reportedBytes] = [0, 0];
     const report = (layerBytes: number): void => {
+      // Of all blobs under way, not of this one alone.
+      bytesDone += layerBytes - reportedBytes;
+      reportedBytes = layerBytes;
       options.onProgress?.({ stage: 'uploading', layer: blob.digest, bytesDone: layerBytes, bytesTotal: blob.sizeBytes });
-      options.onProgress?.({ stage: 'uploading', bytesDone: bytesDone + layerBytes, bytesTotal });
+      options.onProgress?.({ stage: 'uploading', bytesDone, bytesTotal });
     };
     const onBytes = (count: number): void => {
       sentBytes += count;
       report(Math.min(sentBytes, blob.sizeBytes));
     };
-    const outcome = await client.uploadBlob(blob, () => openBlob(job, blob), { ...(mountFrom === undefined ? {} : { mountFrom }), onBytes }, signal);
+    // Once, however often it is sent.
+    let prepared: Promise<void> | undefined;
+    const open = (): AsyncIterable<Uint8Array> => readPrepared(job, blob, { prepare: async () => (prepared ??= prepareBlob(job, blob, signal)), signal });
+    const outcome = await client.uploadBlob(blob, open, { ...(mountFrom === undefined ? {} : { mountFrom }), onBytes }, signal);
     if (outcome === 'uploaded') pushedBytes += blob.sizeBytes;
     if (outcome === 'mounted') mountedBytes += blob.sizeBytes;
     report(blob.sizeBytes);
-    bytesDone += blob.sizeBytes;
   };
   const queue = [...blobs];
   let failure: { readonly error: unknown } | undefined;
@@ -107,17 +113,25 @@ async function pushBlobs(job: PushJob): Promise<{ readonly pushedBytes: number; 
   return { pushedBytes, mountedBytes };
 }
 
-/** The blob's bytes, checked; one that was dropped comes from its repository first, but only now that the registry wants it. */
-async function* openBlob(job: PushJob, blob: BlobDescriptor): AsyncGenerator<Uint8Array> {
-  const { parts, record, options } = job;
+/** Checks the blob; one that was dropped comes from its repository first, but only now that the registry wants it. */
+async function prepareBlob(job: PushJob, blob: BlobDescriptor, signal: AbortSignal): Promise<void> {
+  const { parts, record } = job;
   const { digest, sizeBytes } = blob;
-  await fetchMissing(parts, record, [{ ...blob, isDocument: false }], fetchOptions(job));
-  const checked = await parts.pool.runStoreTask({ kind: 'checkBlobs', blobs: [{ digest, sizeBytes, path: blobPath(parts.contentDir, digest) }] }, {}, options.signal);
+  await fetchMissing(parts, record, [{ ...blob, isDocument: false }], { ...fetchOptions(job), signal });
+  const checked = await parts.pool.runStoreTask({ kind: 'checkBlobs', blobs: [{ digest, sizeBytes, path: blobPath(parts.contentDir, digest) }] }, {}, signal);
   const problem = checked.kind === 'blobs' ? checked.problems[0] : undefined;
   if (problem !== undefined) throw new RuntimeError('dataLoss', `verify blob ${digest}: ${problem.detail}; verify the store with repair`);
-  for await (const chunk of createReadStream(blobPath(parts.contentDir, blob.digest), { highWaterMark: readBytes, signal: options.signal })) {
+}
+
+/** The bytes of the blob, once it is ready. */
+async function* readPrepared(
+  { parts }: PushJob,
+  { digest }: BlobDescriptor,
+  on: { readonly prepare: () => Promise<void>; readonly signal: AbortSignal },
+): AsyncGenerator<Uint8Array> {
+  await on.prepare();
+  for await (const chunk of createReadStream(blobPath(parts.contentDir, digest), { highWaterMark: readBytes, signal: on.signal })) {
     // SAFETY: no encoding is set, so the stream gives buffers.
     yield chunk as Buffer;
   }
 }
-

@@ -9,12 +9,12 @@ import { RuntimeError, assert, errorMessage, limits } from '#core';
 import { type Digest, mediaTypes } from '#oci';
 import { type ImageRecord, documentsOf, layerBlobsOf } from './catalog.ts';
 import { blobPath, readBlob } from './content.io.ts';
+import { type Damage, type RepairOutcome, type VerifiedImage, concerns } from './damage.ts';
 import { type FetchOptions, type MissingBlob, fetchAgain, fetchMissing } from './fetch-again.io.ts';
 import { type InstalledManifest, installImage } from './install.io.ts';
 import type { StoredLayer } from './layer-store.io.ts';
 import type { StoreParts } from './store-parts.ts';
 import type { ImageSource, VerifyOptions } from './types.ts';
-import { type Damage, type RepairOutcome, type VerifiedImage, concerns } from './verify.io.ts';
 
 interface RepairContext {
   readonly parts: StoreParts;

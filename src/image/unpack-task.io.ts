@@ -23,7 +23,7 @@ export interface UnpackHost extends ReaderOptions {
   progress(bytes: number): void;
 }
 
-const sendBytesMin = 64 * 1024;
+const sendBytesMin = 256 * 1024;
 
 /** The way from a compiler to the child and the index. */
 interface Outlet {

@@ -10,6 +10,7 @@ import { assert, errnoName } from '#core';
 import { type Digest } from '#oci';
 import { type ImageRecord, documentsOf, layerBlobsOf } from './catalog.ts';
 import { blobPath, blobSize } from './content.io.ts';
+import { type Damage, type RepairOutcome, type VerifiedImage, concerns } from './damage.ts';
 import { repairStore } from './repair.io.ts';
 import type { StoreParts } from './store-parts.ts';
 import type { CheckBlobsTask } from './store-tasks.ts';
@@ -17,24 +18,6 @@ import type { VerifyOptions, VerifyProblem, VerifyReport } from './types.ts';
 
 /** Blobs that one task reads: enough to make the thread worth it, few enough that both threads have work. */
 const blobsPerTask = 8;
-
-/** An image that is looked at; a removed one whose layers a container still uses has no record. */
-export interface VerifiedImage {
-  readonly id: Digest;
-  readonly names: readonly string[];
-  readonly record: ImageRecord | undefined;
-  readonly layers: readonly Digest[];
-}
-
-/** Something damaged, and which images have it. */
-export interface Damage {
-  readonly kind: VerifyProblem['kind'];
-  /** Digest of the blob or key of the layer. */
-  readonly key: Digest;
-  /** As it is reported: the blob's digest, or the layer's diff ID. */
-  readonly digest: Digest;
-  readonly detail: string;
-}
 
 interface Totals {
   checkedBytes: number;
@@ -57,22 +40,17 @@ export async function verifyStore(parts: StoreParts, options: VerifyOptions & { 
   const outcomes = options.repair === true && damages.length > 0 ? await repairStore(parts, { images, damages }, options) : new Map<Damage, RepairOutcome>();
   options.onProgress?.({ stage: 'done', bytesDone: bytesTotal, bytesTotal });
   return {
-    images: images.map((image) => ({ id: image.id, names: image.names, problems: damages.filter((damage) => concerns(image, damage)).map((damage) => describe(damage, outcomes.get(damage))) })),
+    images: images.map((image) => ({
+      id: image.id,
+      names: image.names,
+      problems: damages.filter((damage) => concerns(image, damage)).map((damage) => describe(damage, outcomes.get(damage))),
+    })),
     ...totals,
   };
 }
 
-/** What became of a damage. */
-export type RepairOutcome = { readonly state: 'repaired' } | { readonly state: 'unrepairable'; readonly reason: string };
-
 function describe({ kind, digest, detail }: Damage, outcome: RepairOutcome | undefined): VerifyProblem {
   return { kind, digest, detail, ...(outcome ?? { state: 'found' }) };
-}
-
-/** True when the image has the blob or layer. */
-export function concerns({ record, layers }: VerifiedImage, { kind, key }: Pick<Damage, 'kind' | 'key'>): boolean {
-  if (kind !== 'blob') return layers.includes(key);
-  return record !== undefined && (documentsOf(record).includes(key) || layerBlobsOf(record).some(({ digest }) => digest === key));
 }
 
 function chooseImages({ catalog }: StoreParts, names: readonly string[] | undefined): readonly VerifiedImage[] {

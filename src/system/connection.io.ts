@@ -9,7 +9,7 @@ import { type Frame, FrameDecoder, decodeRequestError, encodeFrame, frameTypes }
 
 /** Longest path that fits into a Unix socket address with its final NUL. Source: unix(7). */
 const socketPathBytesMax = 107;
-const unsentBytesMax = 256 * 1024;
+const unsentBytesMax = 1024 * 1024;
 
 interface Waiting {
   readonly what: string;

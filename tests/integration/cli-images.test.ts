@@ -105,6 +105,8 @@ describe('berth image', { skip }, () => {
     const entry = new URL('../../dist/berth.mjs', import.meta.url).pathname;
     const berth = (...args: string[]): string => `${main} ${entry} --root ${host.root} --run ${host.run} ${args.join(' ')}`;
     shell(`${berth('image', 'save', '-q', 'localhost/saved:1')} > ${scratch}/piped.tar`);
+    // The name that many people give a pipe is no file to be replaced.
+    assert.equal(shell(`${berth('image', 'save', '-q', '-o', '/dev/stdout', 'localhost/saved:1')} | cmp - ${scratch}/piped.tar; readlink /dev/stdout`), '/proc/self/fd/1\n');
     for (const archive of [ociFile, dockerFile, `${scratch}/piped.tar`]) {
       await clear();
       shell(`cat ${archive} | ${berth('image', 'load', '-q')}`);

@@ -6,6 +6,8 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { RuntimeError } from '#core';
 import { type Digest, mediaTypes, parseDigest } from '#oci';
 import { RegistryClient } from '../../src/image/registry/client.io.ts';
 import { directAccess } from '../../src/image/registry/direct-access.ts';
@@ -125,6 +127,18 @@ describe('uploads', () => {
     assert.deepEqual(counts, [blob.length, -blob.length, blob.length]);
   });
 
+  test('an upload that is redirected after it was sent counts once', async () => {
+    await using registry = await startRegistry({
+      'POST /v2/a/b/blobs/uploads/': (answer) => void answer.writeHead(202, { location: '/upload' }).end(),
+      'PUT /upload': (answer) => void answer.writeHead(307, { location: '/store' }).end(),
+      'PUT /store': (answer) => void answer.writeHead(201).end(),
+    });
+    using client = clientOf(registry.address);
+    const counts: number[] = [];
+    assert.equal(await upload(client, (count) => void counts.push(count)), 'uploaded');
+    assert.deepEqual(counts, [blob.length, -blob.length, blob.length]);
+  });
+
   test('an upload without an address, or a manifest stored as another one, is an error', async () => {
     const bytes = Buffer.from('{}');
     await using registry = await startRegistry({
@@ -145,7 +159,57 @@ describe('uploads', () => {
   });
 });
 
+describe('tokens', () => {
+  test('a request that is given up while it asks for a token takes no other with it', async () => {
+    const manifest = Buffer.from('{"schemaVersion":2}');
+    let asked = 0;
+    const asking = Promise.withResolvers<void>();
+    await using registry = await startRegistry({
+      'GET /v2/a/b/manifests/1': (answer, { headers }) => {
+        if (headers.authorization === 'Bearer second') answer.writeHead(200).end(manifest);
+        else answer.writeHead(401, { 'www-authenticate': `Bearer realm="http://${headers.host}/token"` }).end();
+      },
+      // The first one stays without an answer.
+      'GET /token': (answer) => {
+        asked += 1;
+        if (asked === 1) asking.resolve();
+        else json(answer, { token: 'second' });
+      },
+    });
+    using client = new RegistryClient({ access: directAccess(registry.address, 'a/b') });
+    const reason = new RuntimeError('cancelled', 'not wanted any more');
+    const leaving = new AbortController();
+    const first = client.manifest('1', leaving.signal);
+    await asking.promise;
+    const second = client.manifest('1', signal);
+    // The second one has been refused too, and waits for the token.
+    while (registry.requests.filter(({ what }) => what.includes('/manifests/')).length < 2) await sleep(10);
+    await sleep(50);
+    leaving.abort(reason);
+    await assert.rejects(first, (error) => error === reason);
+    assert.deepEqual((await second).bytes, manifest);
+    assert.equal(asked, 2);
+  });
+});
+
 describe('hostile answers', () => {
+  test('a client that is closed makes no further connection', async () => {
+    await using registry = await startRegistry({});
+    const client = clientOf(registry.address);
+    client[Symbol.dispose]();
+    await assert.rejects(client.manifest('1', signal), failsWith('cancelled', /^talk to 127\.0\.0\.1:\d+: the client is closed$/));
+    assert.deepEqual(registry.requests, []);
+  });
+
+  test('a registry that changes to another protocol has not answered', async () => {
+    await using registry = await startRegistry({
+      'GET /v2/a/b/manifests/1': (answer) => void answer.socket?.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\nhello'),
+    });
+    using client = clientOf(registry.address);
+    await assert.rejects(client.manifest('1', signal), failsWith('unavailable', /^talk to 127\.0\.0\.1:\d+: the connection ended without an answer$/));
+    assert.equal(registry.requests.length, 2);
+  });
+
   test('a tag’s manifest must be what the registry says it is, and small', async () => {
     await using registry = await startRegistry({
       'GET /v2/a/b/manifests/1': (answer) => json(answer, {}, { 'docker-content-digest': subject }),

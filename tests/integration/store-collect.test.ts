@@ -127,7 +127,10 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
     store.pin(a.id, false);
     const before = await store.usage();
     const report = await store.collect({ all: true });
-    assert.deepEqual(report.images.map(({ id, names }) => ({ id, names })), [{ id: a.id, names: ['example.com/a:1'] }]);
+    assert.deepEqual(
+      report.images.map(({ id, names }) => ({ id, names })),
+      [{ id: a.id, names: ['example.com/a:1'] }],
+    );
     assert.equal(before.usedBytes - (await store.usage()).usedBytes > 190_000, true);
   });
 
@@ -139,14 +142,20 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
     // Another image takes the name away: this one has none any more.
     store.tag(b.id, 'example.com/a:1');
     const dry = await store.collect({ dryRun: true });
-    assert.deepEqual(dry.images.map(({ id }) => id), [a.id]);
+    assert.deepEqual(
+      dry.images.map(({ id }) => id),
+      [a.id],
+    );
     assert.equal(dry.layers.length, 1);
     assert.equal(dry.blobs.length, 3);
     assert.ok(dry.freedBytes > 190_000);
     assert.equal(store.list().length, 2);
     const wet = await store.collect();
     assert.deepEqual(wet, dry);
-    assert.deepEqual(store.list().map(({ id }) => id), [b.id]);
+    assert.deepEqual(
+      store.list().map(({ id }) => id),
+      [b.id],
+    );
     store.pin(b.id, true);
     assert.deepEqual((await store.collect({ all: true })).images, []);
     assert.deepEqual(store.resolve(b.id)?.pinned, true);
@@ -216,7 +225,10 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
     const { storeDir, lower: names } = store.lease(high.id, 'look');
     assert.equal(readFileSync(join(storeDir, names[0] ?? '', 'etc/second'), 'utf8'), 'low\n');
     store.release('look');
-    assert.deepEqual((await store.verify()).images.flatMap(({ problems }) => problems), []);
+    assert.deepEqual(
+      (await store.verify()).images.flatMap(({ problems }) => problems),
+      [],
+    );
     await host.close();
     store = await host.open();
   });
@@ -279,7 +291,10 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
       assert.deepEqual(host.contents(), { blobs: 10, layers: 4 });
       const [first, second, third] = images;
       await Promise.all([store.remove(first?.id ?? ''), store.remove(second?.id ?? '')]);
-      assert.deepEqual((await store.verify()).images.map(({ id, problems }) => ({ id, problems })), [{ id: third?.id, problems: [] }]);
+      assert.deepEqual(
+        (await store.verify()).images.map(({ id, problems }) => ({ id, problems })),
+        [{ id: third?.id, problems: [] }],
+      );
       assert.deepEqual(host.contents(), { blobs: 4, layers: 2 });
       await store.remove(third?.id ?? '');
       assert.deepEqual(host.contents(), { blobs: 0, layers: 0 });
@@ -298,7 +313,10 @@ describe('names, usage and garbage', { skip: skipReason() }, () => {
     const image = await pulling;
     assert.deepEqual((await collecting).images, []);
     assert.equal(store.resolve(image.id)?.id, image.id);
-    assert.deepEqual((await store.verify()).images.map(({ problems }) => problems), [[]]);
+    assert.deepEqual(
+      (await store.verify()).images.map(({ problems }) => problems),
+      [[]],
+    );
   });
 
   const untilBlobs = async (count: number): Promise<void> => {

@@ -3,7 +3,8 @@
  * Needs root, docker-registry, skopeo, umoci.
  */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -51,14 +52,18 @@ describe('archives of images', { skip: skipReason() }, () => {
     await other[Symbol.asyncDispose]();
   });
 
-  /** Brings an archive into the second store, compares what comes out, and removes it there. */
-  const comesBack = async (path: string, expected: readonly { readonly image: StoredImage; readonly names: readonly string[] }[]): Promise<void> => {
+  /** Brings an archive into the second store, compares what comes out, trees too where told, and removes it there. */
+  const comesBack = async (
+    path: string,
+    expected: readonly { readonly image: StoredImage; readonly names: readonly string[] }[],
+    options: { readonly trees: boolean } = { trees: false },
+  ): Promise<void> => {
     const images = await second.importImages(path);
     assert.deepEqual(
       images.map(({ id, names }) => ({ id, names })),
       expected.map(({ image, names }) => ({ id: image.id, names })),
     );
-    for (const [index, { image }] of expected.entries()) {
+    for (const [index, { image }] of options.trees ? expected.entries() : []) {
       const mine = store.lease(image.id, 'compare');
       const theirs = second.lease(images[index]?.id ?? '', 'compare');
       assert.deepEqual(describeOverlay(theirs), describeOverlay(mine));
@@ -72,7 +77,10 @@ describe('archives of images', { skip: skipReason() }, () => {
   test('an OCI archive of two images with three names comes back as it was, compressed too', async () => {
     const path = join(work, 'both.tar');
     const stages = new Set<ImageProgress['stage']>();
-    const saved = await store.save(['example.com/team/one:1', 'busybox:berth', 'example.com/team/two:2'], path, { format: 'oci-archive', onProgress: ({ stage }) => stages.add(stage) });
+    const saved = await store.save(['example.com/team/one:1', 'busybox:berth', 'example.com/team/two:2'], path, {
+      format: 'oci-archive',
+      onProgress: ({ stage }) => stages.add(stage),
+    });
     assert.equal(saved.images.length, 2);
     assert.equal(saved.sizeBytes, readFileSync(path).length);
     assert.deepEqual([...stages].sort(), ['done', 'saving']);
@@ -80,7 +88,7 @@ describe('archives of images', { skip: skipReason() }, () => {
       { image: one, names: ['example.com/team/one:1', 'docker.io/library/busybox:berth'] },
       { image: two, names: ['example.com/team/two:2'] },
     ];
-    await comesBack(path, expected);
+    await comesBack(path, expected, { trees: true });
     writeFileSync(join(work, 'both.tar.gz'), gzipSync(readFileSync(path)));
     await comesBack(join(work, 'both.tar.gz'), expected);
     writeFileSync(join(work, 'both.tar.zst'), zstdCompressSync(readFileSync(path)));
@@ -106,7 +114,10 @@ describe('archives of images', { skip: skipReason() }, () => {
     run('umoci', ['unpack', '--image', `${join(work, 'again')}:x`, join(work, 'bundle')]);
     assert.equal(readFileSync(join(work, 'bundle/rootfs/etc/top'), 'utf8'), 'top\n');
     assert.equal(existsSync(join(work, 'bundle/rootfs/etc/base')), false);
-    await assert.rejects(store.save(['busybox:berth'], join(work, 'written'), { format: 'oci-dir' }), failsWith('alreadyExists', /^save busybox:berth to .*: the directory is not empty$/));
+    await assert.rejects(
+      store.save(['busybox:berth'], join(work, 'written'), { format: 'oci-dir' }),
+      failsWith('alreadyExists', /^save busybox:berth to .*: the directory is not empty$/),
+    );
   });
 
   test("docker's archive is written with uncompressed layers, read by skopeo, and comes back as the same image", async () => {
@@ -169,6 +180,28 @@ describe('archives of images', { skip: skipReason() }, () => {
     await second.remove('example.com/arm:1');
   });
 
+  test('blobs under sha512, whose names are longer than a tar header holds, go out and come back', async () => {
+    const layout = new Layout(join(work, 'long'));
+    const hex = createHash('sha512').update(base).digest('hex');
+    mkdirSync(join(layout.dir, 'blobs/sha512'));
+    writeFileSync(join(layout.dir, 'blobs/sha512', hex), base);
+    const config = layout.blob(Buffer.from(JSON.stringify({ os: 'linux', architecture: 'amd64', config: {}, rootfs: { type: 'layers', diff_ids: [digestOf(base)] } })));
+    const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+    const layers = [{ mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: `sha512:${hex}`, size: base.length }];
+    const manifest = { schemaVersion: 2, mediaType, config: { mediaType: 'application/vnd.oci.image.config.v1+json', ...config }, layers };
+    layout.add({ mediaType, ...layout.blob(Buffer.from(JSON.stringify(manifest))) }, 'example.com/long:1');
+    const [image] = await second.importImages(layout.dir);
+    await second.save(['example.com/long:1'], join(work, 'long.tar'), { format: 'oci-archive' });
+    assert.match(shell(`tar -tf ${join(work, 'long.tar')}`), new RegExp(`^blobs/sha512/${hex}$`, 'm'));
+    await second.remove('example.com/long:1');
+    assert.equal((await second.importImages(join(work, 'long.tar')))[0]?.id, image?.id);
+    assert.deepEqual(
+      (await second.verify()).images.flatMap(({ problems }) => problems),
+      [],
+    );
+    await second.remove('example.com/long:1');
+  });
+
   test('archives that are none, lie or lead out are refused, and nothing is left', async () => {
     const archive = (name: string, script: string): string => {
       const dir = join(work, name);
@@ -181,7 +214,11 @@ describe('archives of images', { skip: skipReason() }, () => {
       assert.deepEqual(other.contents(), { blobs: 0, layers: 0 });
       assert.deepEqual(readdirSync(join(other.dir, 'state/content/ingest')), []);
     };
-    await refused(archive('nothing', 'echo x > x; tar -cf ../nothing.tar x'), 'invalidArgument', /^import .*nothing\.tar: read archive: it has neither index\.json nor manifest\.json/);
+    await refused(
+      archive('nothing', 'echo x > x; tar -cf ../nothing.tar x'),
+      'invalidArgument',
+      /^import .*nothing\.tar: read archive: it has neither index\.json nor manifest\.json/,
+    );
     await refused(archive('outside', 'echo x > ../secret; tar -P -cf ../outside.tar ../secret'), 'invalidArgument', /the member "\.\.\/secret" leads out of it/);
     await refused(
       archive('absent', `echo '[{"Config":"c.json","RepoTags":null,"Layers":["../../etc/passwd"]}]' > manifest.json; echo '{}' > c.json; tar -cf ../absent.tar .`),
@@ -202,7 +239,33 @@ describe('archives of images', { skip: skipReason() }, () => {
     await refused(join(work, 'short.tar.gz'), 'invalidArgument', /inflate gzip: unexpected end of file/);
     shell('head -c 300M /dev/zero | gzip -9 > bomb.tar.gz', work);
     await refused(join(work, 'bomb.tar.gz'), 'resourceExhausted', /read archive: \d+ bytes from \d+, at most 200 times as many/);
-    await refused(archive('tagged', `echo '{}' > c.json; echo '[{"Config":"c.json","RepoTags":["x@sha256:${'a'.repeat(64)}"]}]' > manifest.json; tar -cf ../tagged.tar .`), 'invalidArgument', /RepoTags: .* has a digest/);
+    // A few bytes that would fill the disk.
+    await refused(archive('hole', 'truncate -s 4T hole; tar --sparse -cf ../hole.tar hole'), 'resourceExhausted', /read archive: \d+ bytes from \d+, at most 200 times as many/);
+    const crowd = new Layout(join(work, 'crowd'));
+    for (let index = 0; index < 17; index += 1) {
+      const bytes = Buffer.alloc(4 * 1024 * 1024);
+      bytes.writeUInt8(index + 1);
+      crowd.add({ mediaType: 'application/vnd.oci.image.manifest.v1+json', ...crowd.blob(bytes) }, 'example.com/crowd:1');
+    }
+    await refused(crowd.dir, 'resourceExhausted', /the documents that index\.json names have more than 67108864 bytes together/);
+    await refused(
+      archive('tagged', `echo '{}' > c.json; echo '[{"Config":"c.json","RepoTags":["x@sha256:${'a'.repeat(64)}"]}]' > manifest.json; tar -cf ../tagged.tar .`),
+      'invalidArgument',
+      /RepoTags: .* has a digest/,
+    );
+  });
+
+  test('only a regular file is replaced by an archive', async () => {
+    const kept = join(work, 'kept');
+    writeFileSync(kept, 'mine');
+    symlinkSync(kept, join(work, 'link.tar'));
+    shell('mkfifo fifo.tar', work);
+    const saving = async (name: string) => store.save([one.id], join(work, name), { format: 'oci-archive' });
+    await assert.rejects(saving('link.tar'), failsWith('failedPrecondition', /: there is a symbolic link; name the file that it leads to$/));
+    await assert.rejects(saving('fifo.tar'), failsWith('failedPrecondition', /: there is something that is no regular file$/));
+    assert.equal(readFileSync(join(work, 'link.tar'), 'utf8'), 'mine');
+    await saving('kept');
+    assert.ok(readFileSync(kept).length > 10_000);
   });
 
   test('a damaged blob is not written into an archive, and what was begun is removed', async () => {
@@ -211,7 +274,10 @@ describe('archives of images', { skip: skipReason() }, () => {
     const bytes = readFileSync(blob);
     bytes[bytes.length - 20] = (bytes.at(-20) ?? 0) ^ 1;
     writeFileSync(blob, bytes);
-    await assert.rejects(store.save([two.id], join(work, 'damaged.tar'), { format: 'oci-archive' }), failsWith('dataLoss', /^save .*: verify blob sha256:[0-9a-f]{64}: the content is sha256:.*repair$/));
+    await assert.rejects(
+      store.save([two.id], join(work, 'damaged.tar'), { format: 'oci-archive' }),
+      failsWith('dataLoss', /^save .*: verify blob sha256:[0-9a-f]{64}: the content is sha256:.*repair$/),
+    );
     assert.equal(existsSync(join(work, 'damaged.tar')), false);
     assert.deepEqual(
       readdirSync(work).filter((name) => name.startsWith('.')),

@@ -6,10 +6,11 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { buildSync } from 'esbuild';
 import { Layout, Registry, run, skipReason, tarOf } from './image-host.ts';
 
 /** 200 pulls in all, in parts that each take seconds; two stores side by side, one process each. */
@@ -35,6 +36,22 @@ function randomFrom(seed: number): () => number {
   };
 }
 
+/** The process and its worker threads as one file each: 200 of them start, and reading sources would be most of the time. */
+function bundlePrograms(directory: string): void {
+  const src = resolve(import.meta.dirname, '../../src');
+  buildSync({
+    entryPoints: { child: join(import.meta.dirname, 'store-kill-child.ts'), worker: join(src, 'image/worker.io.ts') },
+    outdir: directory,
+    outExtension: { '.js': '.mjs' },
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    // The fixtures look for the helper from where their source is.
+    define: { 'import.meta.dirname': JSON.stringify(import.meta.dirname) },
+    logLevel: 'error',
+  });
+}
+
 /** One store, and the processes that own it one after another. */
 class Lives {
   /** What the first collection found. */
@@ -43,22 +60,20 @@ class Lives {
   /** Pulls that came to their end. */
   whole = 0;
   readonly #args: readonly string[];
-  readonly #cache: string;
   readonly #what: string;
   #child: ChildProcess | undefined;
   /** How long a pull takes that is left alone: the longest so far. */
   #pullMs = 0;
   #wasWhole = false;
 
-  constructor(options: { readonly dir: string; readonly kept: string; readonly killed: string; readonly cache: string; readonly seed: number }) {
-    this.#args = [join(import.meta.dirname, 'store-kill-child.ts'), options.dir, options.kept, options.killed];
-    this.#cache = options.cache;
+  constructor(options: { readonly dir: string; readonly kept: string; readonly killed: string; readonly programs: string; readonly seed: number }) {
+    this.#args = [join(options.programs, 'child.mjs'), options.dir, options.kept, options.killed, join(options.programs, 'worker.mjs')];
     this.#what = `seed ${options.seed}`;
   }
 
   /** Everything up to the pull must be right; then the process is killed, after so long or when its pull is through. */
   async live(killAfterMs: (pullMs: number) => number | undefined): Promise<void> {
-    const child = spawn(process.execPath, this.#args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, NODE_COMPILE_CACHE: this.#cache } });
+    const child = spawn(process.execPath, this.#args, { stdio: ['ignore', 'pipe', 'inherit'] });
     this.#child = child;
     const ended = new Promise((resolve) => child.once('exit', resolve));
     const steps = new Map<string, Step>();
@@ -126,8 +141,10 @@ describe('a pull that is killed', { skip: skipReason() }, () => {
     layout.add(layout.manifest({ layers: [shared, own('a'), above, own('b')] }), 'killed');
     for (const name of ['kept', 'killed'])
       run('skopeo', ['--insecure-policy', 'copy', '--dest-tls-verify=false', `oci:${layout.dir}:${name}`, `docker://${registry.address}/${name}:1`]);
+    const programs = join(work, 'programs');
+    bundlePrograms(programs);
     const [kept, killed] = [`${registry.address}/kept:1`, `${registry.address}/killed:1`];
-    stores = ['one', 'two'].map((name) => new Lives({ dir: join(work, name), kept, killed, cache: join(work, 'cache'), seed }));
+    stores = ['one', 'two'].map((name) => new Lives({ dir: join(work, name), kept, killed, programs, seed }));
   });
   after(async () => {
     for (const store of stores) store.kill();

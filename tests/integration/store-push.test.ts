@@ -48,7 +48,9 @@ describe('pushing to a registry', { skip: skipReason() }, () => {
     assert.ok(image !== undefined);
     return image;
   };
-  const manifestOf = (image: StoredImage): { readonly digest: string; readonly layers: readonly { readonly sizeBytes: number }[]; readonly config: { readonly sizeBytes: number } } =>
+  const manifestOf = (
+    image: StoredImage,
+  ): { readonly digest: string; readonly layers: readonly { readonly sizeBytes: number }[]; readonly config: { readonly sizeBytes: number } } =>
     (store.info(image.id)['manifests'] as readonly ReturnType<typeof manifestOf>[])[0] ?? assert.fail('no manifest');
   const inspect = (name: string): Record<string, unknown> =>
     JSON.parse(run('skopeo', ['--insecure-policy', 'inspect', '--tls-verify=false', `docker://${registry.address}/${name}`])) as Record<string, unknown>;
@@ -70,7 +72,12 @@ describe('pushing to a registry', { skip: skipReason() }, () => {
     assert.deepEqual(await store.push(image.id, { destination: reference }), { reference, digest: manifest.digest, pushedBytes: 0, mountedBytes: 0 });
     // Another repository of the same registry takes everything over without a transfer.
     store.tag(image.id, `${registry.address}/other:2`);
-    assert.deepEqual(await store.push(`${registry.address}/other:2`), { reference: `${registry.address}/other:2`, digest: manifest.digest, pushedBytes: 0, mountedBytes: sizeBytes });
+    assert.deepEqual(await store.push(`${registry.address}/other:2`), {
+      reference: `${registry.address}/other:2`,
+      digest: manifest.digest,
+      pushedBytes: 0,
+      mountedBytes: sizeBytes,
+    });
     await store.remove(image.id);
     const again = await store.pull(`${registry.address}/other:2`);
     assert.equal(again.id, image.id);
@@ -82,7 +89,14 @@ describe('pushing to a registry', { skip: skipReason() }, () => {
 
   test('one config in two packings is one image, and each name is pushed as what it stands for', async () => {
     for (const format of ['oci', 'v2s2'])
-      run('skopeo', ['--insecure-policy', 'copy', `--format=${format}`, '--dest-tls-verify=false', `oci:${layout.dir}:example.com/a:1`, `docker://${registry.address}/packed:${format}`]);
+      run('skopeo', [
+        '--insecure-policy',
+        'copy',
+        `--format=${format}`,
+        '--dest-tls-verify=false',
+        `oci:${layout.dir}:example.com/a:1`,
+        `docker://${registry.address}/packed:${format}`,
+      ]);
     const names = [`${registry.address}/packed:oci`, `${registry.address}/packed:v2s2`];
     const images = [await store.pull(names[0] ?? ''), await store.pull(names[1] ?? '')];
     const digests = names.map((name) => inspect(name.slice(registry.address.length + 1))['Digest']);
@@ -135,10 +149,16 @@ describe('pushing to a registry', { skip: skipReason() }, () => {
   test('bad destinations, unknown images and registries that are not there are one clear error', async () => {
     const image = await importA();
     await assert.rejects(store.push(image.id), failsWith('invalidArgument', /^push sha256:[0-9a-f]{64}: an id says nothing about where to; name a destination$/));
-    await assert.rejects(store.push(image.id, { destination: `x.example/y@${image.id}` }), failsWith('invalidArgument', /^push x\.example\/y@sha256:[0-9a-f]{64}: the destination must have no digest/));
+    await assert.rejects(
+      store.push(image.id, { destination: `x.example/y@${image.id}` }),
+      failsWith('invalidArgument', /^push x\.example\/y@sha256:[0-9a-f]{64}: the destination must have no digest/),
+    );
     await assert.rejects(store.push('none:1'), failsWith('notFound', /^image "none:1": not found$/));
     const nobody = `127.0.0.1:${await freePort()}`;
-    await assert.rejects(store.push(image.id, { destination: `${nobody}/x:1`, auth: { username: 'me', password: 'secret' } }), failsWith('unavailable', new RegExp(`^push ${nobody}/x:1: .*ECONNREFUSED`)));
+    await assert.rejects(
+      store.push(image.id, { destination: `${nobody}/x:1`, auth: { username: 'me', password: 'secret' } }),
+      failsWith('unavailable', new RegExp(`^push ${nobody}/x:1: .*ECONNREFUSED`)),
+    );
     assert.deepEqual(store.resolve(image.id)?.digests, []);
     await assert.rejects(store.push(image.id, { destination: `${registry.address}/x:1`, signal: AbortSignal.abort(new Error('enough')) }), /enough/);
   });
@@ -150,7 +170,10 @@ describe('pushing to a registry', { skip: skipReason() }, () => {
     const bytes = readFileSync(path);
     bytes[10] = (bytes[10] ?? 0) ^ 1;
     writeFileSync(path, bytes);
-    await assert.rejects(store.push(image.id, { destination: `${registry.address}/damaged:1` }), failsWith('dataLoss', new RegExp(`^push ${registry.address}/damaged:1: .*${layer}`)));
+    await assert.rejects(
+      store.push(image.id, { destination: `${registry.address}/damaged:1` }),
+      failsWith('dataLoss', new RegExp(`^push ${registry.address}/damaged:1: .*${layer}`)),
+    );
     await assert.rejects(store.tags(`${registry.address}/damaged`), failsWith('notFound', /^list tags of .*\/damaged: /));
   });
 
@@ -186,11 +209,17 @@ describe('pushing to a registry', { skip: skipReason() }, () => {
     const layers = store.lease(bill.id, 'volume', { purpose: 'volume' });
     assert.equal(readFileSync(join(layers.storeDir, layers.lower[0] ?? '', 'bill.txt'), 'utf8'), 'the bill of materials\n');
     store.release('volume');
-    assert.deepEqual((await store.verify()).images.flatMap(({ problems }) => problems), []);
+    assert.deepEqual(
+      (await store.verify()).images.flatMap(({ problems }) => problems),
+      [],
+    );
     const { digest } = await store.push(`${registry.address}/listed:bill`);
     assert.equal(digest, bill.id);
     const found = await store.referrers(`${registry.address}/listed:1`, { artifactType: 'application/x.bill' });
-    assert.deepEqual(found.map((one) => ({ digest: one.digest, type: one.artifactType })), [{ digest, type: 'application/x.bill' }]);
+    assert.deepEqual(
+      found.map((one) => ({ digest: one.digest, type: one.artifactType })),
+      [{ digest, type: 'application/x.bill' }],
+    );
     assert.deepEqual(await store.referrers(`${registry.address}/listed@${subject}`, { artifactType: 'application/x.other' }), []);
     await store.remove(bill.id);
     assert.equal((await store.pull(`${registry.address}/listed:bill`)).kind, 'artifact');

@@ -3,10 +3,28 @@
  * Needs root, docker-registry, skopeo.
  */
 import assert from 'node:assert/strict';
-import { chmodSync, chownSync, linkSync, lutimesSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, truncateSync, unlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  linkSync,
+  lutimesSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { zstdCompressSync } from 'node:zlib';
 import { RuntimeError } from '#core';
 import type { ImageStore, StoredImage, VerifyProblem, VerifyReport } from '#image';
 import { SqliteRecords } from '#system';
@@ -54,7 +72,10 @@ describe('verification and repair', { skip: skipReason() }, () => {
   function linkInto(archive: Buffer): Buffer {
     const dir = mkdtempSync(join(work, 'tar-'));
     writeFileSync(join(dir, 'in.tar'), archive);
-    shell('mkdir x; tar -xf in.tar -C x; mkdir -p x/etc/deep; ln -f x/etc/again x/etc/deep/linked; cd x; tar --format=pax --numeric-owner --no-recursion -cf ../all.tar etc/deep/linked etc/again .wh.gone opaque opaque/.wh..wh..opq opaque/new; tar --delete -f ../all.tar etc/deep/linked', dir);
+    shell(
+      'mkdir x; tar -xf in.tar -C x; mkdir -p x/etc/deep; ln -f x/etc/again x/etc/deep/linked; cd x; tar --format=pax --numeric-owner --no-recursion -cf ../all.tar etc/deep/linked etc/again .wh.gone opaque opaque/.wh..wh..opq opaque/new; tar --delete -f ../all.tar etc/deep/linked',
+      dir,
+    );
     return readFileSync(join(dir, 'all.tar'));
   }
 
@@ -131,6 +152,8 @@ describe('verification and repair', { skip: skipReason() }, () => {
     await repairs(pulled, () => truncateSync(blobFile(high?.blob ?? ''), 50), [{ kind: 'blob', detail: /^has 50 bytes instead of \d+$/ }]);
     await repairs(pulled, () => unlinkSync(blobFile(low?.blob ?? '')), [{ kind: 'blob', detail: /^is missing$/ }]);
     await repairs(pulled, () => truncateSync(blobFile(config), 3), [{ kind: 'blob', detail: /^has 3 bytes/ }]);
+    await repairs(pulled, () => flip(blobFile(manifest), 30), [{ kind: 'blob', detail: /^the content is sha256:/ }]);
+    await repairs(pulled, () => flip(blobFile(config), 30), [{ kind: 'blob', detail: /^the content is sha256:/ }]);
     await repairs(pulled, () => unlinkSync(blobFile(manifest)), [{ kind: 'blob', detail: /^is missing$/ }]);
   });
 
@@ -166,7 +189,10 @@ describe('verification and repair', { skip: skipReason() }, () => {
       [() => shell(setXattr('etc', 'trusted.overlay.opaque', 'y'), high()), /"etc" hides what is below/],
       [() => truncateSync(join(high(), 'etc/again'), 1), /"etc\/(again|deep\/linked)" has 1 bytes instead of 4/],
       [() => renameSync(low(), join(host.dir, 'away')), /^its directory is missing$/],
-      [() => void shell(`rm -rf bin/large; mkdir bin/large; ln -s / bin/large/root`, low()), /"bin\/large" is a directory instead of a file.*"bin\/large\/root" is not in the index/],
+      [
+        () => void shell(`rm -rf bin/large; mkdir bin/large; ln -s / bin/large/root`, low()),
+        /"bin\/large" is a directory instead of a file.*"bin\/large\/root" is not in the index/,
+      ],
     ];
     // Nothing of this needs the registry.
     await registry[Symbol.asyncDispose]();
@@ -180,6 +206,7 @@ describe('verification and repair', { skip: skipReason() }, () => {
     const index = (): string => join(state, 'index', layersOf(pulled)[1]?.name ?? 'none');
     await repairs(pulled, () => truncateSync(index(), 20), [{ kind: 'index', detail: /^read layer index .*: unexpected end of file|read layer index/ }]);
     await repairs(pulled, () => unlinkSync(index()), [{ kind: 'index', detail: /ENOENT/ }]);
+    await repairs(pulled, () => writeFileSync(index(), zstdCompressSync('["f","opaque/new",420]\n')), [{ kind: 'index', detail: /^read layer index: uid: required$/ }]);
     const [low] = layersOf(pulled);
     const forget = (): void => {
       using records = new SqliteRecords(join(host.dir, 'state.db'));
@@ -211,7 +238,10 @@ describe('verification and repair', { skip: skipReason() }, () => {
     const gone = blobFile(low?.blob ?? '');
     const bytes = readFileSync(gone);
     unlinkSync(gone);
-    assert.match(problemsOf(await store.verify({ names: [pulled.id], repair: true }), pulled)[0]?.reason ?? '', new RegExp(`^fetch blob sha256:[0-9a-f]{64} from ${registry.address}/team/pulled: .*ECONNREFUSED`));
+    assert.match(
+      problemsOf(await store.verify({ names: [pulled.id], repair: true }), pulled)[0]?.reason ?? '',
+      new RegExp(`^fetch blob sha256:[0-9a-f]{64} from ${registry.address}/team/pulled: .*ECONNREFUSED`),
+    );
     writeFileSync(gone, bytes);
     writeFileSync(path, whole);
     chmodSync(join(layerDir(imported, 0), 'srv/here'), 0o644);

@@ -49,7 +49,7 @@ export function describeEntries(dir: string): string[] {
 }
 
 /**
- * Two trees without the directory times that one of them has from the moment it was unpacked: for a directory that a layer changes and does not name,
+ * Trees without the directory times that one of them has from the moment it was unpacked: for a directory that a layer changes and does not name,
  * no document says what its time becomes.
  */
 export function comparable(trees: readonly (readonly string[])[], startedAtMs: number): string[][] {

@@ -19,6 +19,7 @@ import { pathOf } from '#oci';
 import { readConfigurationFile } from './configuration-files.io.ts';
 import { type CertificateFiles, type HostSettings, type HostsFile, decodeHostsFile, defaultHostSettings } from './hosts.ts';
 import { registryEndpoint } from './protocol.ts';
+import { certificatesOf } from './tls.io.ts';
 import type { ClientCertificate, ProxySettings, RegistryAccess, RegistryAuth, RegistryHost } from './types.ts';
 
 const certificateFilesMax = 64;
@@ -74,13 +75,13 @@ async function readNamed(file: string, what: string): Promise<string> {
 /** PEM with at least one certificate; each of them is looked at, so that a wrong file is named here and not by a handshake. */
 async function readAuthority(file: string, what: string): Promise<string> {
   const pem = await readNamed(file, what);
-  const blocks = pem.match(/-----BEGIN (?:TRUSTED )?CERTIFICATE-----[^-]*-----END (?:TRUSTED )?CERTIFICATE-----/g) ?? [];
+  let found: readonly string[];
   try {
-    for (const block of blocks) void new X509Certificate(block);
+    found = certificatesOf(pem);
   } catch {
     throw new RuntimeError('failedPrecondition', `${what}: ${file} has a certificate that cannot be read`);
   }
-  if (blocks.length === 0) throw new RuntimeError('failedPrecondition', `${what}: ${file} holds no certificate in PEM`);
+  if (found.length === 0) throw new RuntimeError('failedPrecondition', `${what}: ${file} holds no certificate in PEM`);
   return pem;
 }
 

@@ -4,11 +4,12 @@
  *
  * Node's own agents can use proxies too, but a tunnel that they have given up keeps its socket until the process ends.
  */
-import { type ClientRequest, request as httpRequest } from 'node:http';
-import { Agent as HttpsAgent, type AgentOptions, request as httpsRequest } from 'node:https';
+import type { ClientRequest } from 'node:http';
+import type { AgentOptions } from 'node:https';
 import { BlockList, isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { RuntimeError, errorMessage } from '#core';
+import { http, https } from './http.io.ts';
 import { isLoopbackHost } from './protocol.ts';
 import type { ProxySettings } from './types.ts';
 
@@ -47,18 +48,26 @@ export function proxyOf(url: URL, settings: ProxySettings): URL | undefined {
   const proxy = URL.canParse(text) ? new URL(text) : undefined;
   if (proxy === undefined || !['http:', 'https:'].includes(proxy.protocol))
     throw new RuntimeError('failedPrecondition', `use the proxy for ${url.protocol.slice(0, -1)}: not an http or https URL`);
+  // Here, and not while a connection is being made.
+  proxyHeaders(proxy);
   return proxy;
 }
 
-/** The header that lets us through the proxy, where its URL has credentials. */
+/** The header that lets us through the proxy, where its URL has credentials. Throws failedPrecondition for credentials that are not encoded as in URLs. */
 export function proxyHeaders(proxy: URL): Record<string, string> {
   if (proxy.username === '' && proxy.password === '') return {};
-  const decode = (text: string): string => decodeURIComponent(text);
+  const decode = (text: string): string => {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      throw new RuntimeError('failedPrecondition', `use the proxy ${proxy.host}: its credentials are not percent-encoded`);
+    }
+  };
   return { 'proxy-authorization': `Basic ${Buffer.from(`${decode(proxy.username)}:${decode(proxy.password)}`).toString('base64')}` };
 }
 
 /** Connects to https hosts by tunnels through one proxy. `dialTimeoutMs` bounds the making of a tunnel. */
-export class TunnelAgent extends HttpsAgent {
+export class TunnelAgent extends https.Agent {
   readonly #proxy: URL;
   readonly #dialTimeoutMs: number;
   readonly #opening = new Set<ClientRequest>();
@@ -75,7 +84,7 @@ export class TunnelAgent extends HttpsAgent {
     const { host, port } = targetOf(options);
     const target = `${host.includes(':') ? `[${host}]` : host}:${port}`;
     const proxy = this.#proxy;
-    const request = (proxy.protocol === 'https:' ? httpsRequest : httpRequest)({
+    const request = (proxy.protocol === 'https:' ? https : http).request({
       method: 'CONNECT',
       hostname: proxy.hostname.replaceAll(/^\[|\]$/g, ''),
       port: proxy.port || (proxy.protocol === 'https:' ? 443 : 80),
@@ -91,7 +100,8 @@ export class TunnelAgent extends HttpsAgent {
     };
     // SAFETY: Node's type wants a stream beside an error, and its agent looks at the error first.
     const fail = (cause: string): void => callback?.(new RuntimeError('unavailable', `proxy ${proxy.host}: ${cause}`), undefined as unknown as Duplex);
-    request.once('error', (error) => {
+    // Every one of them: an error without a listener ends the process.
+    request.on('error', (error) => {
       end();
       fail(errorMessage(error));
     });

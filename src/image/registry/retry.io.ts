@@ -53,7 +53,7 @@ export async function retrying<T>(operation: () => Promise<T>, options: RetryOpt
       if (failures >= triesMax) throw error;
       if (retryAfterMs > limits.retryAfterMsMax)
         throw new RuntimeError(error.code, `${error.message} (and wants to be asked again in ${Math.ceil(retryAfterMs / 1000)} s)`, { cause: error });
-      await sleep(Math.max(backoffMs(failures, Math.random()), retryAfterMs), undefined, { signal });
+      await sleep(Math.max(backoffMs(failures, Math.random()), retryAfterMs), undefined, { signal }).catch(() => signal.throwIfAborted());
     }
   }
 }

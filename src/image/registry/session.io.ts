@@ -54,7 +54,7 @@ export class HostSession implements Disposable {
   /** By the scopes they are for. */
   readonly #authorizations = new Map<string, Authorization>();
   /** One token request per scope at a time, however many requests were refused at once. */
-  readonly #authorizing = new Map<string, Promise<void>>();
+  readonly #authorizing = new Map<string, { readonly done: Promise<void>; readonly signal: AbortSignal }>();
 
   constructor(options: { readonly access: RegistryAccess; readonly host: RegistryHost; readonly stallTimeoutMs: number; readonly slots: Slots }) {
     const { access, host, stallTimeoutMs, slots } = options;
@@ -153,9 +153,18 @@ export class HostSession implements Disposable {
     signal: AbortSignal,
   ): Promise<void> {
     const { key } = wanted;
-    const running = this.#authorizing.get(key) ?? this.#requestAuthorization(challenge, wanted, signal).finally(() => this.#authorizing.delete(key));
-    this.#authorizing.set(key, running);
-    await running;
+    for (let others = this.#authorizing.get(key); others !== undefined; others = this.#authorizing.get(key)) {
+      try {
+        return await others.done;
+      } catch (error) {
+        // Whoever asked has gone; for this one it is still wanted.
+        if (!others.signal.aborted) throw error;
+        signal.throwIfAborted();
+      }
+    }
+    const done = this.#requestAuthorization(challenge, wanted, signal).finally(() => this.#authorizing.delete(key));
+    this.#authorizing.set(key, { done, signal });
+    await done;
   }
 
   async #requestAuthorization(

@@ -40,16 +40,21 @@ export function tlsOptionsOf(host: RegistryHost, isOwn: boolean): TlsOptions {
   }
   try {
     const own = certificates.length === 0 ? {} : { cert: certificates.map(({ cert }) => cert), key: certificates.map(({ key }) => key) };
-    return { secureContext: createSecureContext({ ca: [...trustedCertificates(), ...ca.flatMap(certificatesOf)], ...own }), rejectUnauthorized };
+    return { secureContext: createSecureContext({ ca: [...trustedCertificates(), ...ca.flatMap(authoritiesOf)], ...own }), rejectUnauthorized };
   } catch {
     // OpenSSL's message is not passed on: nobody promises that it has no part of a key.
     throw new RuntimeError('failedPrecondition', `use the certificates for ${new URL(host.url).host}: not PEM, or a key that does not fit`);
   }
 }
 
-/** The certificates of a PEM text. Throws where one cannot be read, as OpenSSL would pass over it and trust less than it was told. */
-function certificatesOf(text: string): readonly string[] {
+/** The certificates of a PEM text, which may have none. Throws where one cannot be read, as OpenSSL would pass over it and trust less than it was told. */
+export function certificatesOf(text: string): readonly string[] {
   const found = text.match(/-----BEGIN (?:TRUSTED )?CERTIFICATE-----[^-]*-----END (?:TRUSTED )?CERTIFICATE-----/g) ?? [];
-  if (found.length === 0) throw new Error('no certificate');
   return found.map((pem) => new X509Certificate(pem).toString());
+}
+
+function authoritiesOf(text: string): readonly string[] {
+  const found = certificatesOf(text);
+  if (found.length === 0) throw new Error('no certificate');
+  return found;
 }

@@ -2,10 +2,10 @@
  * Requests to one registry host and to where it redirects. In: a URL, headers, perhaps a body. Out: an answer of any status, or a
  * failure of the network. Knows TLS, proxies, time-outs and the bound on parallel requests; knows no credentials and no protocol.
  */
-import { Agent as HttpAgent, type ClientRequest, type IncomingHttpHeaders, type IncomingMessage, type OutgoingHttpHeaders, request as httpRequest } from 'node:http';
-import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import type { Agent, ClientRequest, IncomingHttpHeaders, IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { Socket } from 'node:net';
 import { RuntimeError, errorMessage, errnoName } from '#core';
+import { http, https } from './http.io.ts';
 import { TunnelAgent, proxyHeaders, proxyOf } from './proxy.io.ts';
 import { TransientFailure } from './retry.io.ts';
 import type { Slots } from './slots.ts';
@@ -138,10 +138,11 @@ export class Transport implements Disposable {
   readonly #options: TransportOptions;
   readonly #hostname: string;
   readonly #dialTimeoutMs: number;
-  readonly #agents = new Map<string, HttpAgent>();
+  readonly #agents = new Map<string, Agent>();
   /** Sockets that are past their dialling. */
   readonly #ready = new WeakSet<Socket>();
   #hasAnswered = false;
+  #isClosed = false;
 
   constructor(options: TransportOptions) {
     this.#options = options;
@@ -158,6 +159,8 @@ export class Transport implements Disposable {
   async send(call: Call, signal: AbortSignal): Promise<Answer> {
     const slot = await this.#options.slots.take(signal);
     try {
+      // Agents that have been closed would make new connections, and nobody would end those.
+      if (this.#isClosed) throw new RuntimeError('cancelled', `talk to ${call.url.host}: the client is closed`);
       return await this.#exchange(call, signal, () => slot[Symbol.dispose]());
     } catch (error) {
       slot[Symbol.dispose]();
@@ -166,6 +169,7 @@ export class Transport implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#isClosed = true;
     for (const agent of this.#agents.values()) agent.destroy();
   }
 
@@ -210,6 +214,10 @@ export class Transport implements Disposable {
       response = message;
       resolve(message);
     });
+    // A switch to another protocol ends without an answer and without an error.
+    request.on('close', () => {
+      if (response === undefined) giveUp(new TransientFailure('unavailable', `talk to ${url.host}: the connection ended without an answer`));
+    });
     request.on('socket', (socket) => this.#boundDial(socket, request, url));
     try {
       if (body === undefined) request.end();
@@ -244,10 +252,10 @@ export class Transport implements Disposable {
       ...call.headers,
       ...(body === undefined ? (method === 'POST' ? { 'content-length': 0 } : {}) : { 'content-length': body.sizeBytes }),
     };
-    if (!isPlain) return httpsRequest(url, { method, agent, headers });
-    if (proxy === undefined) return httpRequest(url, { method, agent, headers });
+    if (!isPlain) return https.request(url, { method, agent, headers });
+    if (proxy === undefined) return http.request(url, { method, agent, headers });
     // RFC 9112, 3.2.2: to a proxy a plain request names the whole URL.
-    return (proxy.protocol === 'https:' ? httpsRequest : httpRequest)({
+    return (proxy.protocol === 'https:' ? https : http).request({
       method,
       agent,
       hostname: proxy.hostname.replaceAll(/^\[|\]$/g, ''),
@@ -258,7 +266,7 @@ export class Transport implements Disposable {
   }
 
   /** One agent per kind of way: connections of one are never used for another. */
-  #agent(url: URL, proxy: URL | undefined): HttpAgent {
+  #agent(url: URL, proxy: URL | undefined): Agent {
     const isOwn = url.hostname === this.#hostname;
     const key = `${url.protocol} ${proxy?.href ?? ''} ${isOwn}`;
     const known = this.#agents.get(key);
@@ -268,10 +276,10 @@ export class Transport implements Disposable {
     return agent;
   }
 
-  #newAgent(url: URL, proxy: URL | undefined, isOwn: boolean): HttpAgent {
-    if (url.protocol === 'http:') return proxy?.protocol === 'https:' ? new HttpsAgent({ keepAlive: true }) : new HttpAgent({ keepAlive: true });
+  #newAgent(url: URL, proxy: URL | undefined, isOwn: boolean): Agent {
+    if (url.protocol === 'http:') return proxy?.protocol === 'https:' ? new https.Agent({ keepAlive: true }) : new http.Agent({ keepAlive: true });
     const tls: TlsOptions = tlsOptionsOf(this.#options.host, isOwn);
-    return proxy === undefined ? new HttpsAgent({ keepAlive: true, ...tls }) : new TunnelAgent({ keepAlive: true, ...tls, proxy, dialTimeoutMs: this.#dialTimeoutMs });
+    return proxy === undefined ? new https.Agent({ keepAlive: true, ...tls }) : new TunnelAgent({ keepAlive: true, ...tls, proxy, dialTimeoutMs: this.#dialTimeoutMs });
   }
 
   /** Connecting has a time-out of its own; a connection that is used again is past it. */

@@ -11,6 +11,7 @@ import { pagesOf } from './pages.io.ts';
 import { acceptManifests, resolveLocation } from './protocol.ts';
 import { retrying } from './retry.io.ts';
 import { type HostSession, bodyFrom } from './session.io.ts';
+import type { RequestBody } from './transport.io.ts';
 import type { ReferrerDescriptor, UploadOutcome, WantedBlob } from './types.ts';
 
 /** Where content goes. */
@@ -53,16 +54,24 @@ export async function uploadBlob(target: UploadTarget, upload: BlobUpload): Prom
   const { triesMax, signal } = target;
   if (await hasBlob(target, upload.blob.digest)) return 'present';
   let sent = 0;
+  const onBytes = (count: number): void => {
+    sent += count;
+    upload.onBytes?.(count);
+  };
+  const beginAnew = (): void => {
+    if (sent > 0) onBytes(-sent);
+  };
+  // Within one try a redirect or a demand for credentials begins anew too.
+  const open = (): AsyncIterable<Uint8Array> => {
+    beginAnew();
+    return upload.open();
+  };
   return retrying(
     async () => {
-      if (sent > 0) upload.onBytes?.(-sent);
-      sent = 0;
+      beginAnew();
       const location = await begin(target, upload);
       if (location === 'mounted') return 'mounted';
-      await send(target, location, upload, (count) => {
-        sent += count;
-        upload.onBytes?.(count);
-      });
+      await send(target, location, { sizeBytes: upload.blob.sizeBytes, open, onBytes }, upload.blob.digest);
       return 'uploaded';
     },
     { triesMax, signal },
@@ -90,12 +99,10 @@ async function begin(target: UploadTarget, { blob, mountFrom }: BlobUpload): Pro
   return resolveLocation(answer.headers.location, answer.url, 'leads an upload');
 }
 
-async function send(target: UploadTarget, location: URL, upload: BlobUpload, onBytes: (count: number) => void): Promise<void> {
+async function send(target: UploadTarget, location: URL, body: RequestBody, digest: Digest): Promise<void> {
   const { session, repository, signal } = target;
-  const { digest, sizeBytes } = upload.blob;
   const place = new URL(location);
   place.searchParams.set('digest', digest);
-  const body = { sizeBytes, open: () => upload.open(), onBytes };
   using answer = await session.expect(
     [201, 204],
     { method: 'PUT', target: place, headers: { 'content-type': 'application/octet-stream' }, body, scopes: [pushScope(repository)], answerTimeoutMs: limits.uploadCommitTimeoutMs },
