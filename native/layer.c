@@ -34,8 +34,9 @@ static int read_path(struct unpack *u, struct reader *in, const char **path) {
 /* SAFETY: attributes that steer an overlay are ours alone; a layer that brings them could redirect to another one's files. */
 static bool is_reserved(const char *name) { return strncmp(name, "trusted.overlay.", 16) == 0 || strncmp(name, "user.overlay.", 13) == 0; }
 
-static int read_attributes(struct unpack *u, struct reader *in, struct attributes *entry) {
-  int err = read_path(u, in, &entry->path);
+/* All but the path. */
+static int read_fields(struct reader *in, struct attributes *entry) {
+  int err = 0;
   entry->mode = read_u32(in);
   entry->uid = read_u32(in);
   entry->gid = read_u32(in);
@@ -48,6 +49,11 @@ static int read_attributes(struct unpack *u, struct reader *in, struct attribute
   }
   if (in->bad) return EPROTO;
   return err != 0 ? err : entry->mode > 07777 || entry->uid == UINT32_MAX || entry->gid == UINT32_MAX ? EINVAL : 0;
+}
+
+static int read_attributes(struct unpack *u, struct reader *in, struct attributes *entry) {
+  int err = read_path(u, in, &entry->path), fields = read_fields(in, entry);
+  return in->bad || err == 0 ? fields : err;
 }
 
 /* --- places */
@@ -151,6 +157,17 @@ static int unpack_directory(struct unpack *u, struct reader *in) {
   if (err == 0 && opaque) err = mark_opaque(u, fd);
   if (err == 0) err = remember_time(u, &entry);
   return close_with(fd, err);
+}
+
+/* No name is resolved: the root has been open since the child was confined to it. */
+static int unpack_root(struct unpack *u, struct reader *in) {
+  struct attributes entry = {.path = "."};
+  u->path[0] = 0;
+  int err = read_fields(in, &entry);
+  if (err != 0 || !reader_done(in)) return err != 0 ? err : EPROTO;
+  err = clear_xattrs(u, u->root);
+  if (err == 0) err = set_open_attributes(u, u->root, &entry);
+  return err != 0 ? err : remember_time(u, &entry);
 }
 
 static int unpack_opaque(struct unpack *u, struct reader *in) {
@@ -302,6 +319,7 @@ static int apply_record(struct unpack *u, uint8_t op, struct reader *in) {
     case LAYER_WHITEOUT: return unpack_whiteout(u, in);
     case LAYER_OPAQUE: return unpack_opaque(u, in);
     case LAYER_STYLE: return set_style(u, in);
+    case LAYER_ROOT: return unpack_root(u, in);
     case LAYER_DATA: case LAYER_FINISH: case LAYER_INSPECT: break;
   }
   return EPROTO;

@@ -65,5 +65,5 @@ int set_open_attributes(const struct unpack *u, int fd, const struct attributes 
 int set_named_attributes(const struct unpack *u, const char *name, const struct attributes *entry, bool link);
 /* Takes away what an earlier record of the same directory set, but for its mark for the overlay. */
 int clear_xattrs(const struct unpack *u, int fd);
-/* Of a directory; `set_times` sets it when nothing more is written there. */
+/* Of a directory, "." is the layer's root; `set_times` sets it when nothing more is written there. */
 int remember_time(struct unpack *u, const struct attributes *entry);

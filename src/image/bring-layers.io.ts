@@ -91,6 +91,9 @@ class LayerIntake {
   readonly #intake: BlobIntake;
   readonly #settled: readonly PromiseWithResolvers<StoredLayer>[];
   readonly #done: StoredLayer[] = [];
+  /** Blobs that were found right and are being synced: a lane goes on to its next layer meanwhile. */
+  readonly #commits = new Map<Digest, Promise<void>>();
+  readonly #finishing: Promise<void>[] = [];
   #failure: { readonly error: unknown } | undefined;
 
   constructor(context: BringContext, planned: readonly PlannedLayer[]) {
@@ -119,10 +122,12 @@ class LayerIntake {
         for (let index = next++; index < this.#planned.length; index = next++) await this.#bring(index);
       };
       await Promise.all(Array.from({ length: parallelLayers }, lane));
+      await Promise.all(this.#finishing);
       if (this.#failure === undefined) await this.#checkUnread();
     } catch (error) {
       this.#fail(error);
     }
+    await Promise.allSettled(this.#commits.values());
     // What is whole is kept in either case. Where the disk refuses even that, the first failure says more.
     await layers.commit(this.#done).catch((error: unknown) => this.#fail(error));
     await this.#intake.end().catch((error: unknown) => this.#fail(error));
@@ -160,7 +165,18 @@ class LayerIntake {
       this.#signal.throwIfAborted();
       const stored = await this.#unpack(layer, index);
       this.#done.push(stored);
-      this.#progress.done(layer.blob);
+      this.#finishing.push(this.#finish(layer, stored, settled));
+    } catch (error) {
+      settled.reject(error);
+      this.#fail(error);
+    }
+  }
+
+  /** The layers above may need the blob, so they wait until it is in the store. */
+  async #finish({ blob }: PlannedLayer, stored: StoredLayer, settled: PromiseWithResolvers<StoredLayer>): Promise<void> {
+    try {
+      await this.#commits.get(blob);
+      this.#progress.done(blob);
       settled.resolve(stored);
     } catch (error) {
       settled.reject(error);
@@ -176,7 +192,7 @@ class LayerIntake {
       beforeWaiting: async () => {
         if (this.#intake.unread().some((blob) => blob.digest === digest)) await checkBlob(this.#intake, layers, { digest, sizeBytes }, this.#signal);
       },
-      onChecked: async () => this.#checked(layer),
+      onChecked: () => this.#checked(layer),
       parents: async () => Promise.all(this.#settled.slice(0, index).map(({ promise }) => promise)),
       onBytes: (count) => {
         this.#come(digest);
@@ -199,9 +215,12 @@ class LayerIntake {
     for (const { blob, sizeBytes } of this.#planned.slice(0, index)) await checkBlob(this.#intake, this.#context.layers, { digest: blob, sizeBytes }, this.#signal);
   }
 
-  async #checked({ blob, sizeBytes }: PlannedLayer): Promise<void> {
+  #checked({ blob, sizeBytes }: PlannedLayer): void {
     this.#progress.here(blob, sizeBytes);
-    await this.#intake.commit(blob);
+    const commit = this.#intake.commit(blob);
+    // Looked at by whoever finishes the layer; until then a failure is not an unhandled one.
+    commit.catch(() => undefined);
+    this.#commits.set(blob, commit);
   }
 
   /** Blobs of layers that were unpacked long ago, or by somebody else meanwhile. */

@@ -180,9 +180,10 @@ export async function ingestNew(contentDir: string, chunks: AsyncIterable<Uint8A
   }
 }
 
-/** Takes bytes in memory in as the blob `digest`, by default their own of SHA-256. Throws dataLoss where they have another. */
+/** Takes bytes in memory in as the blob `digest`, by default their own of SHA-256, over what lies there and is not whole. Throws dataLoss where they have another. */
 export async function ingestBytes(contentDir: string, bytes: Uint8Array, digest: Digest = digestOf('sha256', createHash('sha256').update(bytes).digest('hex'))): Promise<Digest> {
-  if ((await blobSize(contentDir, digest)) !== bytes.length) await ingestBlob(contentDir, { digest, sizeBytes: bytes.length }, oneChunk(bytes), () => undefined);
+  const wanted = { digest, sizeBytes: bytes.length };
+  if ((await readStored(contentDir, wanted)) === undefined) await ingestBlob(contentDir, wanted, oneChunk(bytes), () => undefined);
   return digest;
 }
 
@@ -203,6 +204,17 @@ export async function readBlob(contentDir: string, digest: Digest, bytesMax: num
     return bytes;
   } finally {
     await file.close();
+  }
+}
+
+/** A small blob as it should be; undefined where it is absent, has another size or was altered, and is to be brought again. */
+export async function readStored(contentDir: string, wanted: { readonly digest: Digest; readonly sizeBytes: number }): Promise<Buffer | undefined> {
+  if ((await blobSize(contentDir, wanted.digest)) !== wanted.sizeBytes) return undefined;
+  try {
+    return await readBlob(contentDir, wanted.digest, wanted.sizeBytes);
+  } catch (error) {
+    if (error instanceof RuntimeError && (error.code === 'dataLoss' || error.code === 'notFound')) return undefined;
+    throw error;
   }
 }
 

@@ -6,7 +6,7 @@ import { RuntimeError, errorMessage, isAbort, limits, wrapError } from '#core';
 import { type Digest, type ImageReference, referenceName } from '#oci';
 import { type ImageRecord, sourcesOf } from './catalog.ts';
 import { fetchBlobs } from './bring-layers.io.ts';
-import { blobSize, ingestBytes, removeBlob } from './content.io.ts';
+import { blobSize, ingestBytes } from './content.io.ts';
 import type { BlobDescriptor } from './install.io.ts';
 import { openRegistrySource } from './registry-source.io.ts';
 import type { RegistryAuth } from './registry/types.ts';
@@ -59,8 +59,6 @@ async function fetchFrom(parts: StoreParts, reference: ImageReference, blob: Mis
   using source = openRegistrySource({ reference, access: await parts.access(reference, auth), pool });
   if (blob.isDocument) {
     const bytes = await source.document({ digest: blob.digest, size: blob.sizeBytes, mediaType: blob.mediaType }, limits.manifestBytesMax, options.signal);
-    // What lies there may have the size of the whole one and not its content.
-    await removeBlob(contentDir, blob.digest);
     await ingestBytes(contentDir, bytes, blob.digest);
     return;
   }

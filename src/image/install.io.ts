@@ -21,7 +21,7 @@ import {
   selectManifests,
 } from '#oci';
 import { bringLayers } from './bring-layers.io.ts';
-import { blobSize, ingestBytes, readBlob, syncContent } from './content.io.ts';
+import { ingestBytes, readStored, syncContent } from './content.io.ts';
 import type { LayerStore } from './layer-store.io.ts';
 import { planLayers } from './plan-layers.ts';
 import type { ImageProgress, ImageSource, ResolvedDocument } from './types.ts';
@@ -85,7 +85,8 @@ interface Chosen {
 async function document(context: InstallContext, descriptor: Descriptor, bytesMax: number): Promise<Buffer> {
   const { contentDir, source, signal } = context;
   if (descriptor.size > bytesMax) throw new RuntimeError('resourceExhausted', `${descriptor.mediaType} ${descriptor.digest}: ${descriptor.size} bytes, at most ${bytesMax}`);
-  if ((await blobSize(contentDir, descriptor.digest)) === descriptor.size) return readBlob(contentDir, descriptor.digest, bytesMax);
+  const stored = await readStored(contentDir, { digest: descriptor.digest, sizeBytes: descriptor.size });
+  if (stored !== undefined) return stored;
   const bytes = await source.document(descriptor, bytesMax, signal);
   if (bytes.length !== descriptor.size) throw new RuntimeError('dataLoss', `verify blob ${descriptor.digest}: ${bytes.length} bytes, ${descriptor.size} were announced`);
   return bytes;

@@ -35,6 +35,7 @@ function describe(record: LayerRecord): string {
       return `${record.op} ${record.path}`;
     case 'style':
       return `style ${record.style}`;
+    case 'root':
     case 'finish':
     case 'inspect':
       return record.op;

@@ -6,13 +6,12 @@
  * one sync for all of them; in between they are `staged`, known to this process alone. A self-contained layer is recorded under its diff ID and shared by
  * all images; one that needed what is below it, under its chain ID.
  */
-import { chmod, lchown, mkdir, readdir, rm, utimes } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import { KeyedMutex, type Records, RuntimeError, errorMessage, wrapError, errorCode, errnoName } from '#core';
 import type { Digest, LayerCompression } from '#oci';
 import { type OverlayStyle, noSlot } from '#plan';
 import { BlobArrivals } from './blob-arrivals.io.ts';
 import { blobPath, blobSize } from './content.io.ts';
-import type { DirectoryAttributes } from './layer-tree.ts';
 import { assertAttributes, chooseOverlayStyle } from './overlay-style.io.ts';
 import type { PlannedLayer } from './plan-layers.ts';
 import type { ImageStoreOptions } from './types.ts';
@@ -44,7 +43,7 @@ export interface UnpackContext {
   /** Called before waiting for another caller that unpacks the same layer, and may itself be waiting for a blob that this one brings. */
   readonly beforeWaiting?: () => Promise<void>;
   /** The blob and its archive have their digests. What this throws ends the unpacking. */
-  readonly onChecked: () => Promise<void>;
+  readonly onChecked: () => void;
   /** The layers below, base first, once they are unpacked; asked for only when the archive needs them. */
   readonly parents: () => Promise<readonly StoredLayer[]>;
   /** Told of bytes of the blob. */
@@ -227,8 +226,7 @@ export class LayerStore {
       const parents = async (): Promise<readonly ParentLayer[]> => this.#parentsOf(await context.parents());
       const result = await this.#pool.run(task, { onProgress: (_digest, bytes) => context.onBytes(bytes), parents }, context.signal);
       if (result === undefined) throw new RuntimeError('internal', 'bug: an unpack task without a result');
-      await applyRoot(layerDir, result.rootAttributes);
-      await context.onChecked();
+      context.onChecked();
       return { name, result };
     } catch (error) {
       this.#reserved.delete(name);
@@ -272,13 +270,4 @@ function findLayer(layer: { readonly diffId: Digest; readonly chainId: Digest },
   if (own !== undefined) return own;
   const shared = get(layer.diffId);
   return shared?.isSelfContained === true ? shared : undefined;
-}
-
-/** Attributes of the layer's own root, which no record can name. The directory itself is ours; nothing below it is touched. */
-async function applyRoot(layerDir: string, attributes: DirectoryAttributes | undefined): Promise<void> {
-  if (attributes === undefined) return;
-  await lchown(layerDir, attributes.uid, attributes.gid);
-  await chmod(layerDir, attributes.mode);
-  const seconds = Number(attributes.mtimeNs) / 1e9;
-  await utimes(layerDir, seconds, seconds);
 }

@@ -130,7 +130,7 @@ async function unpackAgain({ parts, signal }: RepairContext, { record }: KnownIm
     { ...layer, blob: blob.digest },
     {
       blob: async () => ({ digest: blob.digest, sizeBytes: blob.sizeBytes, path: blobPath(parts.contentDir, blob.digest) }),
-      onChecked: async () => undefined,
+      onChecked: () => undefined,
       parents: async () => below,
       onBytes: () => undefined,
       mayReplace: () => userOf(parts, layer.key) === undefined,

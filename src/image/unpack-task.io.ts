@@ -94,11 +94,13 @@ async function unpack(task: UnpackTask, context: { readonly host: UnpackHost; re
         : await readArchive(content.diffId, { host, reader, outlet });
     await reader.check();
     for (const copy of compiler.pendingCopies()) await copyEntry(copy, { outlet, parents: parentLayers(), host });
+    // Last, so that nothing below inherits from it.
+    if (compiler.rootAttributes !== undefined) batch.add({ op: 'root', ...compiler.rootAttributes });
     batch.add({ op: 'finish' });
     await outlet.flush(true);
     await index.finish();
     await session.finish();
-    return { compression, needsParents: compiler.needsParents, entries: compiler.entryCount, contentBytes: compiler.contentBytes, rootAttributes: compiler.rootAttributes };
+    return { compression, needsParents: compiler.needsParents, entries: compiler.entryCount, contentBytes: compiler.contentBytes };
   } catch (error) {
     await index.abort();
     throw error;

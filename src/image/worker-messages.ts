@@ -2,7 +2,6 @@
 import type { ErrorCode } from '#core';
 import type { Digest, LayerCompression } from '#oci';
 import type { OverlayStyle } from '#plan';
-import type { DirectoryAttributes } from './layer-tree.ts';
 import type { RegistryAccess, WantedBlob } from './registry/types.ts';
 import type { StoreTask, StoreTaskResult } from './store-tasks.ts';
 
@@ -93,8 +92,6 @@ export interface UnpackResult {
   readonly needsParents: boolean;
   readonly entries: number;
   readonly contentBytes: number;
-  /** Of the layer's own root, where the archive names it. */
-  readonly rootAttributes: DirectoryAttributes | undefined;
 }
 
 /** To a worker. `parentsPort` answers one request for parents with `ParentLayer[]`, or undefined where there will be none. */

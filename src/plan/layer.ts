@@ -9,7 +9,7 @@
 import { ByteWriter } from './bytes.ts';
 
 /** Record numbers of the wire. */
-export const layerOps = { directory: 1, file: 2, data: 3, link: 4, hardLink: 5, node: 6, whiteout: 7, opaque: 8, finish: 9, style: 10, inspect: 11 } as const;
+export const layerOps = { directory: 1, file: 2, data: 3, link: 4, hardLink: 5, node: 6, whiteout: 7, opaque: 8, finish: 9, style: 10, inspect: 11, root: 12 } as const;
 
 /** What every entry carries. Times are nanoseconds since the epoch; xattr names are whole (`security.capability`). */
 export interface LayerEntryAttributes {
@@ -35,6 +35,8 @@ const overlayStyles: Readonly<Record<OverlayStyle, number>> = { trusted: 0, user
 export type LayerRecord =
   /** Made, or its attributes replaced when it exists as a directory; anything else in its place is removed first. Missing parents are made as 0755 root. */
   | ({ readonly op: 'directory' } & LayerEntryAttributes)
+  /** Attributes of the layer's own root, which no path names. They replace what it has; its time is set with `finish`, like that of other directories. */
+  | ({ readonly op: 'root' } & Omit<LayerEntryAttributes, 'path'>)
   /** Begins a regular file of exactly `size` bytes; `data` records follow. Replaces what is there. */
   | ({ readonly op: 'file'; readonly size: bigint } & LayerEntryAttributes)
   | { readonly op: 'data'; readonly data: Uint8Array }
@@ -55,7 +57,12 @@ export type LayerRecord =
   | { readonly op: 'inspect' };
 
 function writeAttributes(out: ByteWriter, entry: LayerEntryAttributes): void {
-  out.text(entry.path).u32(entry.mode).u32(entry.uid).u32(entry.gid).i64(entry.mtimeNs).u32(entry.xattrs.length);
+  out.text(entry.path);
+  writeFields(out, entry);
+}
+
+function writeFields(out: ByteWriter, entry: Omit<LayerEntryAttributes, 'path'>): void {
+  out.u32(entry.mode).u32(entry.uid).u32(entry.gid).i64(entry.mtimeNs).u32(entry.xattrs.length);
   for (const { name, value } of entry.xattrs) out.text(name).bytes(value);
 }
 
@@ -67,13 +74,16 @@ export function encodeLayerRecordHeader(op: LayerRecord['op'], bodyBytes: number
   return header;
 }
 
-/** One record as bytes. Field order: path, mode, uid, gid, mtimeNs, xattr count and pairs, then the op's own fields. */
+/** One record as bytes. Field order: path, mode, uid, gid, mtimeNs, xattr count and pairs, then the op's own fields; `root` has no path. */
 export function encodeLayerRecord(record: LayerRecord): Buffer {
   const out = new ByteWriter();
   out.u8(layerOps[record.op]).u8(0).u16(0).u32(0);
   switch (record.op) {
     case 'directory':
       writeAttributes(out, record);
+      break;
+    case 'root':
+      writeFields(out, record);
       break;
     case 'file':
       writeAttributes(out, record);

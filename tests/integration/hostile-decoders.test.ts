@@ -84,6 +84,7 @@ describe('damaged bytes', { skip: driverSkip === false ? skipReason() : driverSk
       { op: 'node', path: 'd/n', type: 0o010000, major: 0, minor: 0, ...attributes },
       { op: 'whiteout', path: 'd/w' },
       { op: 'opaque', path: 'd' },
+      { op: 'root', ...attributes },
       { op: 'finish' },
     ];
     const whole = [encodeLayerRecord({ op: 'directory', path: 'd', ...attributes }), ...records.map((record) => encodeLayerRecord(record))];

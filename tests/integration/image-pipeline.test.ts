@@ -12,7 +12,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import type { ImageStore, StoredImage } from '#image';
 import { failsWith } from './expect-failure.ts';
 import { type Fault, FaultyProxy, answerWith, dropAfter } from './faulty-proxy.ts';
-import { Layout, Registry, StoreHost, digestOf, run, skipReason, tarOf } from './image-host.ts';
+import { Layout, Registry, StoreHost, describeTree, digestOf, run, setXattr, skipReason, tarOf } from './image-host.ts';
 
 const types = {
   manifest: 'application/vnd.oci.image.manifest.v1+json',
@@ -196,6 +196,24 @@ describe('the way of layers into the store', { skip: skipReason() }, () => {
       await store.remove(image.id);
     }
     assert.deepEqual(host.contents(), { blobs: 0, layers: 0 });
+  });
+
+  test("a layer's own root has the attributes that its archive gives it, the time to the nanosecond", async () => {
+    const mtimeNs = 1_330_837_567_123_456_789n;
+    const tar = tarOf(`echo x > f; chown 3:4 .; chmod 1711 .; ${setXattr('.', 'user.root', 'r')}; touch -d @1330837567.123456789 .`, './ f');
+    const layout = layoutAt('root');
+    layout.add(layout.manifest({ layers: [tar] }), 'example.com/root:1');
+    const [image] = await store.importImages(layout.dir);
+    assert.ok(image !== undefined);
+    const { storeDir, lower } = store.lease(image.id, 'look');
+    store.release('look');
+    const info = statSync(join(storeDir, lower[0] ?? ''), { bigint: true });
+    assert.deepEqual([info.mode & 0o7777n, info.uid, info.gid, info.mtimeNs], [0o1711n, 3n, 4n, mtimeNs]);
+    assert.deepEqual(
+      describeTree(join(storeDir, lower[0] ?? '')).filter((line) => line.includes('user.root')),
+      ['./ user.root=72'],
+    );
+    await store.remove(image.id);
   });
 
   test('a foreign layer is refused with its type, and taken by a store that is told so', async () => {

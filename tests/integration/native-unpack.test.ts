@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import type { LayerRecord } from '#plan';
+import { type LayerRecord, encodeLayerRecord } from '#plan';
 import { makeScratch, readXattr, removeScratch, runUnpack, skip } from './native-driver.ts';
 
 const [EPERM, ENOENT, ENOTDIR, EINVAL, ELOOP, EPROTO] = [1, 2, 20, 22, 40, 71] as const;
@@ -19,6 +19,12 @@ describe('the unpack child', { skip }, () => {
     mkdirSync(layer);
     return { output: runUnpack(layer, records, chunk), layer };
   }
+  /** A record whose body is one byte too long. */
+  const withByte = (record: LayerRecord): Buffer => {
+    const bytes = Buffer.concat([encodeLayerRecord(record), Buffer.alloc(1)]);
+    bytes.writeUInt32LE(bytes.length - 8, 4);
+    return bytes;
+  };
   const finish: LayerRecord = { op: 'finish' };
   const file = (path: string, content: string): LayerRecord[] => [
     { op: 'file', path, ...attributes, size: BigInt(content.length) },
@@ -86,6 +92,25 @@ describe('the unpack child', { skip }, () => {
     assert.equal(readXattr(join(layer, 'again'), 'trusted.overlay.opaque'), '79');
   });
 
+  it('gives the root its attributes, whatever is made in it before and after, and the last record counts', () => {
+    const root = { op: 'root', mode: 0o700, uid: 1, gid: 2, mtimeNs: 1n, xattrs: [{ name: 'user.first', value: Buffer.from('x') }] } as const;
+    const mtimeNs = 1_330_837_567_123_456_789n;
+    const { output, layer } = unpack([
+      root,
+      ...file('before', 'x'),
+      { ...root, mode: 0o1711, uid: 3, gid: 4, mtimeNs, xattrs: [{ name: 'user.last', value: Buffer.from('y') }] },
+      ...file('after', 'y'),
+      finish,
+    ]);
+    assert.equal(output, 'ok 4\n');
+    const info = statSync(layer, { bigint: true });
+    assert.deepEqual([info.mode & 0o7777n, info.uid, info.gid, info.mtimeNs], [0o1711n, 3n, 4n, mtimeNs]);
+    assert.deepEqual([readXattr(layer, 'user.first'), readXattr(layer, 'user.last')], ['', '79']);
+    assert.equal(statSync(join(layer, 'after')).uid, 0);
+    const early = unpack([{ ...root, mtimeNs: -1n }, finish]);
+    assert.equal(statSync(early.layer, { bigint: true }).mtimeNs, -1n, 'a nanosecond before 1970');
+  });
+
   it('turns blocks of zeros into holes and keeps the length', () => {
     const size = 3 << 20;
     const data = Buffer.alloc(1 << 20);
@@ -145,6 +170,11 @@ describe('the unpack child', { skip }, () => {
       [{ op: 'directory', path: 'd', ...attributes, xattrs: [{ name: 'trusted.overlay.redirect', value: Buffer.from('/etc') }] }],
       `failed ${EPERM} d`,
     ],
+    ['a root with an overlay attribute', [{ op: 'root', ...attributes, xattrs: [{ name: 'trusted.overlay.opaque', value: Buffer.from('y') }] }], `failed ${EPERM} `],
+    ['a root with type bits in its mode', [{ op: 'root', ...attributes, mode: 0o40755 }], `failed ${EINVAL} `],
+    ['a root of the user id that means no change', [{ op: 'root', ...attributes, uid: 0xffffffff }], `failed ${EINVAL} `],
+    ['a root with more than its fields', [withByte({ op: 'root', ...attributes })], `failed ${EPROTO} `],
+    ['a root that is cut short', [Buffer.from([12, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0])], `failed ${EPROTO} `],
     ['a mode with type bits', [{ op: 'directory', path: 'd', ...attributes, mode: 0o40755 }], `failed ${EINVAL} d`],
     ['the user id that means no change', [{ op: 'directory', path: 'd', ...attributes, uid: 0xffffffff }], `failed ${EINVAL} d`],
     [

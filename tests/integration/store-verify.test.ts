@@ -157,6 +157,18 @@ describe('verification and repair', { skip: skipReason() }, () => {
     await repairs(pulled, () => unlinkSync(blobFile(manifest)), [{ kind: 'blob', detail: /^is missing$/ }]);
   });
 
+  test('a pull takes no document that was altered at its size, and puts the whole one in its place', async () => {
+    const [manifest = '', config = ''] = store.info(pulled.id)['blobs'] as readonly string[];
+    const whole = [manifest, config].map((digest) => readFileSync(blobFile(digest)));
+    for (const altered of [[manifest], [config], [manifest, config]]) {
+      for (const digest of altered) flip(blobFile(digest), 30);
+      assert.equal((await store.pull(`${registry.address}/team/pulled:1`)).id, pulled.id);
+      const found = [manifest, config].map((digest) => readFileSync(blobFile(digest)));
+      assert.deepEqual(found, whole);
+    }
+    await assertClean();
+  });
+
   test('every kind of change to a layer is found, and the layer is unpacked again', async () => {
     const before = treeOf(pulled);
     const low = (): string => layerDir(pulled, 0);

@@ -98,6 +98,10 @@ export const treeTricks: Readonly<Record<string, TreeTrick>> = {
       rawTar('mkdir -p dir/sub; echo 3 > dir/one; touch dir/sub/.wh.two', 'dir/one dir/sub/.wh.two'),
     ],
   },
+  'attributes of the root itself': {
+    above: () => [rawTar(`chown 3:4 .; chmod 1711 .; ${setXattr('.', 'user.root', 'r')}; touch -d '2012-03-04 05:06:07.123456789' .`, '.')],
+    containerdDiffers: 'it leaves the entry of the root out',
+  },
   'changed attributes of what is below': {
     above: () => [rawTar('mkdir -p a/b sticky; chmod 0500 a/b; chown 99:98 a/b; chmod 2750 sticky; touch -d "2011-01-01 01:01:01.000000001" a/b sticky', 'a/b sticky')],
   },

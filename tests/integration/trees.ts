@@ -40,10 +40,8 @@ export const treeFacts: readonly string[] = [
 
 /** Everything there is to compare in a tree, its root included: a line or two per entry, one per attribute, device and content. */
 export function describeEntries(dir: string): string[] {
-  // Node sets the root's time, as a floating-point number of seconds: it is right to a quarter of a microsecond.
   return treeFacts
     .flatMap((command) => shell(command, dir).split('\n'))
-    .map((line) => line.replace(/^(\/ time=\d+\.\d{6})\d*$/, '$1'))
     .filter((line) => line !== '')
     .sort();
 }
