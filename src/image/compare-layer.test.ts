@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { RuntimeError } from '#core';
-import { type FoundEntry, LayerComparison } from './compare-layer.ts';
+import type { InspectedEntry } from '#system';
+import { LayerComparison } from './compare-layer.ts';
 import { type PlacedEntry } from './layer-compiler.ts';
 import { encodeIndexLine } from './layer-index.ts';
 
@@ -12,7 +13,7 @@ const origin = { ordinal: 0 };
 const hashOf = (text: string): string => createHash('sha256').update(text).digest('hex');
 const file = (path: string, text: string): string => encodeIndexLine({ kind: 'file', path, attributes, origin, sizeBytes: text.length }, hashOf(text));
 const line = (placed: PlacedEntry): string => encodeIndexLine(placed);
-const found = (path: string, more: Partial<FoundEntry> = {}): FoundEntry => ({
+const found = (path: string, more: Partial<InspectedEntry> = {}): InspectedEntry => ({
   path,
   mode: 0o100644,
   uid: 1,
@@ -25,7 +26,7 @@ const found = (path: string, more: Partial<FoundEntry> = {}): FoundEntry => ({
   xattrs: attributes.xattrs,
   ...more,
 });
-const differences = (index: string, entries: readonly (readonly [FoundEntry, string?])[]): readonly string[] => {
+const differences = (index: string, entries: readonly (readonly [InspectedEntry, string?])[]): readonly string[] => {
   const comparison = new LayerComparison(index);
   for (const [entry, text] of entries) {
     comparison.entry(entry);
@@ -46,7 +47,7 @@ test('equal trees have no difference, whatever the order', () => {
     line({ kind: 'whiteout', path: 'w' }),
     line({ kind: 'whiteout', path: 'v' }),
   ].join('');
-  const entries: (readonly [FoundEntry, string?])[] = [
+  const entries: (readonly [InspectedEntry, string?])[] = [
     [found('v', { mode: 0o100000, sizeBytes: 0n, xattrs: [{ name: 'user.overlay.whiteout', value: Buffer.from('y') }] }), ''],
     [found('w', { mode: 0o020000, xattrs: [] })],
     [found('d/g', { inode: 7n }), 'x'],
@@ -75,7 +76,7 @@ test('a later line replaces an earlier one with everything below it, and a link 
     line({ kind: 'hardLink', path: 'g', target: 'f' }),
     file('f', '2'),
   ].join('');
-  const right: (readonly [FoundEntry, string?])[] = [
+  const right: (readonly [InspectedEntry, string?])[] = [
     [found('a'), 'y'],
     [found('f', { inode: 1n }), '2'],
     [found('g', { inode: 2n }), '1'],
@@ -86,7 +87,7 @@ test('a later line replaces an earlier one with everything below it, and a link 
 
 test('each difference is told once with its path, the first ten of them', () => {
   const index = file('f', 'x');
-  const one = (more: Partial<FoundEntry>, text = 'x'): readonly string[] => differences(index, [[found('f', more), text]]);
+  const one = (more: Partial<InspectedEntry>, text = 'x'): readonly string[] => differences(index, [[found('f', more), text]]);
   assert.deepEqual(one({}, 'y'), ['"f" has other content']);
   assert.deepEqual(one({ sizeBytes: 2n }, 'xx'), ['"f" has 2 bytes instead of 1']);
   assert.deepEqual(one({ mode: 0o104644 }), ['"f" has mode 4644 instead of 644']);

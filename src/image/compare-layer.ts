@@ -7,22 +7,9 @@
 import { createHash } from 'node:crypto';
 import { RuntimeError } from '#core';
 import { arrayOf, decodeSafeInteger, decodeString, decodeUint32, parseJson } from '#oci';
+import type { InspectedEntry } from '#system';
 import { describeDevice } from './layer-compiler.ts';
 import { isReservedXattr } from './layer-path.ts';
-
-/** What was found at a path, as the inspecting child tells it. */
-export interface FoundEntry {
-  readonly path: string;
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-  readonly mtimeNs: bigint;
-  readonly sizeBytes: bigint;
-  readonly device: { readonly major: number; readonly minor: number };
-  readonly inode: bigint;
-  readonly target: string;
-  readonly xattrs: readonly { readonly name: string; readonly value: Uint8Array }[];
-}
 
 type Kind = 'd' | 'f' | 'n' | 'l' | 'w';
 
@@ -76,7 +63,7 @@ export class LayerComparison {
     return this.#contentBytes;
   }
 
-  entry(found: FoundEntry): void {
+  entry(found: InspectedEntry): void {
     this.#file = undefined;
     const expected = this.#expected.get(found.path);
     if (expected === undefined) {
@@ -118,13 +105,13 @@ export class LayerComparison {
     if (this.#differences.length < differencesMax) this.#differences.push(`${JSON.stringify(path.slice(0, 300))} ${what}`);
   }
 
-  #compareWhiteout(found: FoundEntry): void {
+  #compareWhiteout(found: InspectedEntry): void {
     const isDevice = (found.mode & typeBits) === 0o020000 && found.device.major === 0 && found.device.minor === 0;
     const isMarkedFile = found.sizeBytes === 0n && found.xattrs.some(({ name }) => name === 'user.overlay.whiteout');
     if (!isDevice && !isMarkedFile) this.#differ(found.path, 'is no whiteout any more');
   }
 
-  #compare(found: FoundEntry, kind: Exclude<Kind, 'w'>, line: readonly unknown[]): void {
+  #compare(found: InspectedEntry, kind: Exclude<Kind, 'w'>, line: readonly unknown[]): void {
     const differ = (what: string): void => this.#differ(found.path, what);
     const [mode, uid, gid, mtimeNs] = [decodeUint32(line[2], 'mode'), decodeUint32(line[3], 'uid'), decodeUint32(line[4], 'gid'), BigInt(decodeString(line[5], 'mtime'))];
     const permissions = found.mode & 0o7777;
@@ -142,14 +129,14 @@ export class LayerComparison {
     else this.#file = { path: found.path, sha256: decodeString(line[10], 'sha256'), hash: createHash('sha256') };
   }
 
-  #compareXattrs(found: FoundEntry, expected: ReadonlyMap<string, string>): void {
+  #compareXattrs(found: InspectedEntry, expected: ReadonlyMap<string, string>): void {
     const actual = new Map(found.xattrs.map(({ name, value }) => [name, Buffer.from(value).toString('base64')]));
     for (const [name, value] of expected) if (actual.get(name) !== value) this.#differ(found.path, `has another ${JSON.stringify(name)}`);
     for (const name of actual.keys())
       if (!expected.has(name) && !isReservedXattr(name) && name !== 'security.selinux') this.#differ(found.path, `has an attribute ${JSON.stringify(name.slice(0, 100))} too many`);
   }
 
-  #compareOpaque(found: FoundEntry, isOpaque: boolean): void {
+  #compareOpaque(found: InspectedEntry, isOpaque: boolean): void {
     const marks = found.xattrs.some(({ name, value }) => /^(trusted|user)\.overlay\.opaque$/.test(name) && Buffer.from(value).toString('latin1') === 'y');
     if (marks !== isOpaque) this.#differ(found.path, isOpaque ? 'no longer hides what is below' : 'hides what is below');
   }
