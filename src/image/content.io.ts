@@ -241,3 +241,21 @@ export async function listBlobs(contentDir: string): Promise<Digest[]> {
 export async function removeBlob(contentDir: string, digest: Digest): Promise<void> {
   await rm(blobPath(contentDir, digest), { force: true });
 }
+
+/**
+ * A file's bytes, piece by piece, each the caller's to keep. Throws the signal's reason, or what the disk says. Not one of Node's streams: one that is
+ * aborted at the wrong moment leaves its file open.
+ */
+export async function* readPieces(path: string, pieceBytes: number, signal: AbortSignal): AsyncGenerator<Buffer> {
+  const file = await open(path, 'r');
+  try {
+    for (;;) {
+      signal.throwIfAborted();
+      const { buffer, bytesRead } = await file.read(Buffer.allocUnsafe(pieceBytes));
+      if (bytesRead === 0) return;
+      yield buffer.subarray(0, bytesRead);
+    }
+  } finally {
+    await file.close();
+  }
+}

@@ -4,11 +4,10 @@
  * Blobs that the registry has are not sent; those that another of its repositories has are taken over there. Only one manifest is pushed,
  * not the index it may have come from: the other platforms' content is not here.
  */
-import { createReadStream } from 'node:fs';
 import { RuntimeError, errorMessage, limits, wrapError } from '#core';
 import { type ImageReference, formatReference, isDigest, parseReference } from '#oci';
 import { type ImageRecord, sourcesOf } from './catalog.ts';
-import { blobPath, readBlob } from './content.io.ts';
+import { blobPath, readBlob, readPieces } from './content.io.ts';
 import { fetchMissing } from './fetch-again.io.ts';
 import type { BlobDescriptor, InstalledManifest } from './install.io.ts';
 import { RegistryClient } from './registry/client.io.ts';
@@ -88,8 +87,8 @@ async function pushBlobs(job: PushJob): Promise<{ readonly pushedBytes: number; 
     };
     // Once, however often it is sent.
     let prepared: Promise<void> | undefined;
-    const open = (): AsyncIterable<Uint8Array> => readPrepared(job, blob, { prepare: async () => (prepared ??= prepareBlob(job, blob, signal)), signal });
-    const outcome = await client.uploadBlob(blob, open, { ...(mountFrom === undefined ? {} : { mountFrom }), onBytes }, signal);
+    const content = (): AsyncIterable<Uint8Array> => readPrepared(job, blob, { prepare: async () => (prepared ??= prepareBlob(job, blob, signal)), signal });
+    const outcome = await client.uploadBlob(blob, content, { ...(mountFrom === undefined ? {} : { mountFrom }), onBytes }, signal);
     if (outcome === 'uploaded') pushedBytes += blob.sizeBytes;
     if (outcome === 'mounted') mountedBytes += blob.sizeBytes;
     report(blob.sizeBytes);
@@ -130,8 +129,5 @@ async function* readPrepared(
   on: { readonly prepare: () => Promise<void>; readonly signal: AbortSignal },
 ): AsyncGenerator<Uint8Array> {
   await on.prepare();
-  for await (const chunk of createReadStream(blobPath(parts.contentDir, digest), { highWaterMark: readBytes, signal: on.signal })) {
-    // SAFETY: no encoding is set, so the stream gives buffers.
-    yield chunk as Buffer;
-  }
+  yield* readPieces(blobPath(parts.contentDir, digest), readBytes, on.signal);
 }

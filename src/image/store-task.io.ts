@@ -1,11 +1,11 @@
 /** Checking and copying in a worker thread. In: a task. Out: what it found. Files are only read, apart from the one that a copy goes to. */
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { RuntimeError, errnoName, errorMessage, limits, wrapError } from '#core';
 import { type Digest, digestOf, digestParts } from '#oci';
 import { readInflated } from './archive-task.io.ts';
 import { checkLayer } from './check-layer.io.ts';
+import { readPieces } from './content.io.ts';
 import type { CheckBlobsTask, PlaceTask, StoreTask, StoreTaskResult } from './store-tasks.ts';
 
 const readBytes = 1024 * 1024;
@@ -29,11 +29,9 @@ export async function runStoreTask(task: StoreTask, host: StoreTaskHost, signal:
 
 /** The bytes of a blob as they lie there. */
 async function* readPlain(path: string, counter: { bytes: number }, signal: AbortSignal): AsyncGenerator<Buffer> {
-  for await (const chunk of createReadStream(path, { highWaterMark: readBytes, signal })) {
-    // SAFETY: no encoding is set, so the stream gives buffers.
-    const bytes = chunk as Buffer;
-    counter.bytes += bytes.length;
-    yield bytes;
+  for await (const piece of readPieces(path, readBytes, signal)) {
+    counter.bytes += piece.length;
+    yield piece;
   }
 }
 

@@ -139,6 +139,28 @@ describe('uploads', () => {
     assert.deepEqual(counts, [blob.length, -blob.length, blob.length]);
   });
 
+  test('content of an upload that is given up is closed, though the registry takes nothing', async () => {
+    await using server = await TestServer.start((incoming, answer) => {
+      // The content is never read, and nothing is answered to it.
+      if (incoming.method === 'HEAD') answer.writeHead(404).end();
+      if (incoming.method === 'POST') answer.writeHead(202, { location: '/v2/app/blobs/uploads/one' }).end();
+    });
+    using client = new RegistryClient({ access: directAccess(server.address, 'app') });
+    const closed = Promise.withResolvers<void>();
+    const piece = Buffer.alloc(1 << 20);
+    const content = async function* (): AsyncGenerator<Uint8Array> {
+      try {
+        for (let count = 0; count < 64; count += 1) yield piece;
+      } finally {
+        closed.resolve();
+      }
+    };
+    const given = new AbortController();
+    const onBytes = (): void => given.abort();
+    await assert.rejects(client.uploadBlob({ digest: subject, sizeBytes: 64 << 20 }, content, { onBytes }, given.signal), { name: 'AbortError' });
+    await closed.promise;
+  });
+
   test('an upload without an address, or a manifest stored as another one, is an error', async () => {
     const bytes = Buffer.from('{}');
     await using registry = await startRegistry({

@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { buildSync } from 'esbuild';
+import { build, stop } from 'esbuild';
 import { Layout, Registry, run, skipReason, tarOf } from './image-host.ts';
 
 /** 200 pulls in all, in parts that each take seconds; two stores side by side, one process each. */
@@ -37,9 +37,9 @@ function randomFrom(seed: number): () => number {
 }
 
 /** The process and its worker threads as one file each: 200 of them start, and reading sources would be most of the time. */
-function bundlePrograms(directory: string): void {
+async function bundlePrograms(directory: string): Promise<void> {
   const src = resolve(import.meta.dirname, '../../src');
-  buildSync({
+  await build({
     entryPoints: { child: join(import.meta.dirname, 'store-kill-child.ts'), worker: join(src, 'image/worker.io.ts') },
     outdir: directory,
     outExtension: { '.js': '.mjs' },
@@ -50,6 +50,8 @@ function bundlePrograms(directory: string): void {
     define: { 'import.meta.dirname': JSON.stringify(import.meta.dirname) },
     logLevel: 'error',
   });
+  // Its process would outlive the suite.
+  await stop();
 }
 
 /** One store, and the processes that own it one after another. */
@@ -142,7 +144,7 @@ describe('a pull that is killed', { skip: skipReason() }, () => {
     for (const name of ['kept', 'killed'])
       run('skopeo', ['--insecure-policy', 'copy', '--dest-tls-verify=false', `oci:${layout.dir}:${name}`, `docker://${registry.address}/${name}:1`]);
     const programs = join(work, 'programs');
-    bundlePrograms(programs);
+    await bundlePrograms(programs);
     const [kept, killed] = [`${registry.address}/kept:1`, `${registry.address}/killed:1`];
     stores = ['one', 'two'].map((name) => new Lives({ dir: join(work, name), kept, killed, programs, seed }));
   });

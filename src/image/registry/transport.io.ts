@@ -195,9 +195,11 @@ export class Transport implements Disposable {
     };
     const abort = (): void => giveUp(signal.reason);
     signal.addEventListener('abort', abort, { once: true });
+    const over = Promise.withResolvers<void>();
     const end = (): void => {
       signal.removeEventListener('abort', abort);
       if (!request.writableFinished) request.destroy();
+      over.resolve();
       release();
     };
     using watch = new Watch(stallTimeoutMs, () => giveUp(stalled(url, stallTimeoutMs)));
@@ -221,7 +223,7 @@ export class Transport implements Disposable {
     request.on('socket', (socket) => this.#boundDial(socket, request, url));
     try {
       if (body === undefined) request.end();
-      else void sendBody(request, body, watch).then(watchCommit, refuse);
+      else void sendBody(request, body, { watch, over: over.promise }).then(watchCommit, refuse);
       const message = await promise;
       this.#hasAnswered = true;
       return new Answer(message, url, { stallTimeoutMs, failed, end });
@@ -328,8 +330,11 @@ function describeTls(message: string): string {
   return alert === undefined ? 'TLS fails' : `TLS fails: ${alert}`;
 }
 
-/** Writes the body as fast as it is taken, and stops early where the other side does. Throws what the source throws, and dataLoss where it has another size than it should. */
-async function sendBody(request: ClientRequest, body: RequestBody, watch: Watch): Promise<void> {
+/**
+ * Writes the body as fast as it is taken, and stops early where the other side does, or once the exchange is `over`: a request that never got a socket says
+ * nothing when it is destroyed. Throws what the source throws, and dataLoss where it has another size than it should.
+ */
+async function sendBody(request: ClientRequest, body: RequestBody, { watch, over }: { readonly watch: Watch; readonly over: Promise<void> }): Promise<void> {
   const wrongSize = (bytes: string): RuntimeError => new RuntimeError('dataLoss', `read what is sent: ${bytes} than the ${body.sizeBytes} bytes that it should have`);
   let bytes = 0;
   watch.pause();
@@ -341,7 +346,7 @@ async function sendBody(request: ClientRequest, body: RequestBody, watch: Watch)
     body.onBytes?.(chunk.length);
     if (isTaken) continue;
     watch.wait();
-    await drained(request);
+    await Promise.race([drained(request), over]);
     watch.pause();
   }
   if (bytes < body.sizeBytes) throw wrongSize('less');
