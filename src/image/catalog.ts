@@ -8,7 +8,9 @@ import { type Digest, type ImageConfig, type ImageReference, formatReference, im
 import type { BlobDescriptor, InstalledImage, InstalledManifest } from './install.io.ts';
 import type { StoredImage } from './types.ts';
 
-const imageKind = 'image';
+const imageKind = 'storedImage';
+/** Records of an earlier form, which did not say what each blob is. Such an image has to be pulled or imported again. */
+const earlierImageKind = 'image';
 const leaseKind = 'imageLease';
 const pullKind = 'imagePull';
 /** Shorter beginnings of an id are too likely to be meant as names. */
@@ -83,6 +85,7 @@ export class ImageCatalog {
   constructor(options: { readonly records: Records; readonly clock: Clock }) {
     this.#records = options.records;
     this.#clock = options.clock;
+    for (const { id } of this.#records.list(earlierImageKind)) this.#records.delete(earlierImageKind, id);
     for (const { id, record } of this.records()) this.#images.set(id, describeImage(id, record));
   }
 

