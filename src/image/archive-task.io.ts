@@ -5,54 +5,33 @@
  * No name of the archive becomes a path. A member that calls itself a blob must have that digest.
  */
 import { type Hash, createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, writeFile } from 'node:fs/promises';
-import { PassThrough, type Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { createGunzip, createZstdDecompress } from 'node:zlib';
-import { RuntimeError, isAbort, limits, wrapError } from '#core';
-import { type Digest, type LayerCompression, digestOf, isDigest, mediaTypes } from '#oci';
+import { RuntimeError, limits } from '#core';
+import { type Digest, digestOf, isDigest, mediaTypes } from '#oci';
+import { readPieces } from './content.io.ts';
 import { type ArchiveMember, convertDockerArchive, memberPath } from './docker-archive.ts';
-import { compressionOf } from './inflate.io.ts';
+import { assertRatio, compressionOf, inflate } from './inflate.io.ts';
 import type { TarEntry } from './tar-header.ts';
 import { type TarHandler, TarReader } from './tar.ts';
 import type { ExtractTask } from './worker-messages.ts';
 
 const readBytes = 1024 * 1024;
-const ratioFreeBytes = 64 * 1024 * 1024;
 /** Documents at the top of an archive; each is read whole. */
 const topNames = ['index.json', 'manifest.json', 'oci-layout'];
 
 /** A file's bytes, unpacked; the packed ones are counted in `counter`. Errors come out of the iteration. */
 export async function* readInflated(path: string, counter: { bytes: number }, signal: AbortSignal): AsyncGenerator<Buffer> {
-  const file = await open(path, 'r');
-  let compression: LayerCompression;
+  const pieces = readPieces(path, readBytes, signal);
+  const next = async (): Promise<Buffer | undefined> => {
+    const { value, done } = await pieces.next();
+    if (done === true) return undefined;
+    counter.bytes += value.length;
+    return value;
+  };
   try {
-    const head = Buffer.alloc(4);
-    compression = compressionOf(head.subarray(0, (await file.read(head, 0, 4, 0)).bytesRead));
+    yield* (await inflate({ next }, 'file')).pieces;
   } finally {
-    await file.close();
-  }
-  const source = createReadStream(path, { highWaterMark: readBytes });
-  source.on('data', (chunk) => void (counter.bytes += chunk.length));
-  const target =
-    compression === 'gzip'
-      ? createGunzip({ chunkSize: readBytes })
-      : compression === 'zstd'
-        ? createZstdDecompress({ chunkSize: readBytes })
-        : new PassThrough({ highWaterMark: readBytes });
-  const running = pipeline(source, target, { signal });
-  running.catch(() => undefined);
-  try {
-    // SAFETY: all three are readable streams of buffers.
-    for await (const chunk of target as Readable) yield chunk as Buffer;
-    await running;
-  } catch (cause) {
-    if (cause instanceof RuntimeError || isAbort(cause)) throw cause;
-    throw wrapError(`inflate ${compression}`, cause, 'invalidArgument');
-  } finally {
-    source.destroy();
-    target.destroy();
+    await pieces.return(undefined);
   }
 }
 
@@ -176,17 +155,13 @@ async function readMembers(path: string, writer: MemberWriter, signal: AbortSign
   const reader = new TarReader(writer);
   const counter = { bytes: 0 };
   let inflatedBytes = 0;
-  const assertRatio = (bytes: number): void => {
-    if (bytes - ratioFreeBytes > counter.bytes * limits.layerRatioMax)
-      throw new RuntimeError('resourceExhausted', `read archive: ${bytes} bytes from ${counter.bytes}, at most ${limits.layerRatioMax} times as many`);
-  };
   for await (const chunk of readInflated(path, counter, signal)) {
     inflatedBytes += chunk.length;
-    assertRatio(inflatedBytes);
+    assertRatio(counter.bytes, inflatedBytes, 'read archive');
     // A pause for each piece of a hole, of which a small archive can have many gigabytes.
     for (const _pause of reader.feed(chunk)) {
       signal.throwIfAborted();
-      assertRatio(writer.contentBytes);
+      assertRatio(counter.bytes, writer.contentBytes, 'read archive');
       await writer.drain();
     }
     await writer.drain();

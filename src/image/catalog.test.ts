@@ -38,7 +38,6 @@ const installed = (id: string, manifest: string, layers: readonly string[] = ['1
   return {
     kind: 'image',
     id: digest(id),
-    configDigest: digest(id),
     manifest: { digest: digest(manifest), sizeBytes: 1, ...base },
     config: {
       platform: { os: 'linux', architecture: 'amd64' },
@@ -52,9 +51,7 @@ const installed = (id: string, manifest: string, layers: readonly string[] = ['1
       exposedPorts: [],
       diffIds: layers.map((letter) => digest(letter)),
     },
-    blobs: [digest(manifest), digest(id), ...blobs.map((blob) => blob.digest)],
     layers: layers.map((letter) => digest(letter)),
-    sizeBytes: 0,
   };
 };
 

@@ -6,9 +6,9 @@
  */
 import { readdir, rm, stat } from 'node:fs/promises';
 import { errnoName, limits } from '#core';
-import { type Digest, isDigest } from '#oci';
+import type { Digest } from '#oci';
 import { type ImageCatalog, type ImageRecord, type PullRecord, documentsOf, layerBlobsOf } from './catalog.ts';
-import { blobPath, listBlobs, removeBlob } from './content.io.ts';
+import { blobPath, digestOfPart, listBlobs, removeBlob } from './content.io.ts';
 import type { LayerStore, StoredLayer } from './layer-store.io.ts';
 import type { ShiftedLayers } from './shift.io.ts';
 import type { CollectOptions, CollectReport, StoreDiskUsage, StoredImage } from './types.ts';
@@ -153,8 +153,8 @@ interface PartialBlob {
 export async function listPartials(contentDir: string): Promise<PartialBlob[]> {
   const found: PartialBlob[] = [];
   for (const name of await readdir(`${contentDir}/ingest`)) {
-    const digest = /^(sha256|sha512)-([0-9a-f]+)\.part$/.exec(name)?.slice(1).join(':') ?? '';
-    if (!isDigest(digest)) continue;
+    const digest = digestOfPart(name);
+    if (digest === undefined) continue;
     const path = `${contentDir}/ingest/${name}`;
     // Whoever finishes or drops the blob at this moment takes the file away.
     const info = await stat(path).catch(() => undefined);

@@ -9,7 +9,6 @@ import type { Transform } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { RuntimeError, isAbort, limits, wrapError } from '#core';
 import type { LayerCompression } from '#oci';
-import type { BlobReader } from './growing-file.io.ts';
 
 /** Large pieces, few at a time, and each handed on as it is: every piece costs a way to the library's thread and back. */
 const options = { chunkSize: 256 * 1024, readableObjectMode: true, readableHighWaterMark: 4 } as const;
@@ -24,10 +23,10 @@ export function compressionOf(head: Uint8Array): LayerCompression {
   return 'none';
 }
 
-/** Throws resourceExhausted when little input became too much output. */
-export function assertRatio(inputBytes: number, outputBytes: number): void {
+/** Throws resourceExhausted when little input became too much output; `doing` begins the message. */
+export function assertRatio(inputBytes: number, outputBytes: number, doing = 'inflate layer'): void {
   if (outputBytes - ratioFreeBytes > inputBytes * limits.layerRatioMax)
-    throw new RuntimeError('resourceExhausted', `inflate layer: ${outputBytes} bytes from ${inputBytes}, at most ${limits.layerRatioMax} times as many`);
+    throw new RuntimeError('resourceExhausted', `${doing}: ${outputBytes} bytes from ${inputBytes}, at most ${limits.layerRatioMax} times as many`);
 }
 
 /** Resolves when the whole piece has been taken, so that its buffer may be used again, or when the target has ended. */
@@ -40,6 +39,11 @@ async function write(target: Transform, piece: Buffer): Promise<void> {
   target.off('close', resolve);
 }
 
+/** What an archive is read from, in order; undefined at its end. A piece may be overwritten by the call after the next. */
+export interface PieceSource {
+  next(): Promise<Buffer | undefined>;
+}
+
 /** An archive being read. */
 export interface Inflating {
   readonly compression: LayerCompression;
@@ -47,19 +51,23 @@ export interface Inflating {
   readonly pieces: AsyncGenerator<Buffer>;
 }
 
-/** Begins to read; the blob's reader is used by nobody else until the iteration has ended. */
-export async function inflate(reader: BlobReader): Promise<Inflating> {
+/** Begins to read; the source is used by nobody else until the iteration has ended. `what` is named in errors about the packing. */
+export async function inflate(reader: PieceSource, what: 'layer' | 'file' = 'layer'): Promise<Inflating> {
   const head = await reader.next();
   const compression = head === undefined ? 'none' : compressionOf(head);
-  return { compression, pieces: compression === 'none' ? plain(reader, head) : unpacked(reader, head, compression) };
+  return { compression, pieces: compression === 'none' ? plain(reader, head) : unpacked(reader, head, { compression, what }) };
 }
 
-async function* plain(reader: BlobReader, head: Buffer | undefined): AsyncGenerator<Buffer> {
+async function* plain(reader: PieceSource, head: Buffer | undefined): AsyncGenerator<Buffer> {
   // A copy: the reader uses its buffer again.
   for (let piece = head; piece !== undefined; piece = await reader.next()) yield Buffer.from(piece);
 }
 
-async function* unpacked(reader: BlobReader, head: Buffer | undefined, compression: 'gzip' | 'zstd'): AsyncGenerator<Buffer> {
+async function* unpacked(
+  reader: PieceSource,
+  head: Buffer | undefined,
+  { compression, what }: { readonly compression: 'gzip' | 'zstd'; readonly what: 'layer' | 'file' },
+): AsyncGenerator<Buffer> {
   const target: Transform = compression === 'gzip' ? createGunzip(options) : createZstdDecompress(options);
   let cause: Error | undefined;
   const feeding = (async () => {
@@ -92,7 +100,7 @@ async function* unpacked(reader: BlobReader, head: Buffer | undefined, compressi
     await feeding;
     const reason = cause instanceof RuntimeError || isAbort(cause) ? cause : error;
     if (reason instanceof RuntimeError || isAbort(reason)) throw reason;
-    throw wrapError(`inflate ${compression} layer`, reason, 'invalidArgument');
+    throw wrapError(what === 'layer' ? `inflate ${compression} layer` : `inflate ${compression}`, reason, 'invalidArgument');
   } finally {
     target.destroy();
     await feeding;

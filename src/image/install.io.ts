@@ -47,14 +47,10 @@ export interface InstalledImage {
   readonly kind: 'image' | 'artifact';
   /** The config's digest; the manifest's for an artifact. */
   readonly id: Digest;
-  readonly configDigest: Digest;
   readonly manifest: InstalledManifest;
   readonly config: ImageConfig;
-  /** Every blob that belongs to it: index, manifest, config, layers. */
-  readonly blobs: readonly Digest[];
   /** Keys of its layers, base first. */
   readonly layers: readonly Digest[];
-  readonly sizeBytes: number;
 }
 
 /** Where an image comes from and where it goes. */
@@ -168,12 +164,9 @@ export async function installImage(context: InstallContext, found: ResolvedDocum
     return {
       kind: config === undefined ? 'artifact' : 'image',
       id: config === undefined ? descriptor.digest : manifest.config.digest,
-      configDigest: manifest.config.digest,
       manifest: { ...descriptor, documents: documents.slice(0, -2).map(({ digest }) => digest), config: blobOf(manifest.config), layers: manifest.layers.map(blobOf) },
       config: config ?? artifactConfig(context.platform),
-      blobs: [...documents.map(({ digest }) => digest), ...layerDigests],
       layers: stored.map(({ key }) => key),
-      sizeBytes,
     };
   } catch (error) {
     context.signal.throwIfAborted();

@@ -1,6 +1,6 @@
 /** What the image store gives and takes. Types only. */
 import type { Clock, Records } from '#core';
-import type { Digest, ImageConfig, ImageReference, Platform } from '#oci';
+import type { Digest, ImageConfig, Platform } from '#oci';
 import type { Plan } from '#plan';
 import type { RegistryAccess } from './registry/types.ts';
 import type { BlobTarget, RegistryAuth } from './worker-messages.ts';
@@ -159,12 +159,6 @@ export interface ResolvedDocument {
   readonly bytes: Buffer;
   readonly mediaType: string | undefined;
   readonly digest: Digest;
-}
-
-/** What an image gets when it is stored. */
-export interface ImageNaming {
-  readonly tags: readonly string[];
-  readonly reference?: ImageReference;
 }
 
 /** How much a removal takes. */
