@@ -40,7 +40,9 @@ const packageTable: Readonly<Record<string, readonly string[]>> = {
   '@grpc/grpc-js': ['cri'],
   commander: ['cli'],
   yaml: ['podrun', 'cli'],
-  'smol-toml': ['image'],
+  'smol-toml': ['image', 'bin', 'cli', 'config'],
+  ws: ['streaming'],
+  pino: ['bin'],
 };
 
 /** Modules that touch the host. They are allowed in system/, bin/, in files named *.io.ts, and for their types. */
