@@ -4,52 +4,16 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import type { DescMessage, DescMethod, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { Client, type ClientReadableStream, credentials, status } from '@grpc/grpc-js';
+import type { MessageShape } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { status } from '@grpc/grpc-js';
 import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
 import { startCriServer } from '#cri';
 import type { ImageSummary } from '#pod';
 import { fakeEngine } from '../fake-engine.ts';
 import { BerthHost, type Running, busybox, skipReason as berthSkipReason } from './berth-host.ts';
+import { CriClient } from './cri-host.ts';
 import { Layout, Registry, shell, skipReason as imageSkipReason, tarOf } from './image-host.ts';
-
-/** Typed calls on a socket. */
-class CriClient {
-  readonly #client: Client;
-
-  constructor(socketPath: string) {
-    this.#client = new Client(`unix://${socketPath}`, credentials.createInsecure(), { 'grpc.max_receive_message_length': 16 * 1024 * 1024 });
-  }
-
-  async call<I extends DescMessage, O extends DescMessage>(method: DescMethod & { readonly input: I; readonly output: O }, request: MessageInitShape<I>): Promise<MessageShape<O>> {
-    const answer = Promise.withResolvers<MessageShape<O>>();
-    this.#client.makeUnaryRequest(
-      `/${method.parent.typeName}/${method.name}`,
-      (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
-      (bytes) => fromBinary(method.output, bytes),
-      create(method.input, request),
-      (error, response) => (error === null && response !== undefined ? answer.resolve(response) : answer.reject(error)),
-    );
-    return answer.promise;
-  }
-
-  stream<I extends DescMessage, O extends DescMessage>(
-    method: DescMethod & { readonly input: I; readonly output: O },
-    request: MessageInitShape<I>,
-  ): ClientReadableStream<MessageShape<O>> {
-    return this.#client.makeServerStreamRequest(
-      `/${method.parent.typeName}/${method.name}`,
-      (message: MessageShape<I>) => Buffer.from(toBinary(method.input, message)),
-      (bytes) => fromBinary(method.output, bytes),
-      create(method.input, request),
-    );
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#client.close();
-  }
-}
 
 const { streamImages, listImages, imageStatus, pullImage, removeImage, imageFsInfo } = ImageService.method;
 const { runPodSandbox, removePodSandbox, createContainer, containerStatus, listContainers } = RuntimeService.method;
