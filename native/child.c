@@ -2,6 +2,7 @@
 #include "child.h"
 #include "frame.h"
 #include "syscalls.h"
+#include <dirent.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -29,7 +30,7 @@ static bool check_sections(const struct plan *plan, bool process) {
   for (uint32_t i = 0; i < plan->section_count; i++) {
     const struct section *s = &plan->sections[i];
     if (is_process_actor(s->actor)) made = true;
-    else if (made && !(s->actor == ACTOR_HOST && s->barrier != 0)) return false;
+    else if (made && s->barrier == 0) return false;
   }
   return made == process;
 }
@@ -40,7 +41,7 @@ struct execution *execution_new(const void *data, size_t size, bool process, str
     *err = ENOMEM;
     return NULL;
   }
-  *x = (struct execution){.pod = pod, .executable = executable, .stdio = {-1, -1, -1}, .control = -1, .message_fd = -1, .process = process};
+  *x = (struct execution){.pod = pod, .executable = executable, .stdio = {-1, -1, -1}, .control = -1, .waiting = -1, .message_fd = -1, .process = process};
   for (int i = 0; i < LOCAL_COUNT; i++) x->local[i] = -1;
   *err = plan_decode(data, size, &x->plan);
   if (!*err && !check_sections(&x->plan, process)) {
@@ -104,7 +105,7 @@ static void close_others(const struct run *run) {
   sys_close_range(from, ~0u, 0);
 }
 
-static _Noreturn void child_main(struct execution *x, uint32_t last, int control) {
+static _Noreturn void child_main(struct execution *x, uint32_t first, uint32_t last, int control) {
   /* SAFETY: the shim is not dumpable and fork keeps that, so there is no moment before this line; said again for the one-shot
    * runner. The death signal covers the set-up; a change of credentials clears it, therefore plans set it again. */
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
@@ -115,8 +116,8 @@ static _Noreturn void child_main(struct execution *x, uint32_t last, int control
   slots_lend(x);
   struct run run = {.slots = x->pod, .stdio = {x->stdio[0], x->stdio[1], x->stdio[2]}, .control = control, .executable = x->executable};
   close_others(&run);
-  for (uint32_t i = x->child_section; i < last; i++) {
-    if (x->plan.sections[i].actor == ACTOR_HOST) continue;
+  for (uint32_t i = first; i < last; i++) {
+    if (x->plan.sections[i].actor == ACTOR_HOST || (x->plan.sections[i].barrier != 0 && i != first)) continue;
     struct child_message message = {.type = CHILD_FAILED, .failure = {.section = i}};
     int err = plan_run_section(&x->plan.sections[i], &run, &message.failure);
     if (!err) continue;
@@ -145,11 +146,9 @@ static pid_t clone_child(const struct section *s, int cgroup) {
   return pid;
 }
 
-/* Makes the child of the section at `next`, which also runs the sections up to (not including) the returned one. */
-static enum execution_event make_child(struct execution *x) {
-  const struct section *s = &x->plan.sections[x->next];
-  uint32_t first = x->next, last = first + 1;
-  if (is_process_actor(s->actor)) last = x->plan.section_count;
+/* A child for the sections from first up to (not including) last. */
+static enum execution_event start_child(struct execution *x, uint32_t first, uint32_t last, pid_t *child, int *control) {
+  const struct section *s = &x->plan.sections[first];
   slots_lend(x);
   int pid_namespace = s->pid_namespace < SLOT_COUNT ? x->pod->fd[s->pid_namespace] : -1;
   int cgroup = s->cgroup < SLOT_COUNT ? x->pod->fd[s->cgroup] : -1;
@@ -165,10 +164,8 @@ static enum execution_event make_child(struct execution *x) {
     if (own >= 0) close(own);
     return fail(x, first, UINT32_MAX, err, "enter the PID namespace");
   }
-  x->child_section = first;
-  x->executing = x->done = false;
   pid_t pid = clone_child(s, cgroup);
-  if (pid == 0) child_main(x, last, pair[1]);
+  if (pid == 0) child_main(x, first, last, pair[1]);
   int err = errno;
   if (own >= 0) {
     if (setns(own, CLONE_NEWPID) < 0) abort(); /* every later child would land in a container */
@@ -179,34 +176,60 @@ static enum execution_event make_child(struct execution *x) {
     close(pair[0]);
     return fail(x, first, UINT32_MAX, err, "clone");
   }
-  if (is_process_actor(s->actor))
-    for (int i = 0; i < 3; i++)
-      if (x->stdio[i] >= 0) close(x->stdio[i]), x->stdio[i] = -1;
-  x->control = pair[0];
-  x->pid = pid;
-  x->next = last;
+  *control = pair[0];
+  *child = pid;
   return EXECUTION_WAIT;
+}
+
+/* Makes the child of the section at `next`; the process runs all sections from there on. */
+static enum execution_event make_child(struct execution *x) {
+  uint32_t first = x->next;
+  bool process = is_process_actor(x->plan.sections[first].actor);
+  uint32_t last = process ? x->plan.section_count : first + 1;
+  x->child_section = first;
+  x->executing = x->done = false;
+  enum execution_event event = start_child(x, first, last, &x->pid, &x->control);
+  if (event == EXECUTION_FAILED) return event;
+  for (int i = 0; process && i < 3; i++)
+    if (x->stdio[i] >= 0) close(x->stdio[i]), x->stdio[i] = -1;
+  x->next = last;
+  return event;
 }
 
 enum execution_event execution_continue(struct execution *x) {
   while (x->next < x->plan.section_count) {
     const struct section *s = &x->plan.sections[x->next];
-    if (s->actor != ACTOR_HOST) return make_child(x);
+    if (s->barrier == 0 && s->actor != ACTOR_HOST) return make_child(x);
     if (s->barrier == 0 && run_host(x, x->next) == EXECUTION_FAILED) return EXECUTION_FAILED;
     x->next++;
   }
   return EXECUTION_FINISHED;
 }
 
-/* Runs the host sections of a barrier, which find the waiting child in CHILD_SLOT, and lets the child go on. */
-static enum execution_event pass_barrier(struct execution *x, uint32_t barrier) {
+/* A section of a barrier that may take its time has a child of its own, beside the one that waits. */
+static enum execution_event make_beside(struct execution *x, uint32_t section) {
+  pid_t pid = 0;
+  int control = -1;
+  enum execution_event event = start_child(x, section, section + 1, &pid, &control);
+  if (event == EXECUTION_FAILED) return event;
+  x->waiting = x->control;
+  x->control = control;
+  x->beside = pid;
+  x->beside_done = false;
+  return event;
+}
+
+/* Runs the sections of the barrier in their order, which find the waiting child in CHILD_SLOT, and lets the child go on. */
+static enum execution_event continue_barrier(struct execution *x) {
   char path[32];
   snprintf(path, sizeof path, "/proc/%d", x->pid);
-  for (uint32_t i = 0; i < x->plan.section_count; i++) {
-    if (x->plan.sections[i].actor != ACTOR_HOST || x->plan.sections[i].barrier != barrier) continue;
+  while (x->barrier_next < x->plan.section_count) {
+    uint32_t i = x->barrier_next++;
+    if (x->plan.sections[i].barrier != x->barrier) continue;
     int *slot = &x->local[CHILD_SLOT - POD_SLOT_COUNT];
     /* SAFETY: the pid is our child's and is not reaped while it waits, so the number cannot have been reused. */
     if (*slot < 0) *slot = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (x->plan.sections[i].actor != ACTOR_HOST) return make_beside(x, i);
     if (run_host(x, i) == EXECUTION_FAILED) return EXECUTION_FAILED;
   }
   int *slot = &x->local[CHILD_SLOT - POD_SLOT_COUNT];
@@ -214,6 +237,12 @@ static enum execution_event pass_barrier(struct execution *x, uint32_t barrier) 
   struct child_message go = {.type = PARENT_GO};
   send_message(x->control, &go, -1); /* where it fails the child is dead, and the end of file says so */
   return EXECUTION_WAIT;
+}
+
+static enum execution_event pass_barrier(struct execution *x, uint32_t barrier) {
+  x->barrier = barrier;
+  x->barrier_next = 0;
+  return continue_barrier(x);
 }
 
 enum execution_event execution_release(struct execution *x) { return pass_barrier(x, 1); }
@@ -227,8 +256,18 @@ enum execution_event execution_answer(struct execution *x, const void *plan, siz
   return bad ? fail(x, x->child_section, UINT32_MAX, bad, "hand over the answer") : EXECUTION_WAIT;
 }
 
+/* The section beside the waiting child has ended. */
+static enum execution_event beside_ended(struct execution *x) {
+  if (!x->beside_done) return fail(x, x->barrier_next - 1, UINT32_MAX, ECHILD, "the child ended before its section did");
+  close(x->control);
+  x->control = x->waiting;
+  x->waiting = -1;
+  return continue_barrier(x);
+}
+
 /* The control socket ended: the child executed its payload, ended its sections, or died. */
 static enum execution_event child_ended(struct execution *x) {
+  if (x->waiting >= 0) return beside_ended(x);
   close(x->control);
   x->control = -1;
   if (!x->done && !x->executing) return fail(x, x->child_section, UINT32_MAX, ECHILD, "the child ended before its sections did");
@@ -255,6 +294,19 @@ static void keep_export(struct execution *x, uint32_t slot, int fd) {
   *place = fd;
 }
 
+/* A child beside the waiting one may end or fail, nothing else: it is nobody's process and has nothing to hand over. */
+static enum execution_event receive_beside(struct execution *x, struct child_message *message, int fd) {
+  if (fd >= 0) close(fd);
+  x->beside_done = message->type == CHILD_DONE;
+  if (x->beside_done) return EXECUTION_WAIT;
+  if (message->type != CHILD_FAILED) return fail(x, x->barrier_next - 1, UINT32_MAX, EPROTO, "unexpected message of the child");
+  x->failure = message->failure;
+  x->failure.section = x->barrier_next - 1;
+  x->failure.detail[FAILURE_DETAIL_MAX] = 0;
+  execution_kill(x);
+  return EXECUTION_FAILED;
+}
+
 enum execution_event execution_receive(struct execution *x) {
   struct child_message message;
   int fd = -1;
@@ -264,6 +316,7 @@ enum execution_event execution_receive(struct execution *x) {
   bool keeps = message.type == CHILD_ASK || message.type == CHILD_TERMINAL || message.type == CHILD_EXPORT;
   if (fd >= 0 && !keeps) close(fd);
   if (keeps && fd < 0) return fail(x, x->child_section, UINT32_MAX, EPROTO, "a message of the child lacks its descriptor");
+  if (x->waiting >= 0) return receive_beside(x, &message, fd);
   switch (message.type) {
     case CHILD_FAILED:
       x->failure = message.failure;
@@ -286,17 +339,47 @@ enum execution_event execution_receive(struct execution *x) {
   }
 }
 
+void kill_session(pid_t session) {
+  DIR *proc = opendir("/proc");
+  for (struct dirent *entry; proc && (entry = readdir(proc));) {
+    pid_t pid = atoi(entry->d_name);
+    char path[64], text[256];
+    if (pid <= 1 || pid == getpid()) continue;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    if (got <= 0) continue;
+    text[got] = 0;
+    /* `pid (name) state ppid pgrp session`: the name may hold anything, but no field after it has a parenthesis. */
+    char *at = strrchr(text, ')');
+    for (int spaces = 0; at && spaces < 4; spaces++) at = strchr(at + 1, ' ');
+    if (at && atoi(at) == session) kill(pid, SIGKILL);
+  }
+  if (proc) closedir(proc);
+}
+
+/* A child that leads a session has hooks in it, which may have children of their own. */
+static void kill_child(pid_t pid) {
+  if (pid <= 0) return;
+  /* SAFETY: whoever reaps a child clears its pid, so the number is still its own. */
+  if (getsid(pid) == pid) kill_session(pid);
+  kill(pid, SIGKILL);
+}
+
 void execution_kill(struct execution *x) {
   if (x->control < 0) return;
-  /* SAFETY: whoever reaps the child clears pid, so the number is still its own. */
-  if (x->pid > 0) kill(x->pid, SIGKILL);
+  kill_child(x->beside);
+  kill_child(x->pid);
   close(x->control);
-  x->control = -1;
+  if (x->waiting >= 0) close(x->waiting);
+  x->control = x->waiting = -1;
 }
 
 void execution_free(struct execution *x) {
   if (!x) return;
   if (x->control >= 0) close(x->control);
+  if (x->waiting >= 0) close(x->waiting);
   if (x->message_fd >= 0) close(x->message_fd);
   for (int i = 0; i < 3; i++)
     if (x->stdio[i] >= 0) close(x->stdio[i]);

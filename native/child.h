@@ -16,6 +16,11 @@ struct execution {
   uint32_t next, child_section;
   pid_t pid; /* of the child; whoever reaps it sets 0 */
   bool process, executing, done;
+  /* While the child waits at a barrier for a section that runs in a child of its own, `control` is that one's. */
+  pid_t beside; /* whoever reaps it sets 0 */
+  int waiting;  /* our end of the waiting child's socket; -1: none waits */
+  uint32_t barrier, barrier_next;
+  bool beside_done;
   struct failure failure;
 };
 
@@ -41,7 +46,9 @@ enum execution_event execution_receive(struct execution *x);
 /* Runs the host sections of the start barrier and lets the process go on. */
 enum execution_event execution_release(struct execution *x);
 enum execution_event execution_answer(struct execution *x, const void *plan, size_t size);
-/* Kills the child that runs sections. */
+/* Kills the child that runs sections, and one that waits for it; with their sessions, where they lead one. */
 void execution_kill(struct execution *x);
+/* Kills what belongs to the session: a plan that starts one makes its process the leader. */
+void kill_session(pid_t session);
 /* Closes the plan's slots and frees everything; the child, where there is one, goes on. */
 void execution_free(struct execution *x);

@@ -6,6 +6,7 @@
 #include "frame.h"
 #include "roles.h"
 #include "syscalls.h"
+#include "tool.h"
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -179,7 +180,22 @@ static _Noreturn void run_one_shot(int connection, uint32_t id, struct bytes pla
   _exit(0);
 }
 
-/* Forks a runner that holds the connection (as 3) and the executable (as 4) only, and dies with the launcher. */
+/* Forks a runner that holds the connection (as 3) and one more descriptor (as 4) only. True in the runner. */
+static bool fork_runner(int connection, int more, uint32_t id, struct buffer *out) {
+  pid_t pid = fork();
+  if (pid < 0) put_error(out, id, errno, "fork");
+  if (pid != 0) return false;
+  reset_signals();
+  setsid();
+  int high = fcntl(more, F_DUPFD_CLOEXEC, 10), socket = fcntl(connection, F_DUPFD_CLOEXEC, 10);
+  if (high < 0 || socket < 0 || dup3(socket, 3, O_CLOEXEC) < 0 || dup3(high, 4, O_CLOEXEC) < 0) _exit(125);
+  sys_close_range(5, ~0u, 0);
+  fcntl(3, F_SETFL, fcntl(3, F_GETFL) & ~O_NONBLOCK);
+  signal(SIGPIPE, SIG_IGN);
+  return true;
+}
+
+/* A runner that holds the executable and dies with the launcher. */
 static void request_runner(int connection, const struct frame *frame, struct reader *in, struct buffer *out) {
   bool unpack = frame->type == FRAME_UNPACK;
   struct bytes plan = {0};
@@ -190,23 +206,25 @@ static void request_runner(int connection, const struct frame *frame, struct rea
     put_error(out, frame->id, EINVAL, "malformed request");
     return;
   }
-  pid_t self = getpid(), pid = fork();
-  if (pid < 0) put_error(out, frame->id, errno, "fork");
-  if (pid != 0) return;
+  pid_t self = getpid();
+  if (!fork_runner(connection, launcher.executable, frame->id, out)) return;
   /* SAFETY: whoever takes the lock next must find no work of the old engine going on. */
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != self) _exit(125);
-  reset_signals();
-  setsid();
-  int high = fcntl(launcher.executable, F_DUPFD_CLOEXEC, 10), socket = fcntl(connection, F_DUPFD_CLOEXEC, 10);
-  if (high < 0 || socket < 0 || dup3(socket, 3, O_CLOEXEC) < 0 || dup3(high, 4, O_CLOEXEC) < 0) _exit(125);
-  sys_close_range(5, ~0u, 0);
   launcher.executable = 4;
-  fcntl(3, F_SETFL, fcntl(3, F_GETFL) & ~O_NONBLOCK);
-  signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_NAME, unpack ? "berth-unpack" : "berth-plan");
   if (unpack) unpack_main(3, frame->id, layer, root);
   run_one_shot(3, frame->id, plan);
+}
+
+/*
+ * SAFETY: a tool has children of its own, which no parent death signal reaches. So its runner outlives the launcher until it has seen the
+ * connection end and has killed them all; the lock, which it holds too, keeps the next owner waiting for that moment.
+ */
+static void request_tool(int connection, const struct frame *frame, struct buffer *out) {
+  if (!fork_runner(connection, launcher.lock, frame->id, out)) return;
+  prctl(PR_SET_NAME, "berth-tool");
+  tool_main(3, frame);
 }
 
 /* --- the loop --- */
@@ -217,6 +235,7 @@ static void handle(int connection, const struct frame *frame) {
   reader_init(&in, frame->payload, frame->size);
   if (frame->type == FRAME_SHIM) request_shim(connection, &in, frame->id, &out);
   else if (frame->type == FRAME_ONE_SHOT || frame->type == FRAME_UNPACK) request_runner(connection, frame, &in, &out);
+  else if (frame->type == FRAME_TOOL) request_tool(connection, frame, &out);
   else put_error(&out, frame->id, ENOSYS, "unknown request");
   reader_free(&in);
   buffer_write(&out, connection);

@@ -73,7 +73,7 @@ static int decode_section(struct reader *in, struct section *section, uint32_t *
   const uint8_t *data = read_raw(in, size);
   if (in->bad || zero != 0 || section->actor > ACTOR_PAYLOAD || (section->clone_flags & ~NAMESPACE_FLAGS) != 0) return EINVAL;
   if (!valid_slot(section->pid_namespace) || !valid_slot(section->cgroup)) return EINVAL;
-  if (section->barrier != 0 && section->actor != ACTOR_HOST) return EINVAL;
+  if (section->barrier != 0 && section->actor > ACTOR_POD_NAMESPACES) return EINVAL;
   if (count > *steps_left) return E2BIG;
   if (count > size / 12) return EINVAL;
   *steps_left -= count;
@@ -129,7 +129,7 @@ void plan_free(struct plan *plan) {
 static bool forbidden_to_host(uint16_t op) {
   switch (op) {
     case STEP_BARRIER: case STEP_ASK: case STEP_UNSHARE: case STEP_ENTER_NAMESPACE: case STEP_EXPORT_SLOT: case STEP_FORK:
-    case STEP_SET_HOSTNAME: case STEP_SET_DOMAINNAME: case STEP_PIVOT_ROOT: return true;
+    case STEP_SET_HOSTNAME: case STEP_SET_DOMAINNAME: case STEP_PIVOT_ROOT: case STEP_RUN_HOOK: case STEP_CHANGE_ROOT: return true;
     default: return op >= STEP_SET_RLIMIT && op < STEP_ATTACH_DEVICE_FILTER;
   }
 }

@@ -1,9 +1,7 @@
 /* The table of processes: their states, exits, OOM kills and deadlines. */
 #include "shim.h"
 #include "syscalls.h"
-#include <dirent.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -71,27 +69,6 @@ void process_read_oom(struct process *p, bool at_start) {
     if (at_start) p->oom_before = count;
     else if (count > p->oom_before) p->oom = true;
   }
-}
-
-/* Kills what belongs to the session: a plan that starts one makes the process its leader. */
-static void kill_session(pid_t session) {
-  DIR *proc = opendir("/proc");
-  for (struct dirent *entry; proc && (entry = readdir(proc));) {
-    pid_t pid = atoi(entry->d_name);
-    char path[64], text[256];
-    if (pid <= 1 || pid == getpid()) continue;
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0) close(fd);
-    if (got <= 0) continue;
-    text[got] = 0;
-    /* `pid (name) state ppid pgrp session`: the name may hold anything, but no field after it has a parenthesis. */
-    char *at = strrchr(text, ')');
-    for (int spaces = 0; at && spaces < 4; spaces++) at = strchr(at + 1, ' ');
-    if (at && atoi(at) == session) kill(pid, SIGKILL);
-  }
-  if (proc) closedir(proc);
 }
 
 void process_kill(struct process *p) {
@@ -186,8 +163,14 @@ void process_reap(void) {
     job_drain_all();
     int status;
     if (waitpid(info.si_pid, &status, WNOHANG) != info.si_pid) continue;
-    for (struct job *job = shim.jobs; job; job = job->next)
-      if (!job->over && job->execution->pid == info.si_pid) job->execution->pid = 0;
+    for (struct job *job = shim.jobs; job; job = job->next) {
+      if (job->over) continue;
+      if (job->execution->beside == info.si_pid) job->execution->beside = 0;
+      if (job->execution->pid != info.si_pid) continue;
+      job->execution->pid = 0;
+      /* Nobody is left for whom a hook should go on. */
+      if (job->execution->waiting >= 0) job_cancel(job, ECHILD);
+    }
     for (struct process *p = shim.processes; p; p = p->next)
       if (!p->reaped && p->pid == info.si_pid) process_reaped(p, status);
   }

@@ -56,6 +56,7 @@ enum step_op {
   STEP_MASK_PATH = 58,
   STEP_READONLY_PATH = 59,
   STEP_PIN_NAMESPACE = 60,
+  STEP_REQUIRE_PROPAGATION = 61,
   STEP_SET_RLIMIT = 70,
   STEP_SET_UMASK = 71,
   STEP_SET_GROUPS = 72,
@@ -74,9 +75,14 @@ enum step_op {
   STEP_JOIN_KEYRING = 85,
   STEP_SET_PERSONALITY = 86,
   STEP_GIVE_STREAMS = 87,
+  STEP_CONNECT = 90,
+  STEP_RELAY = 91,
   STEP_ATTACH_DEVICE_FILTER = 100,
   STEP_KILL_CGROUP = 101,
   STEP_REMOVE_CGROUP = 102,
+  STEP_RUN_HOOK = 120,
+  STEP_LINK_ROOT = 121,
+  STEP_CHANGE_ROOT = 122,
 };
 
 /* Continues after the next `count` steps. */
@@ -612,6 +618,21 @@ static inline bool decode_step_pin_namespace(struct reader *in, struct step_pin_
   return reader_done(in);
 }
 
+/* Opens the path with O_PATH (links followed) and looks its mount up in /proc/self/mountinfo: EINVAL,
+ * with the mount point as detail, unless that is shared or, where wanted is MS_SLAVE, shared or a
+ * slave. */
+struct step_require_propagation {
+  uint16_t dir;
+  const char *path;
+  uint32_t wanted;
+};
+static inline bool decode_step_require_propagation(struct reader *in, struct step_require_propagation *step) {
+  step->dir = read_u16(in);
+  step->path = read_text(in);
+  step->wanted = read_u32(in);
+  return reader_done(in);
+}
+
 /* prlimit on the executing process; 2^64-1 is infinity. */
 struct step_set_rlimit {
   uint32_t resource;
@@ -813,6 +834,32 @@ static inline bool decode_step_give_streams(struct reader *in, struct step_give_
   return reader_done(in);
 }
 
+/* Connects a TCP socket to an IPv4 (4 bytes) or IPv6 (16 bytes) address; ETIMEDOUT after timeoutMs. A
+ * socket that is connected to itself, since nobody listens, is ECONNREFUSED. */
+struct step_connect {
+  struct bytes address;
+  uint32_t port;
+  uint32_t timeout_ms;
+  uint16_t out;
+};
+static inline bool decode_step_connect(struct reader *in, struct step_connect *step) {
+  step->address = read_bytes(in);
+  step->port = read_u32(in);
+  step->timeout_ms = read_u32(in);
+  step->out = read_u16(in);
+  return reader_done(in);
+}
+
+/* Closes everything but the streams and the socket of the slot, and copies between them until the other
+ * side of the socket has ended; the end of the input is passed on alone. Takes the place of execute. */
+struct step_relay {
+  uint16_t slot;
+};
+static inline bool decode_step_relay(struct reader *in, struct step_relay *step) {
+  step->slot = read_u16(in);
+  return reader_done(in);
+}
+
 /* Loads the eBPF program (array of struct bpf_insn) as BPF_PROG_TYPE_CGROUP_DEVICE and attaches it to
  * the cgroup2 directory, replacing what this step attached there before. */
 struct step_attach_device_filter {
@@ -846,5 +893,55 @@ struct step_remove_cgroup {
 static inline bool decode_step_remove_cgroup(struct reader *in, struct step_remove_cgroup *step) {
   step->cgroup = read_text(in);
   step->timeout_ms = read_u32(in);
+  return reader_done(in);
+}
+
+/* In a child: runs a program in a process group of its own and waits for it. Its standard input is a
+ * file that holds state, with a process number put in at byte pidAt (4294967295: none): that of the
+ * /proc directory in slot process, or without a slot its own. ETIMEDOUT after timeoutMs, when the group
+ * is killed; ECHILD when it ended by a signal or with another exit code than 0; else the errno of
+ * execve. The detail has the end of its output. */
+struct step_run_hook {
+  const char *file;
+  struct texts argv;
+  struct texts env;
+  const char *cwd;
+  struct bytes state;
+  uint32_t pid_at;
+  uint16_t process;
+  uint32_t timeout_ms;
+};
+static inline bool decode_step_run_hook(struct reader *in, struct step_run_hook *step) {
+  step->file = read_text(in);
+  step->argv = read_texts(in);
+  step->env = read_texts(in);
+  step->cwd = read_text(in);
+  step->state = read_bytes(in);
+  step->pid_at = read_u32(in);
+  step->process = read_u16(in);
+  step->timeout_ms = read_u32(in);
+  return reader_done(in);
+}
+
+/* symlink(/proc/N/root<below>, path), where N is the process whose /proc directory is in the slot. */
+struct step_link_root {
+  uint16_t process;
+  const char *below;
+  const char *path;
+};
+static inline bool decode_step_link_root(struct reader *in, struct step_link_root *step) {
+  step->process = read_u16(in);
+  step->below = read_text(in);
+  step->path = read_text(in);
+  return reader_done(in);
+}
+
+/* fchdir(slot), chroot("."). For a child that has entered a mount namespace and goes on with the tree
+ * that it had before. */
+struct step_change_root {
+  uint16_t slot;
+};
+static inline bool decode_step_change_root(struct reader *in, struct step_change_root *step) {
+  step->slot = read_u16(in);
   return reader_done(in);
 }

@@ -24,12 +24,14 @@
   X(SET_DOMAINNAME, set_domainname) X(NETLINK, netlink) X(SET_PROPAGATION, set_propagation) X(OPEN_TREE, open_tree) \
   X(NEW_FILE_SYSTEM, new_file_system) X(MOUNT, mount) X(SET_MOUNT_ATTRIBUTES, set_mount_attributes) X(MOVE_MOUNT, move_mount) \
   X(PIVOT_ROOT, pivot_root) X(UNMOUNT, unmount) X(MASK_PATH, mask_path) X(READONLY_PATH, readonly_path) \
-  X(PIN_NAMESPACE, pin_namespace) X(SET_RLIMIT, set_rlimit) X(SET_UMASK, set_umask) X(SET_GROUPS, set_groups) \
+  X(PIN_NAMESPACE, pin_namespace) X(REQUIRE_PROPAGATION, require_propagation) X(SET_RLIMIT, set_rlimit) X(SET_UMASK, set_umask) X(SET_GROUPS, set_groups) \
   X(SET_USER, set_user) X(LIMIT_CAPABILITIES, limit_capabilities) X(SET_CAPABILITIES, set_capabilities) \
   X(SET_NO_NEW_PRIVILEGES, set_no_new_privileges) X(SET_SECCOMP, set_seccomp) X(CHANGE_DIRECTORY, change_directory) \
   X(SET_DUMPABLE, set_dumpable) X(SET_PARENT_DEATH_SIGNAL, set_parent_death_signal) X(NEW_SESSION, new_session) \
   X(OPEN_TERMINAL, open_terminal) X(JOIN_KEYRING, join_keyring) X(SET_PERSONALITY, set_personality) \
-  X(ATTACH_DEVICE_FILTER, attach_device_filter) X(KILL_CGROUP, kill_cgroup) X(REMOVE_CGROUP, remove_cgroup)
+  X(CONNECT, connect) X(RELAY, relay) \
+  X(ATTACH_DEVICE_FILTER, attach_device_filter) X(KILL_CGROUP, kill_cgroup) X(REMOVE_CGROUP, remove_cgroup) \
+  X(RUN_HOOK, run_hook) X(LINK_ROOT, link_root) X(CHANGE_ROOT, change_root)
 
 #define DECLARE_STEP(constant, name) int run_##name(struct run *run, const struct step_##name *step, struct failure *failure);
 STEPS(DECLARE_STEP)
@@ -83,6 +85,8 @@ int attach(int mount_fd, int target_fd);
 
 /* Standard streams in place, everything else close-on-exec, signals at their defaults. May be called twice. */
 int prepare_streams(struct run *run);
+/* The last message before the payload, which `relay` is too. Afterwards a failure cannot be told any more. */
+int tell_executing(const struct run *run);
 /* Drops all that is not in keep from the bounding set. */
 int limit_bounding(uint64_t keep);
 void sleep_ms(unsigned ms);

@@ -1,39 +1,90 @@
 #!/bin/sh
 # Builds programs written in Go. Without an argument those that tests call the CRI door with: the official crictl, and tests/go/criprobe.
-# With `containerd`: the containerd and ctr that the image benchmark measures against.
-# In: tests/go or bench/go (go.mod pins each program and its dependencies by checksum). Out: build/go/crictl and criprobe, or build/go/containerd/.
-# Needs Go and, the first time, its module proxy. Does nothing where the programs are current; without Go it says so and fails.
+# With a name: `critest`, the official conformance suite and the ginkgo that runs it in parallel; `cni`, the
+# newest of the official network plugins; `containerd`, the newest one with its shim
+# and ctr, and `runc`, the newest one: peers that Berth is measured against.
+# In: the target's folder, whose go.mod pins each program and its dependencies by checksum. Out: programs in build/go/.
+# Needs Go and, the first time, its module proxy; runc also gcc and libseccomp's headers. Does nothing where the programs are current;
+# without Go it says so and fails.
 set -eu
 
 home=$(CDPATH='' cd -P -- "${0%/*}/.." && pwd -P)
-case ${1-} in
-  '') cd "$home/tests/go" ;;
-  containerd) cd "$home/bench/go" ;;
-  *) echo "usage: scripts/build-go-tools.sh [containerd]" >&2; exit 2 ;;
-esac
 out=$home/build/go
+target=${1-tests}
+case $target in
+  tests) folder=tests/go ;;
+  critest) folder=tests/conformance/go ;;
+  cni) folder=tests/cni ;;
+  containerd) folder=bench/go ;;
+  runc) folder=tests/conformance/runc ;;
+  *) echo "usage: scripts/build-go-tools.sh [critest|cni|containerd|runc]" >&2; exit 2 ;;
+esac
+cd "$home/$folder"
+
+PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin
+# Read-only: whoever changes a version does it in go.mod, with its checksums.
+export CGO_ENABLED=0 GOFLAGS='-mod=readonly -trimpath -buildvcs=false' GOTOOLCHAIN=local
 
 is_current() { # program, inputs…
   program=$out/$1
   shift
-  [ -x "$program" ] && [ -z "$(find "$@" -newer "$program" -print -quit)" ]
+  [ -x "$program" ] && [ -z "$(find go.mod go.sum "$@" -newer "$program" -print -quit)" ]
 }
-if [ $# = 1 ]; then
-  if is_current containerd/containerd go.mod go.sum && is_current containerd/ctr go.mod go.sum; then exit 0; fi
-elif is_current crictl go.mod go.sum && is_current criprobe go.mod go.sum criprobe; then exit 0; fi
 
-PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin
-command -v go >/dev/null 2>&1 || {
-  echo "build-go-tools: build ${1-crictl}: go is not installed" >&2
-  exit 1
+# Builds one program unless it is current. Several may build at the same time: what is there is replaced as a whole.
+build() { # program, inputs that are not in go.mod (one word), command…
+  name=$1 inputs=$2
+  shift 2
+  # shellcheck disable=SC2086 # a list of folders
+  if is_current "$name" $inputs; then return 0; fi
+  command -v go >/dev/null 2>&1 || {
+    echo "build-go-tools: build $name: go is not installed" >&2
+    exit 1
+  }
+  mkdir -p "$(dirname "$out/$name")"
+  rm -f "$out/$name.$$"
+  trap 'rm -f "$out/$name.$$"' EXIT
+  "$@" -o "$out/$name.$$" || exit 1
+  mv "$out/$name.$$" "$out/$name"
+  # A build that found everything in its cache keeps the time of the earlier one.
+  touch "$out/$name"
 }
-mkdir -p "$out"
-# Read-only: whoever changes a version does it in go.mod, with its checksums.
-export CGO_ENABLED=0 GOFLAGS='-mod=readonly -trimpath -buildvcs=false' GOTOOLCHAIN=local
-if [ $# = 1 ]; then
-  # Without the snapshotters that need C libraries or devices of their own: only the overlay one is measured.
-  go build -tags no_btrfs,no_zfs,no_devmapper -ldflags='-s -w' -o "$out/containerd/" github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr
-  exit 0
-fi
-is_current criprobe go.mod go.sum criprobe || go build -o "$out/criprobe" ./criprobe
-is_current crictl go.mod go.sum || go build -ldflags='-s -w' -o "$out/crictl" sigs.k8s.io/cri-tools/cmd/crictl
+build_command() { # program, package
+  build "$1" '' build_stripped "$2"
+}
+build_stripped() { # package, -o, path
+  go build -tags "${tags-}" -ldflags='-s -w' "$2" "$3" "$1"
+}
+build_critest() { # -o, path
+  # The suite's main is a test file.
+  go test -c -ldflags='-s -w' "$1" "$2" sigs.k8s.io/cri-tools/cmd/critest
+}
+build_criprobe() { # -o, path
+  go build "$1" "$2" ./criprobe
+}
+
+case $target in
+  tests)
+    build criprobe criprobe build_criprobe
+    build_command crictl sigs.k8s.io/cri-tools/cmd/crictl
+    ;;
+  critest)
+    build critest '' build_critest
+    build_command ginkgo github.com/onsi/ginkgo/v2/ginkgo
+    ;;
+  cni)
+    for name in ipam/host-local main/bridge main/loopback main/ptp meta/bandwidth meta/firewall meta/portmap meta/tuning; do
+      build_command "cni/${name#*/}" "github.com/containernetworking/plugins/plugins/$name"
+    done
+    ;;
+  containerd)
+    # Without the snapshotters that need C libraries or devices of their own: only the overlay one is measured.
+    tags=no_btrfs,no_zfs,no_devmapper
+    for name in containerd ctr containerd-shim-runc-v2; do build_command "containerd/$name" "github.com/containerd/containerd/v2/cmd/$name"; done
+    ;;
+  runc)
+    export CGO_ENABLED=1
+    tags=seccomp
+    build_command runc github.com/opencontainers/runc
+    ;;
+esac

@@ -46,6 +46,8 @@ find_missing_packages() {
     has_any /usr/include/stdio.h || need libc6-dev 'the sanitizer builds of the helper are linked with it'
     has nft || need nftables 'the tests read the rules that Berth makes'
     has ip || need iproute2 'the tests look at links and addresses'
+    has_any /usr/lib/cni/bridge /opt/cni/bin/bridge || need containernetworking-plugins 'network plugins that pods of the tests are attached by'
+    has iptables || need iptables 'those plugins make their rules with it'
     has docker-registry || need docker-registry 'a registry on the loopback interface to pull from'
     has skopeo || need skopeo 'puts test images into that registry'
     has openssl || need openssl 'makes the certificates of test registries'
@@ -57,6 +59,7 @@ find_missing_packages() {
     has mkfs.ext4 || need e2fsprogs "makes the guest's disk"
     has xz || need xz-utils 'reads compressed packages and kernel modules'
     has zstd || need zstd 'makes compressed test layers'
+    has apparmor_parser || need apparmor 'compiles the profiles that the guest enforces'
   fi
 }
 
@@ -77,13 +80,15 @@ native_is_current() { [ -x native/build/berth-shim ] && is_newer build/setup/nat
 bundle_is_current() { [ -f dist/berth.mjs ] && is_newer dist/berth.mjs src package-lock.json scripts/bundle.ts \( -type d -o -name '*.ts' ! -name '*.test.ts' -o -name package-lock.json \); }
 has_go() { PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin; has go; }
 go_tools_are_current() { ! has_go || { is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
+# What the conformance suite of CRI is run with; its script does nothing where all is there.
+conformance_is_ready() { [ "$profile" = run ] || [ "$user" != 0 ] || ! has_go || { [ -f build/conformance/layers/groups.tar.gz ] && is_newer build/go/critest tests/conformance/go; }; }
 native_tests_are_current() { [ -x native/build/run_plan ] && is_newer native/build/run_plan native/tests; }
 debian_image_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || [ -f build/debian-image/index.json ]; }
 guest_kernel_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || has_any "$guest_packages"/boot/vmlinuz-6.1.*; }
 
 find_missing_packages
 nothing_to_do() {
-  [ -z "$missing" ] && dependencies_are_current && native_is_current && header_is_current && bundle_is_current && guest_kernel_is_there && debian_image_is_there
+  [ -z "$missing" ] && dependencies_are_current && native_is_current && header_is_current && bundle_is_current && guest_kernel_is_there && debian_image_is_there && conformance_is_ready
 }
 if nothing_to_do; then exit 0; fi
 
@@ -214,6 +219,10 @@ if [ "$profile" = tests ]; then
   if ! go_tools_are_current; then
     say 'builds crictl and criprobe from their Go modules, for the tests of the CRI door'
     scripts/build-go-tools.sh 9>&- || fail 'build the Go programs of the tests: see above'
+  fi
+  if ! conformance_is_ready; then
+    say 'builds critest from its Go module and makes the images that it wants, for the conformance suite of CRI'
+    tests/conformance/prepare.sh 9>&- || fail 'prepare the conformance suite: see above'
   fi
 fi
 say 'ready'

@@ -45,7 +45,7 @@ static void headers_are_checked(void) {
   CHECK(decode_with(STEP_SET_UMASK, 6, PLAN_SECTIONS_MAX + 1) == E2BIG);
   CHECK(decode_with(STEP_SET_UMASK, section, ACTOR_PAYLOAD + 1) == EINVAL);
   CHECK(decode_with(STEP_SET_UMASK, section + 1, 1) == EINVAL);
-  CHECK(decode_with(STEP_SET_UMASK, section + 2, 1) == EINVAL); /* a barrier outside a host section */
+  CHECK(decode_with(STEP_SET_UMASK, section + 2, 1) == EINVAL); /* a barrier for the process itself */
   CHECK(decode_with(STEP_SET_UMASK, section + 4, 1) == EINVAL); /* a clone flag that is no namespace */
   CHECK(decode_with(STEP_SET_UMASK, section + 9, 0x01) == EINVAL); /* slot 511 */
   CHECK(decode_with(STEP_SET_UMASK, section + 12, 2) == EINVAL);

@@ -1,9 +1,10 @@
 /** Space of writable layers: what is counted, and that no link leads out. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { linkSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, mkdtempSync, rmSync, statSync, statfsSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { after, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import type { Clock } from '#core';
 import { ContainerUsage } from './container-usage.ts';
 
@@ -33,4 +34,28 @@ test('files count once, links and FIFOs are not opened, and an answer is kept fo
 
 test('a directory that is not there takes nothing', async () => {
   assert.deepEqual(await new ContainerUsage({ directory: `${scratch}/none`, clock }).measure(), { atNs: 5n, mountpoint: `${scratch}/none`, usedBytes: 0, inodesUsed: 0 });
+});
+
+test('one layer is measured alone, with its file system, and an old answer is given at once', async () => {
+  const directory = `${scratch}/layers`;
+  mkdirSync(`${directory}/p/c/upper`, { recursive: true });
+  writeFileSync(`${directory}/p/c/upper/file`, 'x'.repeat(10_000));
+  mkdirSync(`${directory}/p/other/upper`, { recursive: true });
+  const usage = new ContainerUsage({ directory, clock });
+  const first = await usage.measureLayer({ podId: 'p', containerId: 'c' });
+  assert.ok(first);
+  const blocks = [`${directory}/p/c/upper`, `${directory}/p/c/upper/file`].map((path) => statSync(path).blocks);
+  assert.deepEqual([first.usedBytes, first.inodesUsed, first.mountpoint], [blocks.reduce((sum, count) => sum + count * 512, 0), 2, directory]);
+  const { blocks: total, bsize } = statfsSync(directory, { bigint: true });
+  assert.equal(first.capacityBytes, total * bsize);
+  writeFileSync(`${directory}/p/c/upper/more`, 'y');
+  nowMs += 31_000;
+  // It begins to measure, and does not wait for it.
+  assert.equal((await usage.measureLayer({ podId: 'p', containerId: 'c' }))?.inodesUsed, 2);
+  while ((await usage.measureLayer({ podId: 'p', containerId: 'c' }))?.inodesUsed !== 3) await setImmediate();
+});
+
+test('a container without a layer has none', async () => {
+  const usage = new ContainerUsage({ directory: `${scratch}/none`, clock });
+  assert.equal(await usage.measureLayer({ podId: 'p', containerId: 'c' }), undefined);
 });

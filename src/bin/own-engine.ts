@@ -7,16 +7,19 @@ import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { RuntimeError, wrapError } from '#core';
 import { ImageStore, RegistryConfiguration } from '#image';
-import { BridgeNetwork, networkHostReader } from '#network';
+import { BridgeNetwork, CniNetwork, cniFiles, networkHostReader } from '#network';
 import { decodeSeccomp } from '#oci';
-import { type ImageVolumePolicy, PodEngine, type SpecDefaults, decodeResolvConf } from '#pod';
+import { type ImageVolumePolicy, PodEngine, type RuntimeReadiness, type SpecDefaults, cdiWarnings, decodeResolvConf } from '#pod';
 import { defaultCapabilities, defaultMaskedPaths, defaultReadonlyPaths, defaultSeccompProfile, nameCapabilities } from '#runtime';
 import { NativeDriver } from '#sandbox';
 import { type HostFacts, type Launcher, SqliteRecords, listDirectory, makeDirectory, readDevices, readHostFacts, removeDirectory, systemClock } from '#system';
+import { CdiFiles } from './cdi-files.ts';
 import { ContainerUsage } from './container-usage.ts';
 import { type Location, engineFiles, hostNames, programFiles } from './locations.ts';
-import { createImagePort, createNetworkPort } from './ports.ts';
-import { decodeEngineSettings } from './settings.ts';
+import { createNetworkPort } from './network-port.ts';
+import { securityDefaults } from './security-modules.ts';
+import { createImagePort } from './ports.ts';
+import type { Settings } from './settings.ts';
 
 /** An engine and what has to be closed with it. */
 export interface OwnEngine {
@@ -35,7 +38,7 @@ function readText(path: string, absent: string): string {
   }
 }
 
-function specDefaults(host: HostFacts, imageVolumes: ImageVolumePolicy): SpecDefaults {
+function specDefaults(host: HostFacts, imageVolumes: ImageVolumePolicy, cdi: CdiFiles): SpecDefaults {
   return {
     capabilities: defaultCapabilities,
     allCapabilities: nameCapabilities(host.capabilities.own).split(', '),
@@ -50,6 +53,7 @@ function specDefaults(host: HostFacts, imageVolumes: ImageVolumePolicy): SpecDef
       }
     },
     readDevices,
+    readCdiSpecs: async () => cdi.read(),
     imageVolumes,
     nodeHostname: hostname(),
     readHostDns: async () => decodeResolvConf(readText('/etc/resolv.conf', '')),
@@ -57,23 +61,41 @@ function specDefaults(host: HostFacts, imageVolumes: ImageVolumePolicy): SpecDef
   };
 }
 
+/** PATH of network plugins: the engine's own, and where iptables and its like lie even where a service's PATH has no such directory. */
+function pluginSearchPath(own: string | undefined): string {
+  return [
+    ...new Set([...(own ?? '').split(':').filter((directory) => directory.startsWith('/')), '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']),
+  ].join(':');
+}
+
+/** Without its launcher an engine makes no pods; it is about to end then. */
+function watchLauncher(launcher: Launcher): () => RuntimeReadiness {
+  let readiness: RuntimeReadiness = { runtimeReady: true };
+  void launcher.ended.then(() => {
+    readiness = { runtimeReady: false, runtimeReason: 'LauncherEnded', runtimeMessage: 'the process that starts shims has ended' };
+  });
+  return () => readiness;
+}
+
 /** Opens everything below the location and repairs what earlier owners left. On failure everything opened is closed again. */
 export async function openOwnEngine({
   location,
   launcher,
+  settings,
   version,
   report,
 }: {
   readonly location: Location;
   readonly launcher: Launcher;
+  readonly settings: Settings;
   readonly version: string;
   readonly report: (error: unknown) => void;
 }): Promise<OwnEngine> {
   const files = engineFiles(location);
   const names = hostNames(location);
-  const settings = decodeEngineSettings(process.env);
   const host = await readHostFacts();
   const records = new SqliteRecords(files.database);
+  const readiness = watchLauncher(launcher);
   try {
     const runOnHost = launcher.runOnce.bind(launcher);
     const driver = new NativeDriver({
@@ -98,19 +120,39 @@ export async function openOwnEngine({
       runOnHost,
       platform: { os: 'linux', architecture: host.architecture === 'arm64' ? 'arm64' : 'amd64' },
       workerPath: programFiles.imageWorker,
-      registries: new RegistryConfiguration({ certsDirs: settings.certsDirs, env: process.env }),
-      keepBlobs: settings.keepBlobs,
-      allowForeignLayers: settings.allowForeignLayers,
+      registries: new RegistryConfiguration({ certsDirs: settings.images.certsDirs, env: process.env }),
+      keepBlobs: settings.images.keepBlobs,
+      allowForeignLayers: settings.images.foreignLayers,
     });
-    const network = new BridgeNetwork({
+    const bridge = new BridgeNetwork({
       records,
       clock: systemClock,
       runOnHost,
       readHost: networkHostReader,
-      options: { name: names.bridge, subnet: names.subnet, tableName: names.table, markerDir: files.networkMarkers },
+      options: {
+        name: names.bridge,
+        subnet: settings.network.subnet ?? names.subnet,
+        tableName: names.table,
+        ...(settings.network.mtu === undefined ? {} : { mtu: settings.network.mtu }),
+        markerDir: files.networkMarkers,
+      },
+    });
+    const { mode, cniBinDirs, cniConfigDir, cniTemplate } = settings.network;
+    const cni = new CniNetwork({
+      records,
+      clock: systemClock,
+      files: cniFiles,
+      runTool: launcher.runTool.bind(launcher),
+      runOnHost,
+      configDir: cniConfigDir,
+      binDirs: cniBinDirs,
+      searchPath: pluginSearchPath(process.env['PATH']),
+      ...(mode === 'cni' && cniTemplate !== undefined ? { template: cniTemplate } : {}),
+      report,
     });
     // What commands hand over by file and a killed one left.
     await removeDirectory(files.transfers);
+    const cdi = new CdiFiles(settings.cdi.specDirs);
     const containerUsage = new ContainerUsage({ directory: files.containers, clock: systemClock });
     const engine = new PodEngine({
       records,
@@ -118,12 +160,16 @@ export async function openOwnEngine({
       drivers: new Map([[driver.name, driver]]),
       defaultHandler: driver.name,
       images: createImagePort(images),
-      network: createNetworkPort(network),
+      network: createNetworkPort({ mode, bridge, cni }),
       containerUsage: async () => containerUsage.measure(),
-      defaults: specDefaults(host, settings.imageVolumes),
+      layerUsage: async (container) => containerUsage.measureLayer(container),
+      defaults: { ...specDefaults(host, settings.images.volumes, cdi), ...(await securityDefaults(host, launcher, report)) },
       version,
       report,
-      info: () => ({
+      readiness,
+      info: async () => ({
+        cdi: { specDirs: settings.cdi.specDirs, warnings: cdiWarnings(await cdi.read()) },
+        config: settings,
         rootDirectory: location.rootDirectory,
         runDirectory: location.runDirectory,
         ownerPid: process.pid,

@@ -1,37 +1,6 @@
-/** The engine's ports filled with the real network and image store. Only translation; the work is theirs. */
-import type { PodSandboxId } from '#core';
+/** The engine's port of images, filled with the real store. Only translation; the work is the store's. */
 import type { ImageStore, StoredImage } from '#image';
-import type { Attachment, BridgeNetwork } from '#network';
-import type { Plan } from '#plan';
-import type { ImagePort, NetworkAttachment, NetworkPort, OpaquePlan, ResolvedImage } from '#pod';
-import { podSlots } from '#runtime';
-
-type RunPlan = (plan: Plan) => Promise<void>;
-/** The engine hands plans on unseen; between these two ports they are plans. */
-const opaque =
-  (run: (plan: OpaquePlan) => Promise<void>): RunPlan =>
-  async (plan) =>
-    run(plan);
-
-function describeAttachment({ addresses, interfaceName, gateway, hostInterface }: Attachment): NetworkAttachment {
-  return { ips: addresses.map((address) => address.replace(/\/\d+$/, '')), details: { interface: interfaceName, gateway, hostInterface } };
-}
-
-/** The built-in bridge as the engine's network. */
-export function createNetworkPort(network: BridgeNetwork): NetworkPort {
-  return {
-    async attach({ podId, portMappings }, execute, deposit) {
-      const published = portMappings.filter(({ hostPort }) => hostPort !== 0);
-      const run = async (plan: Plan, attachment?: Attachment): Promise<void> => execute(plan, attachment === undefined ? undefined : describeAttachment(attachment));
-      return describeAttachment(await network.attach({ podId, netnsSlot: podSlots.net, portMappings: published }, run, deposit === undefined ? undefined : opaque(deposit)));
-    },
-    detach: async (podId: PodSandboxId, execute) => network.detach(podId, execute === undefined ? undefined : opaque(execute)),
-    reconcile: async (livePodIds) => network.reconcile(livePodIds),
-    explain: ({ podId, portMappings }) => network.explain({ podId, portMappings: portMappings.filter(({ hostPort }) => hostPort !== 0) }),
-    status: () => network.status(),
-    close: async () => network.close(),
-  };
-}
+import type { ImagePort, ResolvedImage } from '#pod';
 
 function describeImage(image: StoredImage): ResolvedImage {
   return {
@@ -56,6 +25,7 @@ export function createImagePort(store: ImageStore): ImagePort {
       return image === undefined ? undefined : describeImage(image);
     },
     lease: (imageId, leaseId, options) => store.lease(imageId, leaseId, options),
+    leaseMapped: async (imageId, leaseId, mappings, options) => store.leaseMapped(imageId, leaseId, mappings, options),
     release: (leaseId) => store.release(leaseId),
     leases: () => store.leases(),
     list: () => store.list().map(describeImage),

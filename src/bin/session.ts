@@ -9,6 +9,7 @@ import { connectEngine, serveEngine } from '#remote';
 import { type Launcher, makeDirectory, startLauncher, systemClock } from '#system';
 import { type Location, engineFiles, programFiles } from './locations.ts';
 import { type OwnEngine, openOwnEngine } from './own-engine.ts';
+import type { Settings } from './settings.ts';
 
 /** A short-lived owner may end between the failed lock and the connection, so both are tried in turn for this long. */
 const takeoverTimeoutMs = 10_000;
@@ -21,6 +22,7 @@ const runDirectoryBytesMax = 64;
 /** What a process needs to become the owner of a location. */
 export interface OwnerOptions {
   readonly location: Location;
+  readonly settings: Settings;
   readonly version: string;
   /** This process will own the directories for long: it does more than ask. */
   readonly lasting: boolean;
@@ -36,7 +38,7 @@ export interface Owner extends OwnEngine {
 }
 
 /** Takes the state directory, or gives the pid of who has it. */
-export async function takeOwnership({ location, version, lasting, report }: OwnerOptions): Promise<Owner | { readonly lockedBy: number }> {
+export async function takeOwnership({ location, settings, version, lasting, report }: OwnerOptions): Promise<Owner | { readonly lockedBy: number }> {
   const files = engineFiles(location);
   if (Buffer.byteLength(location.runDirectory) > runDirectoryBytesMax)
     throw invalidArgument('', `open run directory ${location.runDirectory}: longer than ${runDirectoryBytesMax} bytes, so sockets below it cannot be named`);
@@ -51,7 +53,7 @@ export async function takeOwnership({ location, version, lasting, report }: Owne
   if (result.kind === 'locked') return { lockedBy: result.pid };
   const { launcher } = result;
   try {
-    const own = await openOwnEngine({ location, launcher, version, report });
+    const own = await openOwnEngine({ location, launcher, settings, version, report });
     const server = await serveEngine({ engine: own.engine, socketPath: files.engineSocket, lasting, log: (line) => report(new Error(line)) });
     return {
       engine: own.engine,

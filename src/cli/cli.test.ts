@@ -68,6 +68,7 @@ test('help goes to standard output, for every command with examples', async () =
     ['ps'],
     ['pods'],
     ['logs'],
+    ['stats'],
     ['inspect'],
     ['images'],
     ['exec'],

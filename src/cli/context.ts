@@ -5,13 +5,14 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { RuntimeError, errorMessage } from '#core';
 import type { Engine } from '#pod';
-import type { CliDependencies, EngineLocation, EngineSession } from './dependencies.ts';
+import type { CliDependencies, ConfigurationView, EngineLocation, EngineSession } from './dependencies.ts';
 import { formatJson, formatTable } from './human.ts';
 
 /** Options of every command. */
 export interface GlobalFlags {
   readonly root?: string;
   readonly run?: string;
+  readonly config?: string;
   readonly output?: 'table' | 'json';
   readonly debug?: boolean;
 }
@@ -25,6 +26,7 @@ export function addGlobalOptions(command: Command): Command {
   return command
     .addOption(new Option('--root <dir>', 'state directory (default: /var/lib/berth, without root below XDG_DATA_HOME)').helpGroup(globalsGroup))
     .addOption(new Option('--run <dir>', 'directory of sockets and shim state (default: /run/berth, without root below XDG_RUNTIME_DIR)').helpGroup(globalsGroup))
+    .addOption(new Option('--config <file>', 'configuration (default: /etc/berth/config.toml and config.d/*.toml beside it)').helpGroup(globalsGroup))
     .addOption(new Option('--output <format>', 'table for people, json for programs (default: table)').choices(['table', 'json']).helpGroup(globalsGroup))
     .addOption(new Option('--debug', 'show the causes of an error').helpGroup(globalsGroup));
 }
@@ -47,8 +49,11 @@ export function flags<T>(decode: (text: string) => T): (text: string, previous: 
   return (text, previous) => [...(previous ?? []), one(text)];
 }
 
-/** Where the engine is, from options, environment and user. */
-export function locationOf(globals: GlobalFlags, { env, uid, workingDirectory }: Pick<CliDependencies['io'], 'env' | 'uid' | 'workingDirectory'>): EngineLocation {
+/** Where the engine is, from options or configuration, environment and user. */
+export function locationOf(
+  globals: { readonly root: string | undefined; readonly run: string | undefined },
+  { env, uid, workingDirectory }: Pick<CliDependencies['io'], 'env' | 'uid' | 'workingDirectory'>,
+): EngineLocation {
   const absolute = (path: string): string => (path.startsWith('/') ? path : `${workingDirectory}/${path}`).replace(/(?<=.)\/+$/, '');
   if (uid === 0) return { rootDirectory: absolute(globals.root ?? '/var/lib/berth'), runDirectory: absolute(globals.run ?? '/run/berth') };
   const home = env['HOME'] ?? '';
@@ -67,6 +72,7 @@ export class CliContext {
   debug = false;
   /** Exit status of the error that is thrown, where a signal caused it; undefined for every other error. */
   errorStatus: number | undefined;
+  #configuration: ConfigurationView | undefined;
 
   constructor(deps: CliDependencies) {
     this.deps = deps;
@@ -101,8 +107,23 @@ export class CliContext {
     return path.startsWith('/') ? path : `${this.deps.io.workingDirectory}/${path}`;
   }
 
+  /** The configuration with what the options say; read once, and again where `socketPath` is given. */
+  configuration(globals: GlobalFlags, { socketPath }: { readonly socketPath?: string } = {}): ConfigurationView {
+    if (this.#configuration !== undefined && socketPath === undefined) return this.#configuration;
+    const directory = (path: string): string => this.absolute(path).replace(/(?<=.)\/+$/, '');
+    this.#configuration = this.deps.configuration.load({
+      ...(globals.config === undefined ? {} : { file: this.absolute(globals.config) }),
+      ...(globals.root === undefined ? {} : { rootDirectory: directory(globals.root) }),
+      ...(globals.run === undefined ? {} : { runDirectory: directory(globals.run) }),
+      ...(socketPath === undefined ? {} : { socketPath: this.absolute(socketPath) }),
+      ...(globals.debug === true ? { debug: true } : {}),
+    });
+    return this.#configuration;
+  }
+
   location(globals: GlobalFlags): EngineLocation {
-    return locationOf(globals, this.deps.io);
+    const { rootDirectory, runDirectory } = this.configuration(globals);
+    return locationOf({ root: globals.root ?? rootDirectory, run: globals.run ?? runDirectory }, this.deps.io);
   }
 
   /**

@@ -14,6 +14,62 @@ export interface EngineLocation {
   readonly runDirectory: string;
 }
 
+/** What the command line says of the configuration; it wins over files and variables. Paths absolute. */
+export interface ConfigurationRequest {
+  /** Read instead of the default file; it must exist. */
+  readonly file?: string;
+  readonly rootDirectory?: string;
+  readonly runDirectory?: string;
+  readonly socketPath?: string;
+  readonly debug?: boolean;
+}
+
+/** One setting as it counts. */
+export interface ConfigurationEntry {
+  /** Table of the TOML document. */
+  readonly table: string;
+  readonly key: string;
+  /** Decoded: texts, numbers (times in milliseconds), booleans, lists of texts; undefined where nothing is said and there is no default. */
+  readonly value: unknown;
+  /** The value as TOML; absent with it. */
+  readonly toml?: string;
+  /** `default`, `FILE:LINE`, `variable NAME` or `option --NAME`. */
+  readonly origin: string;
+}
+
+/** The merged configuration. The directories are absent where nothing names them. */
+export interface ConfigurationView {
+  readonly rootDirectory?: string;
+  readonly runDirectory?: string;
+  readonly socketPath?: string;
+  /** Files that were read, in the order in which they count. */
+  readonly files: readonly string[];
+  readonly entries: readonly ConfigurationEntry[];
+}
+
+/** What there is to say of a setting without any configuration. */
+export interface SettingDescription {
+  readonly table: string;
+  readonly key: string;
+  readonly help: string;
+  /** What its values are: `an absolute path`. */
+  readonly words: string;
+  readonly variable: string;
+  readonly flag?: string;
+  /** The default as TOML, or in words where it depends on the host. */
+  readonly toml?: string;
+  readonly fallbackWords?: string;
+  readonly needsRestart: boolean;
+}
+
+/** Berth's own configuration. */
+export interface ConfigurationPort {
+  /** Reads files and variables; what it gives also counts for the engine that this process opens. Throws invalidArgument by file, line and key. */
+  load(request: ConfigurationRequest): ConfigurationView;
+  /** All settings in the order of the documented file. */
+  describe(): readonly SettingDescription[];
+}
+
 /** An engine for the time of one command: this process's own, or a client of the process that owns the directories. */
 export interface EngineSession {
   readonly engine: Engine;
@@ -117,6 +173,7 @@ export interface CliDependencies {
   readonly clock: Clock;
   readonly io: CliIo;
   readonly logFiles: LogFilePort;
+  readonly configuration: ConfigurationPort;
   /** Volumes of pods that the command line runs. Source: `createVolumes` of podrun. */
   openVolumes(location: EngineLocation): VolumePort;
   readHostFacts(location: EngineLocation): Promise<HostFacts>;

@@ -98,6 +98,7 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
         yield Buffer.from(double.logs?.[path] ?? missing(path));
       },
     },
+    configuration: { load: (request) => ({ files: [], entries: [], ...request }), describe: () => [] },
     openVolumes: () => ({
       create: async (uid) => void calls.push(`volumes.create ${uid}`),
       remove: async (uid) => void calls.push(`volumes.remove ${uid}`),

@@ -1,10 +1,12 @@
 /** The command tree. In: a context. Out: a commander program whose output and exits are the caller's. Pure wiring. */
 import { Command } from 'commander';
+import { addConfigCommands } from './config-commands.ts';
 import { type CliContext, addGlobalOptions } from './context.ts';
 import { addImageCommands } from './image-commands.ts';
 import { addLifecycleCommands } from './lifecycle-commands.ts';
 import { addQueryCommands } from './query-commands.ts';
 import { addRunCommand } from './run-command.ts';
+import { addStatsCommand } from './stats-command.ts';
 import { addSystemCommands } from './system-commands.ts';
 
 /** Where commander's own texts go: help to `help`; its errors are thrown and not printed. */
@@ -44,8 +46,10 @@ Every command has its own help: berth run --help`,
   addGlobalOptions(program);
   addRunCommand(program, context);
   addQueryCommands(program, context);
+  addStatsCommand(program, context);
   addLifecycleCommands(program, context);
   addImageCommands(program, context);
   addSystemCommands(program, context);
+  addConfigCommands(program, context);
   return program;
 }

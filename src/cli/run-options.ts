@@ -190,6 +190,7 @@ export function buildImageManifest(
     security: { supplementalGroups: [], supplementalGroupsPolicy: 'merge', sysctls: {} },
     hostNetwork: options.network === 'host',
     hostPid: false,
+    hostUsers: true,
     hostIpc: false,
     shareProcessNamespace: false,
     dnsPolicy: 'host',

@@ -92,9 +92,9 @@ function addDaemon(program: Command, context: CliContext): void {
     .addHelpText('after', '\nExamples:\n  $ berth daemon\n  $ crictl --runtime-endpoint unix:///run/berth/berth.sock pods');
   command.action(
     context.action<GlobalFlags & { readonly socket?: string }>(async ({ flags }) => {
+      const { socketPath } = context.configuration(flags, flags.socket === undefined ? {} : { socketPath: flags.socket });
       const location = context.location(flags);
-      const socket = flags.socket ?? `${location.runDirectory}/berth.sock`;
-      return context.deps.startDaemon({ ...location, socketPath: socket.startsWith('/') ? socket : `${context.deps.io.workingDirectory}/${socket}`, debug: flags.debug === true });
+      return context.deps.startDaemon({ ...location, socketPath: socketPath ?? `${location.runDirectory}/berth.sock`, debug: flags.debug === true });
     }),
   );
 }

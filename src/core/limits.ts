@@ -41,6 +41,13 @@ export const limits = {
   engineConnectionsMax: 512,
   /** How long a freed pod address rests before it is given out again. Source: the kernel drops a netns in the background. */
   addressRestMs: 100,
+  /** One file of Berth's own configuration, and how many drop-ins there may be. */
+  configurationFileBytesMax: 1024 * 1024,
+  configurationFilesMax: 100,
+  /** Lines of the daemon's log that wait for a slow reader; what comes then is dropped and counted. */
+  logWaitingCharactersMax: 1024 * 1024,
+  /** Of an error in the daemon's log. */
+  logMessageCharactersMax: 4096,
   manifestDocumentBytesMax: 4 * 1024 * 1024,
   /** One file that says how a registry is reached or holds credentials, and one certificate. */
   registryFileBytesMax: 1024 * 1024,
@@ -53,6 +60,23 @@ export const limits = {
   partialBlobAgeMsMax: 24 * 60 * 60 * 1000,
   /** Entries of writable layers that are looked at when their space is measured. */
   writableEntriesMax: 2_000_000,
+  /** One statistics file of the kernel; lists of processes are the longest. */
+  statsFileBytesMax: 256 * 1024,
+  /** /proc/<pid>/net/dev of a host with some thousand interfaces. */
+  statsLinksBytesMax: 1024 * 1024,
+  /** Threads that may hang in the kernel before no look is begun any more, how long a look may take, and how long the thread waits for the next one. */
+  statsReadsMax: 2,
+  statsReadTimeoutMs: 5_000,
+  statsIdleTimeoutMs: 60_000,
+  /** Groups of one container, block devices of one group, processes of one group and descriptors of one process that are looked at. */
+  statsGroupsMax: 256,
+  statsDevicesMax: 64,
+  statsProcessesMax: 256,
+  statsDescriptorsMax: 1024,
+  /** How long a look at a container waits for the first measurement of its writable layer. */
+  layerMeasureWaitMs: 1_000,
+  /** Two looks that are further apart than this give no rate. */
+  statsRateAgeMsMax: 300_000,
   /** Images that one archive is asked to hold. */
   savedImagesMax: 1000,
   /** Manifests and indexes that one layout or archive names, all together. */
@@ -83,4 +107,59 @@ export const limits = {
   /** Lists of tags and of referrers: all pages together. */
   registryListEntriesMax: 100_000,
   registryListPagesMax: 1_000,
+  /** One CNI configuration file, and one template of it. */
+  cniConfigBytesMax: 1024 * 1024,
+  cniPluginsMax: 32,
+  cniConfigFilesMax: 256,
+  /** What a CNI plugin prints on standard output, and how much of its standard error is kept for a message. */
+  cniResultBytesMax: 1024 * 1024,
+  cniErrorBytesMax: 64 * 1024,
+  /** How long one plugin may take for ADD, DEL or CHECK; the kubelet gives RunPodSandbox four minutes. */
+  cniCommandTimeoutMs: 100_000,
+  /** The same for VERSION, STATUS and GC, which ask for no address. */
+  cniQueryTimeoutMs: 30_000,
+  /** One message of a streamed list: items, and what they measure together; a reader that wants to show something first gets it soon. */
+  streamBatchItemsMax: 100,
+  streamBatchBytesMax: 1024 * 1024,
+  /** Events that wait for one reader, and readers at a time: each event holds the pod with its containers. */
+  eventBacklogMax: 1024,
+  eventReadersMax: 64,
+  /** One control file of the kernel; a group's list of a hundred thousand processes is below it. */
+  controlFileBytesMax: 1024 * 1024,
+  /** Hooks of one container, all kinds together; those of its CDI devices count. */
+  hooksMax: 64,
+  /** Arguments, and environment entries, of one hook. */
+  hookArgumentsMax: 1024,
+  hookTimeoutSecondsMax: 600,
+  /** How long a hook may take that does not say so itself. */
+  hookTimeoutMsDefault: 60_000,
+  /** URLs of Exec, Attach and PortForward that nobody has used yet, and how long one may be used. Source: the kubelet's streaming library. */
+  streamTokensMax: 1000,
+  streamTokenAgeMsMax: 60_000,
+  /** Connections to the streaming server; a client that is beyond is cut off. */
+  streamConnectionsMax: 1024,
+  /** Request line and headers of a streaming request. */
+  streamRequestBytesMax: 32 * 1024,
+  /** Input of one stream that waits for its process; beyond it the connection is left unread. */
+  streamInputBytesMax: 1024 * 1024,
+  /** One WebSocket message. */
+  streamMessageBytesMax: 4 * 1024 * 1024,
+  /** Streams that one SPDY connection has open: two for each forwarded connection. Further ones are refused. */
+  spdyStreamsMax: 1024,
+  /** One control frame, and its headers inflated. */
+  spdyControlBytesMax: 64 * 1024,
+  spdyHeadersMax: 100,
+  /** Answers to pings and the like that a client does not read: beyond it the connection is cut. */
+  spdyAnswerBytesMax: 1024 * 1024,
+  /** Ports that one WebSocket forwards. */
+  streamPortsMax: 64,
+  /** What a client may have said of a terminal's size without finishing it. */
+  resizeBytesMax: 1024,
+  /** How long a client may take to see the end of a stream and to close its connection. */
+  streamLingerMs: 30_000,
+  /** Specifications of the Container Device Interface: files of one directory, bytes of one file, devices of one specification and of one request. */
+  cdiFilesMax: 1024,
+  cdiFileBytesMax: 4 * 1024 * 1024,
+  cdiDevicesMax: 4096,
+  cdiRequestedDevicesMax: 256,
 } as const;

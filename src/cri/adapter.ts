@@ -19,6 +19,8 @@ import type {
 } from '@grpc/grpc-js';
 import { RuntimeError, errorCode, errorMessage, limits } from '#core';
 import type { ErrorCode } from '#core';
+import { streamOfList } from './batches.ts';
+import { type CallReport, findIds } from './call-report.ts';
 
 /** What a handler knows of its call besides the request. */
 export interface CallContext {
@@ -40,8 +42,21 @@ export type ServiceHandlers<S> = {
 type UnaryHandler = (request: unknown, context: CallContext) => Promise<unknown>;
 type StreamHandler = (request: unknown, context: CallContext) => AsyncIterable<unknown>;
 
-/** Told of every call that failed, for the log: the path of the method and the error. */
-export type CallObserver = (call: { readonly path: string; readonly error: unknown }) => void;
+/** Told of every call once it has been answered. */
+export interface CallObserver {
+  /** Any clock that does not jump. */
+  readonly nowMs: () => number;
+  readonly onCall: (call: CallReport) => void;
+}
+
+/** Begins to measure a call; the returned function ends it. */
+function observeCall(observer: CallObserver, method: DescMethod, request: unknown): (error?: unknown) => void {
+  const startMs = observer.nowMs();
+  return (...failure) => {
+    const report = { method: `${method.parent.name}/${method.name}`, durationMs: observer.nowMs() - startMs, ...findIds(request) };
+    observer.onCall(failure.length === 0 ? report : { ...report, error: failure[0] });
+  };
+}
 
 const grpcCodes: Readonly<Record<ErrorCode, status>> = {
   cancelled: status.CANCELLED,
@@ -77,16 +92,16 @@ export function encodeStatus(error: unknown): { readonly code: status; readonly 
 export function buildService<M extends GenServiceMethods>(
   service: GenService<M>,
   handlers: ServiceHandlers<GenService<M>>,
-  observe: CallObserver,
+  observer: CallObserver,
 ): { readonly definition: ServiceDefinition; readonly implementation: UntypedServiceImplementation } {
   // SAFETY: ServiceHandlers types each handler by its method; the loop below gives each the request its own descriptor decodes.
   const byName = new Map(Object.entries(handlers as Record<string, UnaryHandler & StreamHandler>));
   const definitions = service.methods.map((method): [string, MethodDefinition<unknown, unknown>] => [method.name, buildDefinition(method)]);
   const implementations = service.methods.map((method): [string, handleUnaryCall<unknown, unknown> | handleServerStreamingCall<unknown, unknown>] => {
     const handler = byName.get(method.localName);
-    if (handler !== undefined && method.methodKind === 'unary') return [method.name, runUnary(method, handler, observe)];
-    if (handler !== undefined && method.methodKind === 'server_streaming') return [method.name, runStream(method, handler, observe)];
-    return [method.name, refuse(method)];
+    if (handler !== undefined && method.methodKind === 'unary') return [method.name, runUnary(method, handler, observer)];
+    if (handler !== undefined && method.methodKind === 'server_streaming') return [method.name, runStream(method, handler, observer)];
+    return [method.name, refuse(method, observer)];
   });
   return { definition: Object.fromEntries(definitions), implementation: Object.fromEntries(implementations) };
 }
@@ -114,7 +129,9 @@ function encodeResponse(method: DescMethod, response: unknown): Buffer {
   // SAFETY: ServiceHandlers types the handler's result as an initialiser of this descriptor's message.
   const bytes = toBinary(method.output, create(method.output, response as MessageInitShape<typeof method.output>));
   if (bytes.length > limits.grpcMessageBytesMax) {
-    throw new RuntimeError('resourceExhausted', `${method.name}: the answer has ${bytes.length} bytes, at most ${limits.grpcMessageBytesMax}`);
+    const stream = streamOfList.get(method.name);
+    const hint = stream === undefined ? '' : `; use ${stream}, which sends it in parts, or a filter`;
+    throw new RuntimeError('resourceExhausted', `${method.name}: the answer has ${bytes.length} bytes, at most ${limits.grpcMessageBytesMax}${hint}`);
   }
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
@@ -130,11 +147,12 @@ class PromptCall extends ServerInterceptingCall {
   }
 }
 
-/** For the server's options. */
-export const answerPromptly: ServerInterceptor = (_method, call) => new PromptCall(call);
+/** For the server's options. A stream waits for its reader: what is said to be sent at once would pile up in memory. */
+export const answerPromptly: ServerInterceptor = (method, call) => (method.responseStream ? new ServerInterceptingCall(call) : new PromptCall(call));
 
-function runUnary(method: DescMethod, handler: UnaryHandler, observe: CallObserver): handleUnaryCall<unknown, unknown> {
+function runUnary(method: DescMethod, handler: UnaryHandler, observer: CallObserver): handleUnaryCall<unknown, unknown> {
   return (call: ServerUnaryCall<unknown, unknown>, callback: sendUnaryData<unknown>): void => {
+    const observed = observeCall(observer, method, call.request);
     const controller = new AbortController();
     let isAnswered = false;
     // Also comes after the answer; then nobody listens.
@@ -147,8 +165,9 @@ function runUnary(method: DescMethod, handler: UnaryHandler, observe: CallObserv
         const bytes = encodeResponse(method, response);
         isAnswered = true;
         callback(null, bytes);
+        observed();
       } catch (error) {
-        observe({ path: pathOf(method), error });
+        observed(error);
         callback(encodeStatus(error));
       }
     };
@@ -157,8 +176,9 @@ function runUnary(method: DescMethod, handler: UnaryHandler, observe: CallObserv
 }
 
 /** Messages are made one by one, as fast as the client takes them; a client that goes away ends the iteration. */
-function runStream(method: DescMethod, handler: StreamHandler, observe: CallObserver): handleServerStreamingCall<unknown, unknown> {
+function runStream(method: DescMethod, handler: StreamHandler, observer: CallObserver): handleServerStreamingCall<unknown, unknown> {
   return (call: ServerWritableStream<unknown, unknown>): void => {
+    const observed = observeCall(observer, method, call.request);
     const controller = new AbortController();
     call.on('cancelled', () => controller.abort(new RuntimeError('cancelled', `${method.name}: the client has gone`)));
     const answer = async (): Promise<void> => {
@@ -168,8 +188,9 @@ function runStream(method: DescMethod, handler: StreamHandler, observe: CallObse
           controller.signal.throwIfAborted();
         }
         call.end();
+        observed();
       } catch (error) {
-        observe({ path: pathOf(method), error });
+        observed(error);
         call.emit('error', encodeStatus(error));
       }
     };
@@ -192,9 +213,10 @@ async function drained(call: ServerWritableStream<unknown, unknown>, signal: Abo
   }
 }
 
-function refuse(method: DescMethod): handleUnaryCall<unknown, unknown> & handleServerStreamingCall<unknown, unknown> {
+function refuse(method: DescMethod, observer: CallObserver): handleUnaryCall<unknown, unknown> & handleServerStreamingCall<unknown, unknown> {
   const error = new RuntimeError('unimplemented', `${method.name}: not implemented by this version of berth`);
   return (call: ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>, callback?: sendUnaryData<unknown>): void => {
+    observer.onCall({ method: `${method.parent.name}/${method.name}`, durationMs: 0, error });
     if (callback === undefined) call.emit('error', encodeStatus(error));
     else callback(encodeStatus(error));
   };

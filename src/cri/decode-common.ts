@@ -1,8 +1,9 @@
 /** What pod and container configurations share. In: CRI messages. Out: the engine's values, or errors with the path in the request. Pure. */
-import type { SecurityProfile as SecurityProfileMessage, LinuxContainerResources, NamespaceOption, SELinuxOption, Int64Value } from '#gen/cri-v1_pb.js';
+import type { SecurityProfile as SecurityProfileMessage, LinuxContainerResources, NamespaceOption, Int64Value } from '#gen/cri-v1_pb.js';
 import { NamespaceMode as NamespaceModeEnum, SecurityProfile_ProfileType as ProfileType } from '#gen/cri-v1_pb.js';
 import { RuntimeError, invalidArgument } from '#core';
 import type { LinuxResources, NamespaceMode, NamespaceOptions, SeccompProfile } from '#pod';
+import { decodeUserNamespace } from './decode-userns.ts';
 
 /** unimplemented, with the path of the field that asks for what this version does not do. */
 export function unimplementedField(path: string, what: string): RuntimeError {
@@ -67,27 +68,16 @@ function decodeNamespaceMode<Mode extends NamespaceMode>(path: string, value: Na
 /** Namespaces of a pod or a container. An absent message means its zero values, as for every CRI runtime: all of the pod's. */
 export function decodeNamespaceOptions(path: string, options: NamespaceOption | undefined, owner: 'pod' | 'container'): NamespaceOptions {
   if (options === undefined) return { network: 'pod', pid: 'pod', ipc: 'pod' };
-  const userns = options.usernsOptions;
-  if (userns !== undefined && userns.mode !== NamespaceModeEnum.NODE) throw unimplementedField(`${path}.userns_options`, 'user namespaces are');
+  const user = decodeUserNamespace(`${path}.userns_options`, options.usernsOptions);
   const pidModes: readonly NamespaceMode[] = owner === 'pod' ? ['pod', 'container', 'node'] : ['pod', 'container', 'node', 'target'];
   const namespaces: NamespaceOptions = {
     network: decodeNamespaceMode(`${path}.network`, options.network, ['pod', 'node']),
     pid: decodeNamespaceMode(`${path}.pid`, options.pid, pidModes),
     ipc: decodeNamespaceMode(`${path}.ipc`, options.ipc, ['pod', 'node']),
+    ...(user === undefined ? {} : { user }),
   };
+  if (user !== undefined && user.uids.length > 0 && namespaces.pid === 'node') throw invalidArgument(`${path}.pid`, 'must not be NODE with a user namespace');
   return namespaces.pid === 'target' ? { ...namespaces, targetId: requireText(`${path}.target_id`, options.targetId) } : namespaces;
-}
-
-/** An empty message is what some clients send for "none". */
-export function refuseSelinux(path: string, options: SELinuxOption | undefined): void {
-  if (options === undefined) return;
-  if ([options.user, options.role, options.type, options.level].some((part) => part !== '')) throw unimplementedField(path, 'SELinux labels are');
-}
-
-/** Profiles that need none of our doing pass; a named profile would silently not confine. */
-export function refuseApparmor(path: string, profile: SecurityProfileMessage | undefined, deprecatedPath = '', deprecated = ''): void {
-  if (profile?.profileType === ProfileType.Localhost) throw unimplementedField(path, 'AppArmor profiles are');
-  if (deprecated.startsWith('localhost/')) throw unimplementedField(deprecatedPath, 'AppArmor profiles are');
 }
 
 /** The profile, or that of the deprecated field, or undefined where neither is set. */
@@ -121,8 +111,8 @@ export function decodeResources(path: string, message: LinuxContainerResources |
     // A negative quota is the kernel's way to say "no limit".
     ...(message.cpuQuota === 0n ? {} : { cpuQuota: message.cpuQuota }),
     ...positive(`${path}.cpu_shares`, 'cpuShares', message.cpuShares),
-    ...positive(`${path}.memory_limit_in_bytes`, 'memoryLimitBytes', message.memoryLimitInBytes),
-    // -1 is unlimited swap, as the kubelet sends it.
+    ...(message.memoryLimitInBytes === -1n ? { memoryLimitBytes: -1n } : positive(`${path}.memory_limit_in_bytes`, 'memoryLimitBytes', message.memoryLimitInBytes)),
+    // -1 is no limit, as the kubelet sends it for swap.
     ...(message.memorySwapLimitInBytes === -1n
       ? { memorySwapLimitBytes: -1n }
       : positive(`${path}.memory_swap_limit_in_bytes`, 'memorySwapLimitBytes', message.memorySwapLimitInBytes)),

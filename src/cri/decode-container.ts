@@ -33,15 +33,11 @@ import {
   decodeSeccomp,
   decodeSupplementalGroups,
   decodeText,
-  refuseApparmor,
-  refuseSelinux,
   requireAbsolutePath,
   requireText,
-  unimplementedField,
 } from './decode-common.ts';
-
-/** Annotations by which older kubelets ask for devices of the Container Device Interface. */
-const cdiAnnotationPrefix = 'cdi.k8s.io/';
+import { decodeApparmor, decodeSelinux } from './decode-labels.ts';
+import { decodeMountMappings } from './decode-userns.ts';
 
 /** The configuration at `path`, such as `config`. */
 export function decodeContainerConfig(path: string, message: ContainerConfigMessage | undefined): ContainerConfig {
@@ -62,6 +58,7 @@ export function decodeContainerConfig(path: string, message: ContainerConfigMess
     env: message.envs.map((env, index) => decodeEnv(`${path}.envs[${index}]`, env)),
     mounts: message.mounts.map((mount, index) => decodeMount(`${path}.mounts[${index}]`, mount)),
     devices: message.devices.map((device, index) => decodeDevice(`${path}.devices[${index}]`, device)),
+    ...(message.CDIDevices.length === 0 ? {} : { cdiDevices: message.CDIDevices.map(({ name }, index) => decodeText(`${path}.CDI_devices[${index}].name`, name)) }),
     labels: decodeMap(`${path}.labels`, message.labels),
     annotations: decodeMap(`${path}.annotations`, message.annotations),
     logPath: decodeLogPath(`${path}.log_path`, message.logPath),
@@ -76,9 +73,6 @@ export function decodeContainerConfig(path: string, message: ContainerConfigMess
 
 function refuseUnsupported(path: string, message: ContainerConfigMessage): void {
   if (message.windows !== undefined) throw invalidArgument(`${path}.windows`, 'not on Linux');
-  if (message.CDIDevices.length > 0) throw unimplementedField(`${path}.CDI_devices`, 'CDI devices are');
-  const annotation = Object.keys(message.annotations).find((key) => key.startsWith(cdiAnnotationPrefix));
-  if (annotation !== undefined) throw unimplementedField(`${path}.annotations[${JSON.stringify(annotation)}]`, 'CDI devices are');
 }
 
 function decodeContainerMetadata(path: string, metadata: ContainerMetadataMessage | undefined): ContainerMetadata {
@@ -107,8 +101,7 @@ const propagations = new Map<MountPropagationEnum, MountPropagation>([
 ]);
 
 function decodeMount(path: string, mount: MountMessage): Mount {
-  if (mount.uidMappings.length > 0) throw unimplementedField(`${path}.uidMappings`, 'id-mapped volumes are');
-  if (mount.gidMappings.length > 0) throw unimplementedField(`${path}.gidMappings`, 'id-mapped volumes are');
+  const idMappings = decodeMountMappings(path, mount);
   const propagation = propagations.get(mount.propagation);
   if (propagation === undefined) throw invalidArgument(`${path}.propagation`, `unknown value ${String(mount.propagation)}`);
   // Source: CRI, Mount.recursive_read_only.
@@ -124,6 +117,7 @@ function decodeMount(path: string, mount: MountMessage): Mount {
     propagation,
     ...(restrictions.length === 0 ? {} : { restrictions }),
     ...(mount.recursiveReadOnly ? { recursiveReadonly: true } : {}),
+    ...(idMappings === undefined ? {} : { idMappings }),
   };
 }
 
@@ -171,8 +165,8 @@ function decodeStopSignal(path: string, signal: Signal): string | undefined {
 }
 
 function decodeContainerSecurity(path: string, context: LinuxContainerSecurityContext | undefined): ContainerSecurity {
-  refuseSelinux(`${path}.selinux_options`, context?.selinuxOptions);
-  refuseApparmor(`${path}.apparmor`, context?.apparmor, `${path}.apparmor_profile`, context?.apparmorProfile);
+  const selinux = decodeSelinux(`${path}.selinux_options`, context?.selinuxOptions);
+  const apparmor = decodeApparmor(path, context?.apparmor, context?.apparmorProfile ?? '');
   const capabilities = decodeCapabilities(`${path}.capabilities`, context?.capabilities);
   const seccomp = decodeSeccomp(path, context?.seccomp, context?.seccompProfilePath ?? '');
   return {
@@ -186,6 +180,8 @@ function decodeContainerSecurity(path: string, context: LinuxContainerSecurityCo
     noNewPrivileges: context?.noNewPrivs ?? false,
     ...decodePathLists(path, context),
     ...(seccomp === undefined ? {} : { seccomp }),
+    ...(apparmor === undefined ? {} : { apparmor }),
+    ...(selinux === undefined ? {} : { selinux }),
   };
 }
 

@@ -18,11 +18,10 @@ import {
   decodeSeccomp,
   decodeSupplementalGroups,
   decodeText,
-  refuseApparmor,
-  refuseSelinux,
   requireAbsolutePath,
   requireText,
 } from './decode-common.ts';
+import { decodeApparmor, decodeSelinux } from './decode-labels.ts';
 
 /** The configuration at `path`, such as `config`. */
 export function decodePodSandboxConfig(path: string, message: PodSandboxConfigMessage | undefined): PodSandboxConfig {
@@ -31,6 +30,7 @@ export function decodePodSandboxConfig(path: string, message: PodSandboxConfigMe
   const linux = message.linux;
   const dns = decodeDns(`${path}.dns_config`, message.dnsConfig);
   const resources = decodeResources(`${path}.linux.resources`, linux?.resources);
+  const overhead = decodeResources(`${path}.linux.overhead`, linux?.overhead);
   return {
     metadata: decodePodMetadata(`${path}.metadata`, message.metadata),
     hostname: decodeText(`${path}.hostname`, message.hostname),
@@ -41,11 +41,22 @@ export function decodePodSandboxConfig(path: string, message: PodSandboxConfigMe
     hostAliases: [],
     labels: decodeMap(`${path}.labels`, message.labels),
     annotations: decodeMap(`${path}.annotations`, message.annotations),
-    cgroupParent: decodeText(`${path}.linux.cgroup_parent`, linux?.cgroupParent ?? ''),
+    cgroupParent: decodeCgroupParent(`${path}.linux.cgroup_parent`, linux?.cgroupParent ?? ''),
     sysctls: decodeMap(`${path}.linux.sysctls`, linux?.sysctls ?? {}),
     security: decodePodSecurity(`${path}.linux.security_context`, linux?.securityContext),
     ...(resources === undefined ? {} : { resources }),
+    ...(overhead === undefined ? {} : { overhead }),
   };
+}
+
+/** A path below every hierarchy's root, as the cgroupfs driver of a kubelet names it. */
+function decodeCgroupParent(path: string, text: string): string {
+  if (text === '') return '';
+  const parent = requireAbsolutePath(path, text);
+  const parts = parent.split('/').filter((part) => part !== '');
+  if (parts.length === 0 || parts.some((part) => part === '.' || part === '..'))
+    throw invalidArgument(path, `must name a group below the root, not ${JSON.stringify(text.slice(0, 200))}`);
+  return parent;
 }
 
 function decodePodMetadata(path: string, metadata: PodSandboxMetadata | undefined): PodMetadata {
@@ -92,8 +103,8 @@ function decodePort(path: string, value: number, min: number): number {
 }
 
 function decodePodSecurity(path: string, context: LinuxSandboxSecurityContext | undefined): PodSandboxSecurity {
-  refuseSelinux(`${path}.selinux_options`, context?.selinuxOptions);
-  refuseApparmor(`${path}.apparmor`, context?.apparmor);
+  const selinux = decodeSelinux(`${path}.selinux_options`, context?.selinuxOptions);
+  const apparmor = decodeApparmor(path, context?.apparmor, '');
   const runAsUser = decodeOptionalUserId(`${path}.run_as_user`, context?.runAsUser);
   const runAsGroup = decodeOptionalUserId(`${path}.run_as_group`, context?.runAsGroup);
   if (runAsGroup !== undefined && runAsUser === undefined) throw invalidArgument(`${path}.run_as_group`, 'needs run_as_user');
@@ -106,6 +117,8 @@ function decodePodSecurity(path: string, context: LinuxSandboxSecurityContext | 
     supplementalGroups: decodeSupplementalGroups(`${path}.supplemental_groups`, context?.supplementalGroups ?? []),
     privileged: context?.privileged ?? false,
     ...(seccomp === undefined ? {} : { seccomp }),
+    ...(apparmor === undefined ? {} : { apparmor }),
+    ...(selinux === undefined ? {} : { selinux }),
   };
 }
 

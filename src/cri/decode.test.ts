@@ -81,15 +81,17 @@ test('a pod with every field set is decoded', () => {
     cgroupParent: '/kubepods/pod1',
     sysctls: { 'net.ipv4.ip_forward': '1' },
     security: {
-      namespaces: { network: 'node', pid: 'container', ipc: 'node' },
+      namespaces: { network: 'node', pid: 'container', ipc: 'node', user: { uids: [], gids: [] } },
       runAsUser: 0,
       runAsGroup: 4294967294,
       readonlyRootfs: true,
       supplementalGroups: [5],
       privileged: true,
       seccomp: { kind: 'localhost', path: '/p.json' },
+      apparmor: { kind: 'runtimeDefault' },
     },
     resources: { cpuShares: 10n, oomScoreAdj: -998 },
+    overhead: { memoryLimitBytes: 5n },
   });
 });
 
@@ -110,24 +112,6 @@ const podRefusals: readonly (readonly [title: string, init: PodFields, code: str
     'config.linux.security_context.namespace_options.pid: must be one of POD, CONTAINER, NODE, not TARGET',
   ],
   [
-    'a user namespace',
-    { metadata, linux: { securityContext: { namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD } } } } },
-    'unimplemented',
-    'config.linux.security_context.namespace_options.userns_options: user namespaces are not implemented',
-  ],
-  [
-    'an SELinux label',
-    { metadata, linux: { securityContext: { selinuxOptions: { level: 's0' } } } },
-    'unimplemented',
-    'config.linux.security_context.selinux_options: SELinux labels are not implemented',
-  ],
-  [
-    'an AppArmor profile',
-    { metadata, linux: { securityContext: { apparmor: { profileType: SecurityProfile_ProfileType.Localhost } } } },
-    'unimplemented',
-    'config.linux.security_context.apparmor: AppArmor profiles are not implemented',
-  ],
-  [
     'a user id that wraps to root',
     { metadata, linux: { securityContext: { runAsUser: { value: 4294967296n } } } },
     'invalidArgument',
@@ -145,6 +129,13 @@ const podRefusals: readonly (readonly [title: string, init: PodFields, code: str
     'invalidArgument',
     'config.linux.security_context.seccomp_profile_path: unknown profile "what"',
   ],
+  [
+    'a cgroup parent that climbs',
+    { metadata, linux: { cgroupParent: '/kubepods/../..' } },
+    'invalidArgument',
+    'config.linux.cgroup_parent: must name a group below the root, not "/kubepods/../.."',
+  ],
+  ['a relative cgroup parent', { metadata, linux: { cgroupParent: 'pods' } }, 'invalidArgument', 'config.linux.cgroup_parent: must be an absolute path, not "pods"'],
   ['a NUL byte in an annotation', { metadata, annotations: { a: 'x\0y' } }, 'invalidArgument', 'config.annotations["a"]: must not contain a NUL byte'],
   ['Windows', { metadata, windows: {} }, 'invalidArgument', 'config.windows: not on Linux'],
 ];
@@ -176,6 +167,7 @@ test('a container with every field set is decoded', () => {
       { containerPath: '/all', hostPath: '/all', readonly: true, recursiveReadOnly: true },
     ],
     devices: [{ containerPath: '/dev/x', hostPath: '/dev/null', permissions: 'mrw' }],
+    CDIDevices: [{ name: 'vendor.com/gpu=0' }],
     labels: { l: '1' },
     annotations: { n: '2' },
     logPath: 'c/0.log',
@@ -219,6 +211,7 @@ test('a container with every field set is decoded', () => {
       { containerPath: '/all', hostPath: '/all', readonly: true, propagation: 'private', recursiveReadonly: true },
     ],
     devices: [{ containerPath: '/dev/x', hostPath: '/dev/null', permissions: 'mrw' }],
+    cdiDevices: ['vendor.com/gpu=0'],
     labels: { l: '1' },
     annotations: { n: '2' },
     logPath: 'c/0.log',
@@ -265,12 +258,6 @@ const containerRefusals: readonly (readonly [title: string, init: ContainerField
   ['an image volume without image', { mounts: [{ containerPath: '/a', image: {} }] }, 'invalidArgument', 'config.mounts[0].image.image: required'],
   ['a part of no image', { mounts: [{ containerPath: '/a', hostPath: '/a', imageSubPath: 'x' }] }, 'invalidArgument', 'config.mounts[0].image_sub_path: needs an image'],
   [
-    'an id-mapped volume',
-    { mounts: [{ containerPath: '/a', hostPath: '/a', uidMappings: [{ length: 1 }] }] },
-    'unimplemented',
-    'config.mounts[0].uidMappings: id-mapped volumes are not implemented',
-  ],
-  [
     'a recursive read-only mount that may be written to',
     { mounts: [{ containerPath: '/a', hostPath: '/a', recursiveReadOnly: true }] },
     'invalidArgument',
@@ -295,8 +282,6 @@ const containerRefusals: readonly (readonly [title: string, init: ContainerField
     'invalidArgument',
     'config.devices[0].permissions: must be one or more of r, w and m, not "rr"',
   ],
-  ['a CDI device', { CDIDevices: [{ name: 'vendor.com/gpu=0' }] }, 'unimplemented', 'config.CDI_devices: CDI devices are not implemented'],
-  ['a CDI annotation', { annotations: { 'cdi.k8s.io/gpu': 'x' } }, 'unimplemented', 'config.annotations["cdi.k8s.io/gpu"]: CDI devices are not implemented'],
   ['a log path that climbs', { logPath: 'a/../../etc/cron.d/x' }, 'invalidArgument', 'config.log_path: must be relative to log_directory and stay below it'],
   [
     'user and user name',
@@ -310,14 +295,9 @@ const containerRefusals: readonly (readonly [title: string, init: ContainerField
     'invalidArgument',
     'config.linux.security_context.namespace_options.target_id: required',
   ],
-  [
-    'a deprecated AppArmor profile',
-    { linux: { securityContext: { apparmorProfile: 'localhost/x' } } },
-    'unimplemented',
-    'config.linux.security_context.apparmor_profile: AppArmor profiles are not implemented',
-  ],
   ['negative memory', { linux: { resources: { memoryLimitInBytes: -5n } } }, 'invalidArgument', 'config.linux.resources.memory_limit_in_bytes: must not be negative, not -5'],
   ['an oom score out of range', { linux: { resources: { oomScoreAdj: 1001n } } }, 'invalidArgument', 'config.linux.resources.oom_score_adj: must be -1000 to 1000, not 1001'],
+  ['a CDI device with a NUL byte', { CDIDevices: [{ name: 'vendor.com/gpu=\0' }] }, 'invalidArgument', 'config.CDI_devices[0].name: must not contain a NUL byte'],
   ['an unknown stop signal', { stopSignal: unknownValue }, 'invalidArgument', 'config.stop_signal: unknown value 99'],
 ];
 

@@ -4,15 +4,17 @@ import type {
   ContainerSchema,
   ContainerStatusSchema,
   FilesystemUsageSchema,
+  IDMappingSchema,
   ImageSchema,
   ImageSpecSchema,
   LinuxContainerResourcesSchema,
   MountSchema,
+  NamespaceOptionSchema,
   PodSandboxSchema,
   PodSandboxStatusSchema,
   StatusResponseSchema,
 } from '#gen/cri-v1_pb.js';
-import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, NamespaceMode as NamespaceModeEnum, PodSandboxState } from '#gen/cri-v1_pb.js';
+import { ContainerState as ContainerStateEnum, MountPropagation as MountPropagationEnum, NamespaceMode as NamespaceModeEnum, PodSandboxState, Signal } from '#gen/cri-v1_pb.js';
 import { limits } from '#core';
 import type {
   ContainerState,
@@ -27,6 +29,7 @@ import type {
   NamespaceMode,
   PodSandboxStatus,
   PodState,
+  UserMappings,
 } from '#pod';
 
 const podStates: Readonly<Record<PodState, PodSandboxState>> = { ready: PodSandboxState.SANDBOX_READY, notReady: PodSandboxState.SANDBOX_NOTREADY };
@@ -81,12 +84,24 @@ function commonPodFields(pod: PodSandboxStatus) {
 /** A pod as PodSandboxStatus shows it: also its addresses, the first as primary, and its namespaces. */
 export function encodePodSandboxStatus(pod: PodSandboxStatus): MessageInitShape<typeof PodSandboxStatusSchema> {
   const [ip = '', ...additionalIps] = pod.ips;
-  const { network, pid, ipc, targetId = '' } = pod.namespaces;
+  const { network, pid, ipc, targetId = '', user } = pod.namespaces;
   return {
     ...commonPodFields(pod),
     network: { ip, additionalIps: additionalIps.map((address) => ({ ip: address })) },
-    linux: { namespaces: { options: { network: namespaceModes[network], pid: namespaceModes[pid], ipc: namespaceModes[ipc], targetId } } },
+    linux: {
+      namespaces: { options: { network: namespaceModes[network], pid: namespaceModes[pid], ipc: namespaceModes[ipc], targetId, ...encodeUserNamespace(user) } },
+    },
   };
+}
+
+const encodeMappings = (mappings: UserMappings['uids']): MessageInitShape<typeof IDMappingSchema>[] =>
+  mappings.map(({ containerId, hostId, size }) => ({ containerId, hostId, length: size }));
+
+/** The pod's user namespace as it was asked for; nothing where nothing was said. */
+function encodeUserNamespace(user: UserMappings | undefined): MessageInitShape<typeof NamespaceOptionSchema> {
+  if (user === undefined) return {};
+  const mode = user.uids.length === 0 ? NamespaceModeEnum.NODE : NamespaceModeEnum.POD;
+  return { usernsOptions: { mode, uids: encodeMappings(user.uids), gids: encodeMappings(user.gids) } };
 }
 
 /** An id or a digest alone: what the kubelet puts in place of the name once it has pulled the image. */
@@ -137,9 +152,17 @@ export function encodeContainerStatus(container: ContainerStatus): MessageInitSh
     annotations: { ...container.annotations },
     mounts: container.mounts.map(encodeMount),
     logPath: container.logPath,
+    stopSignal: encodeStopSignal(container.stopSignal),
     ...(container.resources === undefined ? {} : { resources: { linux: encodeResources(container.resources) } }),
     ...(user === undefined ? {} : { user: { linux: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: user.groups.map(BigInt) } } }),
   };
+}
+
+const stopSignals: ReadonlyMap<string, Signal> = new Map(Object.values(Signal).flatMap((value) => (typeof value === 'number' ? [[Signal[value], value] as const] : [])));
+
+/** `SIGRTMIN+3` as CRI's enum has it; the first value for a name that it lacks. */
+function encodeStopSignal(name: string | undefined): Signal {
+  return stopSignals.get((name ?? '').replace('+', 'PLUS').replace('-', 'MINUS')) ?? Signal.RUNTIME_DEFAULT;
 }
 
 function encodeMount(mount: Mount): MessageInitShape<typeof MountSchema> {
@@ -151,6 +174,7 @@ function encodeMount(mount: Mount): MessageInitShape<typeof MountSchema> {
     propagation: propagations[mount.propagation],
     mountOptions: [...(mount.restrictions ?? [])],
     recursiveReadOnly: mount.recursiveReadonly ?? false,
+    ...(mount.idMappings === undefined ? {} : { uidMappings: encodeMappings(mount.idMappings.uids), gidMappings: encodeMappings(mount.idMappings.gids) }),
     ...(image === undefined
       ? {}
       : { image: { image: image.image, userSpecifiedImage: image.userSpecifiedImage ?? '', imageRef: image.imageRef ?? '' }, imageSubPath: image.subPath }),
@@ -201,7 +225,7 @@ export function encodeFilesystemUsage(usage: ImageFileSystemUsage): MessageInitS
 
 /** The conditions that the kubelet requires, and what this node can do. */
 export function encodeEngineStatus(engine: EngineStatus, options: { readonly verbose: boolean }): MessageInitShape<typeof StatusResponseSchema> {
-  const runtimeReason = engine.runtimeReady ? {} : { reason: 'RuntimeNotReady', message: 'the engine is not ready' };
+  const runtimeReason = engine.runtimeReady ? {} : { reason: engine.runtimeReason ?? 'RuntimeNotReady', message: engine.runtimeMessage ?? 'the engine is not ready' };
   return {
     status: {
       conditions: [

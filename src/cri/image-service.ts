@@ -1,14 +1,13 @@
 /** The ImageService of CRI v1. In: decoded messages and the engine. Out: handlers. */
 import type { AuthConfig, ImageFilter, ImageService, ImageSpec } from '#gen/cri-v1_pb.js';
+import { ImageSchema } from '#gen/cri-v1_pb.js';
 import { RuntimeError, errorCode, errorMessage, invalidArgument } from '#core';
 import type { Engine, ImageSummary, RegistryAuth } from '#pod';
 import { succeedWhenAbsent } from './absent.ts';
 import type { ServiceHandlers } from './adapter.ts';
+import { messageBatches } from './batches.ts';
 import { decodeMap, decodeText, requireText } from './decode-common.ts';
 import { encodeFilesystemUsage, encodeImage, encodeInfo } from './encode.ts';
-
-/** Images in one message of a stream: with every name and digest at its longest they stay far below a message's bound. */
-const imagesPerMessage = 100;
 
 /** Handlers of all RPCs of the service. */
 export function buildImageHandlers(engine: Engine): ServiceHandlers<typeof ImageService> {
@@ -16,7 +15,11 @@ export function buildImageHandlers(engine: Engine): ServiceHandlers<typeof Image
     listImages: async ({ filter }) => ({ images: (await findImages(engine, filter)).map((image) => encodeImage(image)) }),
     async *streamImages({ filter }) {
       const images = await findImages(engine, filter);
-      for (let start = 0; start < images.length; start += imagesPerMessage) yield { images: images.slice(start, start + imagesPerMessage).map((image) => encodeImage(image)) };
+      for (const batch of messageBatches(
+        ImageSchema,
+        images.map((image) => encodeImage(image)),
+      ))
+        yield { images: batch };
     },
     async imageStatus({ image: spec, verbose }) {
       const name = await imageName(engine, spec);

@@ -1,14 +1,20 @@
 /** The RuntimeService of CRI v1. In: decoded messages and the engine. Out: handlers. One screen per group; shapes are decode's and encode's. */
 import type { RuntimeService } from '#gen/cri-v1_pb.js';
-import { CgroupDriver } from '#gen/cri-v1_pb.js';
+import { CgroupDriver, ContainerSchema, PodSandboxSchema } from '#gen/cri-v1_pb.js';
 import { invalidArgument } from '#core';
 import type { Engine } from '#pod';
+import type { StreamingServer } from '#streaming';
 import { succeedWhenAbsent } from './absent.ts';
 import type { ServiceHandlers } from './adapter.ts';
+import { messageBatches } from './batches.ts';
 import { decodeTimeoutMs, decodeText, requireText } from './decode-common.ts';
 import { decodeContainerConfig, decodeContainerFilter } from './decode-container.ts';
 import { decodePodFilter, decodePodSandboxConfig } from './decode-pod.ts';
+import { buildEventHandlers } from './events.ts';
+import { buildUpdateHandlers } from './update.ts';
 import { encodeContainer, encodeContainerStatus, encodeEngineStatus, encodeInfo, encodePodSandbox, encodePodSandboxStatus, fitExecOutput } from './encode.ts';
+import { buildStatsHandlers } from './stats-service.ts';
+import { buildStreamingHandlers } from './streaming.ts';
 
 type Handlers = ServiceHandlers<typeof RuntimeService>;
 
@@ -16,15 +22,28 @@ type Handlers = ServiceHandlers<typeof RuntimeService>;
 const kubeletApiVersion = '0.1.0';
 
 /** Handlers of all RPCs that this version serves; the others answer Unimplemented. */
-export function buildRuntimeHandlers(options: { readonly engine: Engine; readonly version: string }): Handlers {
-  const { engine, version } = options;
+export function buildRuntimeHandlers(options: {
+  readonly engine: Engine;
+  readonly version: string;
+  readonly streaming?: Pick<StreamingServer, 'url'>;
+  /** Aborted when the server ends. */ readonly closing?: AbortSignal;
+}): Handlers {
+  const { engine, version, streaming } = options;
   return {
     version: async () => ({ version: kubeletApiVersion, runtimeName: 'berth', runtimeVersion: version, runtimeApiVersion: 'v1' }),
     status: async ({ verbose }) => encodeEngineStatus(await engine.status(), { verbose }),
+    updateRuntimeConfig: async ({ runtimeConfig }) => {
+      await engine.updateRuntimeConfig({ podCidr: decodeText('runtime_config.network_config.pod_cidr', runtimeConfig?.networkConfig?.podCidr ?? '') });
+      return {};
+    },
     runtimeConfig: async () => ({ linux: { cgroupDriver: CgroupDriver.CGROUPFS } }),
     ...buildPodHandlers(engine),
     ...buildContainerHandlers(engine),
     ...buildProcessHandlers(engine),
+    ...buildStatsHandlers(engine),
+    ...buildUpdateHandlers(engine),
+    ...buildEventHandlers(engine, options.closing),
+    ...(streaming === undefined ? {} : buildStreamingHandlers(engine, streaming)),
   };
 }
 
@@ -57,11 +76,22 @@ function buildPodHandlers(engine: Engine): Handlers {
     },
     async podSandboxStatus({ podSandboxId, verbose }) {
       const pod = await engine.podSandboxStatus(podId(podSandboxId));
-      return { status: encodePodSandboxStatus(pod), ...(verbose ? { info: encodeInfo(pod.info) } : {}) };
+      const containers = await engine.listContainers({ podSandboxId: pod.id });
+      return {
+        status: encodePodSandboxStatus(pod),
+        ...(verbose ? { info: encodeInfo(await engine.podSandboxInfo(pod.id)) } : {}),
+        // A kubelet that follows events takes the containers from here, if a time says that they are meant. Source: CRI, PodSandboxStatusResponse.
+        containersStatuses: containers.map(encodeContainerStatus),
+        timestamp: pod.observedAtNs ?? 0n,
+      };
     },
     async listPodSandbox({ filter }) {
       const pods = await engine.listPodSandboxes(decodePodFilter('filter', filter));
       return { items: pods.map(encodePodSandbox) };
+    },
+    async *streamPodSandboxes({ filter }) {
+      const pods = await engine.listPodSandboxes(decodePodFilter('filter', filter));
+      for (const podSandboxes of messageBatches(PodSandboxSchema, pods.map(encodePodSandbox))) yield { podSandboxes };
     },
   };
 }
@@ -91,11 +121,15 @@ function buildContainerHandlers(engine: Engine): Handlers {
     },
     async containerStatus({ containerId: id, verbose }) {
       const container = await engine.containerStatus(containerId(id));
-      return { status: encodeContainerStatus(container), ...(verbose ? { info: encodeInfo({ pid: container.pid, sandboxID: container.podSandboxId, ...container.info }) } : {}) };
+      return { status: encodeContainerStatus(container), ...(verbose ? { info: encodeInfo({ ...container.info, ...(await engine.containerInfo(container.id)) }) } : {}) };
     },
     async listContainers({ filter }) {
       const containers = await engine.listContainers(decodeContainerFilter('filter', filter));
       return { containers: containers.map(encodeContainer) };
+    },
+    async *streamContainers({ filter }) {
+      const containers = await engine.listContainers(decodeContainerFilter('filter', filter));
+      for (const batch of messageBatches(ContainerSchema, containers.map(encodeContainer))) yield { containers: batch };
     },
   };
 }

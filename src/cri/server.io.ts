@@ -5,15 +5,17 @@
 import type { Socket } from 'node:net';
 import { createServer } from 'node:net';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
-import { errorCode, errorMessage, limits } from '#core';
+import { type Clock, limits } from '#core';
 import type { Engine } from '#pod';
 import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
-import { listenPrivately, removeSocket } from '#streaming';
+import { type StreamingSettings, listenPrivately, removeSocket, startStreamingServer } from '#streaming';
 import type { CallObserver } from './adapter.ts';
 import { answerPromptly, buildService } from './adapter.ts';
+import type { CallReport } from './call-report.ts';
 import { FrontConnection } from './front.io.ts';
 import { buildImageHandlers } from './image-service.ts';
 import { buildRuntimeHandlers } from './runtime-service.ts';
+import { buildStreamBackend } from './streaming.ts';
 
 /** Connections waiting to be accepted; a kubelet uses two, tools one each. */
 const backlog = 128;
@@ -41,8 +43,10 @@ export interface CriServerOptions {
   readonly socketPath: string;
   /** Version of Berth, for the Version call. */
   readonly version: string;
-  /** Gets one line for each call that failed. */
-  readonly log?: (line: string) => void;
+  /** The server that the URLs of Exec, Attach and PortForward lead to; absent: those calls answer Unimplemented. */
+  readonly streaming?: StreamingSettings & { readonly clock: Clock; readonly log?: (line: string) => void };
+  /** Told of each call once it has been answered. Must not throw. */
+  readonly onCall?: (call: CallReport) => void;
 }
 
 /** A listening server. */
@@ -54,9 +58,15 @@ export interface CriServer {
 /** Serves CRI v1 at `socketPath`. A stale socket is replaced; rejects with alreadyExists where a server is living there. */
 export async function startCriServer(options: CriServerOptions): Promise<CriServer> {
   const server = new Server({ ...serverOptions, interceptors: [answerPromptly] });
-  const observe: CallObserver = ({ path, error }) => options.log?.(`${path}: ${errorCode(error)}: ${errorMessage(error)}`);
-  const runtime = buildService(RuntimeService, buildRuntimeHandlers({ engine: options.engine, version: options.version }), observe);
-  const images = buildService(ImageService, buildImageHandlers(options.engine), observe);
+  const streaming = options.streaming === undefined ? undefined : await startStreamingServer({ ...options.streaming, backend: buildStreamBackend(options.engine) });
+  const observer: CallObserver = { nowMs: () => performance.now(), onCall: (call) => options.onCall?.(call) };
+  const closing = new AbortController();
+  const runtime = buildService(
+    RuntimeService,
+    buildRuntimeHandlers({ engine: options.engine, version: options.version, closing: closing.signal, ...(streaming === undefined ? {} : { streaming }) }),
+    observer,
+  );
+  const images = buildService(ImageService, buildImageHandlers(options.engine), observer);
   server.addService(runtime.definition, runtime.implementation);
   server.addService(images.definition, images.implementation);
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
@@ -67,17 +77,25 @@ export async function startCriServer(options: CriServerOptions): Promise<CriServ
     injector.injectConnection(new FrontConnection(socket));
   });
   listener.maxConnections = connectionsMax;
-  await listenPrivately(listener, options.socketPath, { backlog });
+  try {
+    await listenPrivately(listener, options.socketPath, { backlog });
+  } catch (error) {
+    await streaming?.close();
+    throw error;
+  }
   return {
     async close() {
+      // Streams of events would go on for ever.
+      closing.abort();
       const closed = Promise.withResolvers<void>();
+      const streamsClosed = streaming?.close();
       listener.close(() => closed.resolve());
       // Sends GOAWAY, then cancels what still runs.
       injector.drain(closeGraceMs);
       const timer = setTimeout(() => {
         for (const socket of sockets) socket.destroy();
       }, closeGraceMs);
-      await closed.promise;
+      await Promise.all([closed.promise, streamsClosed]);
       clearTimeout(timer);
       injector.destroy();
       server.forceShutdown();

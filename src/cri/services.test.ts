@@ -23,6 +23,7 @@ import {
   StopPodSandboxRequestSchema,
   StreamImagesRequestSchema,
   VersionRequestSchema,
+  Signal,
 } from '#gen/cri-v1_pb.js';
 import { RuntimeError, containerId, limits, podSandboxId } from '#core';
 import type { ContainerStatus, Engine, ImageSummary, PodSandboxStatus } from '#pod';
@@ -179,11 +180,17 @@ test('requests that create pass configuration, handler and signal, and name the 
 });
 
 test('pod status carries addresses, namespaces and, when asked, facts as one JSON document', async () => {
-  const handlers = runtime({ podSandboxStatus: async () => pod, listPodSandboxes: async () => [pod] });
+  const handlers = runtime({
+    podSandboxStatus: async () => ({ ...pod, observedAtNs: 77n }),
+    podSandboxInfo: async () => pod.info,
+    listContainers: async (filter) => (filter?.podSandboxId === pod.id ? [container] : []),
+    listPodSandboxes: async () => [pod],
+  });
   const answer = await handlers.podSandboxStatus(create(PodSandboxStatusRequestSchema, { podSandboxId: 'p1', verbose: true }), context);
   assert.deepEqual(answer.status?.network, { ip: '10.88.0.2', additionalIps: [{ ip: 'fd00::2' }] });
   assert.deepEqual(answer.status?.linux?.namespaces?.options, { network: 0, pid: 1, ipc: 0, targetId: '' });
   assert.equal(answer.status?.state, 1);
+  assert.deepEqual([answer.timestamp, answer.containersStatuses?.map(({ id }) => id)], [77n, ['c1']]);
   assert.deepEqual(answer.info, { info: '{"pid":7,"big":"4611686018427387904","small":5}' });
   const { items } = await handlers.listPodSandbox(create(ListPodSandboxRequestSchema), context);
   assert.deepEqual(
@@ -193,7 +200,10 @@ test('pod status carries addresses, namespaces and, when asked, facts as one JSO
 });
 
 test('container status carries exit, times, mounts, user and image', async () => {
-  const answer = await runtime({ containerStatus: async () => container }).containerStatus(create(ContainerStatusRequestSchema, { containerId: 'c1' }), context);
+  const answer = await runtime({ containerStatus: async () => ({ ...container, stopSignal: 'SIGRTMIN+3' }) }).containerStatus(
+    create(ContainerStatusRequestSchema, { containerId: 'c1' }),
+    context,
+  );
   assert.deepEqual(answer, {
     status: {
       id: 'c1',
@@ -224,6 +234,7 @@ test('container status carries exit, times, mounts, user and image', async () =>
         },
       ],
       logPath: '/var/log/c.log',
+      stopSignal: Signal.SIGRTMINPLUS3,
       user: { linux: { uid: 1n, gid: 2n, supplementalGroups: [3n] } },
     },
   });

@@ -3736,7 +3736,7 @@ export declare type PsiStats = Message<"runtime.v1.PsiStats"> & {
 export declare const PsiStatsSchema: GenMessage<PsiStats>;
 
 /**
- * Pressure: Total in microseconds, averages in percent.
+ * Pressure: Total in nanoseconds, averages in percent.
  *
  * @generated from message runtime.v1.PsiData
  */

@@ -26,12 +26,19 @@ export function leaseImage({ catalog, layers, options }: StoreParts, imageId: st
 /** The same for a container in a user namespace: layers as they are where the kernel maps their owners, else copies, which the same lease keeps. */
 export async function leaseMapped(
   parts: StoreParts,
-  wanted: { readonly imageId: string; readonly leaseId: string; readonly mappings: IdMappings; readonly signal: AbortSignal; readonly release: () => void },
+  wanted: {
+    readonly imageId: string;
+    readonly leaseId: string;
+    readonly mappings: IdMappings;
+    readonly options: LeaseOptions;
+    readonly signal: AbortSignal;
+    readonly release: () => void;
+  },
 ): Promise<MappedLayers> {
   const { catalog, layers, shifted } = parts;
-  const { imageId, leaseId, mappings, signal, release } = wanted;
+  const { imageId, leaseId, mappings, options, signal, release } = wanted;
   const isNew = catalog.readLease(leaseId) === undefined;
-  const plain = leaseImage(parts, imageId, leaseId, {});
+  const plain = leaseImage(parts, imageId, leaseId, options);
   try {
     if (await shifted.canMap()) return { ...plain, mapLower: true };
     const sources = (catalog.readLease(leaseId)?.layers ?? []).flatMap((key) => layers.get(key) ?? []);

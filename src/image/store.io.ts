@@ -323,8 +323,8 @@ export class ImageStore implements AsyncDisposable {
    * As `lease`, for a container in a user namespace: layers that the kernel maps to the container's ids or, where it cannot, copies with those owners,
    * which may take a while.
    */
-  async leaseMapped(imageId: string, leaseId: string, mappings: IdMappings, signal?: AbortSignal): Promise<MappedLayers> {
-    return leaseMapped(this.#parts, { imageId, leaseId, mappings, signal: this.#signal(signal), release: () => this.release(leaseId) });
+  async leaseMapped(imageId: string, leaseId: string, mappings: IdMappings, options: LeaseOptions = {}, signal?: AbortSignal): Promise<MappedLayers> {
+    return leaseMapped(this.#parts, { imageId, leaseId, mappings, options, signal: this.#signal(signal), release: () => this.release(leaseId) });
   }
 
   /** Gives a lease up; absence is success. What nothing else uses is removed in the background. */

@@ -70,6 +70,13 @@ export const decodeNonEmptyString: Decoder<string> = (value, path) => {
   return text;
 };
 
+/** A variable of an environment: `NAME=value`. */
+export const decodeEnvEntry: Decoder<string> = (value, path) => {
+  const text = decodeString(value, path);
+  if (text.indexOf('=') < 1) throw invalidArgument(path, 'must have the form NAME=value');
+  return text;
+};
+
 /** `true` or `false`. */
 export const decodeBoolean: Decoder<boolean> = (value, path) => {
   if (typeof value !== 'boolean') throw mismatch(path, 'true or false', value);

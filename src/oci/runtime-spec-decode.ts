@@ -11,6 +11,7 @@ import {
   compact,
   decodeAbsolutePath,
   decodeBoolean,
+  decodeEnvEntry,
   decodeInt64,
   decodeNonEmptyString,
   decodeString,
@@ -22,6 +23,7 @@ import {
   oneOf,
   pathOf,
 } from './decode.ts';
+import { decodeHooks } from './hooks.ts';
 import { decodeIdMappings } from './id-mappings.ts';
 import {
   type RuntimeSpec,
@@ -46,12 +48,6 @@ import {
 
 /** Names of the given properties that are present; a decoder keeps them so that `runtime` can refuse them with their path. */
 const presentOf = (fields: Fields, names: readonly string[]): readonly string[] => names.filter((name) => fields.optional(name, (value) => value) !== undefined);
-
-const decodeEnvEntry: Decoder<string> = (value, path) => {
-  const text = decodeString(value, path);
-  if (text.indexOf('=') < 1) throw invalidArgument(path, 'must have the form NAME=value');
-  return text;
-};
 
 const decodeUser: Decoder<SpecProcess['user']> = (value, path) => {
   const fields = fieldsOf(value, path);
@@ -293,8 +289,6 @@ const decodeLinux: Decoder<SpecLinux> = (value, path) => {
   });
 };
 
-const hookKinds = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'] as const;
-
 /**
  * The value as a RuntimeSpec. Throws invalidArgument such as `linux.namespaces[2].type: unknown namespace "foo" (pid, network, …)`.
  * Source: opencontainers/runtime-spec 1.3, config.md and config-linux.md.
@@ -313,19 +307,7 @@ export function decodeRuntimeSpec(json: unknown): RuntimeSpec {
       return { path: of.required('path', decodeNonEmptyString), readonly: of.withDefault('readonly', decodeBoolean, false) };
     }),
     mounts: fields.withDefault('mounts', arrayOf(decodeMount, 1024), []),
-    hooks: fields.withDefault(
-      'hooks',
-      (hooks, path) =>
-        hookKinds.filter(
-          (kind) =>
-            fieldsOf(hooks, path).withDefault(
-              kind,
-              arrayOf((hook) => hook, 1024),
-              [],
-            ).length > 0,
-        ),
-      [],
-    ),
+    hooks: fields.withDefault('hooks', decodeHooks, {}),
     annotations: fields.withDefault('annotations', mapOf(decodeString), {}),
     linux: fields.withDefault('linux', decodeLinux, decodeLinux({}, 'linux')),
   });

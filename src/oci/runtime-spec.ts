@@ -3,6 +3,7 @@
  * Names are those of the specification. 64-bit quantities (limits, rlimits, quotas, seccomp values) are bigint; ids, modes and device
  * numbers are JavaScript numbers, checked to be 32-bit. Properties that the project does not act on are kept out by the decoder.
  */
+import type { SpecHooks } from './hooks.ts';
 import type { SpecIdMapping } from './id-mappings.ts';
 
 /** Kinds of namespaces. */
@@ -94,6 +95,11 @@ export interface SpecMount {
   readonly idMapped: boolean;
   /** The mapping that it asks for; absent where it asks for none. */
   readonly idMappings?: { readonly uids: readonly SpecIdMapping[]; readonly gids: readonly SpecIdMapping[] };
+  /**
+   * A pod's volume, never said by a document: a source that is missing is made as an empty directory, and where mounts shall cross, those of the source
+   * must be able to.
+   */
+  readonly volume?: true;
 }
 
 /** One entry of linux.devices. */
@@ -274,8 +280,7 @@ export interface RuntimeSpec {
   readonly process?: SpecProcess;
   readonly root: { readonly path: string; readonly readonly: boolean };
   readonly mounts: readonly SpecMount[];
-  /** Kinds of hooks that hold at least one hook. */
-  readonly hooks: readonly string[];
+  readonly hooks: SpecHooks;
   readonly annotations: Readonly<Record<string, string>>;
   readonly linux: SpecLinux;
 }

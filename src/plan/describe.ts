@@ -13,6 +13,7 @@ const actorTitles = { host: 'on the host', podNamespaces: "in the pod's namespac
 
 /** Heading of a section, such as `setting up the container (new namespaces …)`. */
 export function describeSection(section: Section): string {
+  if (section.barrier !== undefined && section.actor === 'podNamespaces') return `on the host, beside the waiting child, at barrier ${section.barrier}`;
   const barrier = section.barrier === undefined ? '' : `, at barrier ${section.barrier}`;
   return `${actorTitles[section.actor]}${barrier}`;
 }
@@ -42,6 +43,11 @@ export function stepError(plan: Plan, failure: StepFailure): RuntimeError {
   const detail = failure.detail === '' ? '' : ` (${failure.detail.replaceAll(/\s*\n\s*/g, '; ').trim()})`;
   const what = step === undefined ? 'create the process' : describeStep(step, { showSecrets: false, brief: true });
   const origin = step?.origin === undefined ? '' : `${step.origin}: `;
+  // How a hook ended is no errno.
+  if (step?.kind === 'runHook' && failure.detail !== '') {
+    const end = failure.detail.replaceAll(/\s*\n\s*/g, '; ').replaceAll(/[\p{Cc}\p{Cf}]/gu, '?').trim();
+    return new RuntimeError(errno === 'ETIMEDOUT' ? 'deadlineExceeded' : 'failedPrecondition', `${origin}${what}: ${end}`, { errno });
+  }
   const code: ErrorCode = codeOfErrno(errno) ?? 'unknown';
   return new RuntimeError(code, `${origin}${what}: ${errno}${detail}`, { errno });
 }

@@ -28,5 +28,9 @@ export const errno = {
   noSystemCall: 38,
   notEmpty: 39,
   notSupported: 95,
+  familyNotSupported: 97,
+  addressNotAvailable: 99,
+  networkUnreachable: 101,
   timedOut: 110,
+  connectionRefused: 111,
 } as const;

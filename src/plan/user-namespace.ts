@@ -17,8 +17,8 @@ export interface IdMappings {
   readonly gids: readonly IdMapping[];
 }
 
-/** Slot in which host sections of a barrier find the waiting child's directory in procfs; native/plan.h. */
-const childSlot = 255;
+/** Slot in which sections of a barrier find the waiting child's directory in procfs; native/plan.h. */
+export const childSlot = 255;
 
 /** The id outside, undefined where it has none. */
 export function mapId(mappings: readonly IdMapping[], id: number): number | undefined {

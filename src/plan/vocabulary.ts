@@ -301,6 +301,11 @@ export const vocabulary = {
     does: 'Bind-mounts the namespace descriptor of the slot on an existing file (mount(2) from /proc/self/fd).',
     says: (s) => `pin the namespace of slot ${s.slot} at ${s.path}`,
   }),
+  requirePropagation: step({
+    op: 61, fields: { dir: 'slot', path: 'text', wanted: 'u32' },
+    does: 'Opens the path with O_PATH (links followed) and looks its mount up in /proc/self/mountinfo: EINVAL, with the mount point as detail, unless that is shared or, where wanted is MS_SLAVE, shared or a slave.',
+    says: (s) => `verify that the mount at ${at(s.dir, s.path)} is ${s.wanted === ms.shared ? 'shared' : 'shared or a slave'}`,
+  }),
 
   // --- the process (70 to 99)
   setRlimit: step({
@@ -361,6 +366,16 @@ export const vocabulary = {
     does: 'Gives pipes and terminals among the standard streams to this user and group, as setUser does, for one whose ids are mapped in a user namespace that is entered next; a failure is passed over.',
     says: (s) => `give the standard streams to ${s.uid}:${s.gid}`,
   }),
+  connect: step({
+    op: 90, fields: { address: 'bytes', port: 'u32', timeoutMs: 'u32', out: 'slot' },
+    does: 'Connects a TCP socket to an IPv4 (4 bytes) or IPv6 (16 bytes) address; ETIMEDOUT after timeoutMs. A socket that is connected to itself, since nobody listens, is ECONNREFUSED.',
+    says: (s) => `connect to ${s.address.length === 4 ? [...s.address].join('.') : `[${Buffer.from(s.address).toString('hex')}]`} port ${s.port}`,
+  }),
+  relay: step({
+    op: 91, fields: { slot: 'slot' },
+    does: 'Closes everything but the streams and the socket of the slot, and copies between them until the other side of the socket has ended; the end of the input is passed on alone. Takes the place of execute.',
+    says: (s) => `copy between slot ${s.slot} and the standard streams`,
+  }),
 
   // --- cgroups (100 to 109)
   attachDeviceFilter: step({
@@ -377,6 +392,23 @@ export const vocabulary = {
     op: 102, fields: { cgroup: 'text', timeoutMs: 'u32' },
     does: 'Removes the cgroup directory and those below it, deepest first, retrying EBUSY until timeoutMs. A missing cgroup is no error.',
     says: (s) => `remove the cgroup ${s.cgroup}`,
+  }),
+
+  // --- hooks (120 to 122)
+  runHook: step({
+    op: 120, fields: { file: 'text', argv: 'texts', env: 'texts', cwd: 'text', state: 'bytes', pidAt: 'u32', process: 'slot', timeoutMs: 'u32' },
+    does: 'In a child: runs a program in a process group of its own and waits for it. Its standard input is a file that holds state, with a process number put in at byte pidAt (4294967295: none): that of the /proc directory in slot process, or without a slot its own. ETIMEDOUT after timeoutMs, when the group is killed; ECHILD when it ended by a signal or with another exit code than 0; else the errno of execve. The detail has the end of its output.',
+    says: (s) => `run the hook ${s.file}`,
+  }),
+  linkRoot: step({
+    op: 121, fields: { process: 'slot', below: 'text', path: 'text' },
+    does: 'symlink(/proc/N/root<below>, path), where N is the process whose /proc directory is in the slot.',
+    says: (s) => `make the link ${s.path} to ${s.below === '' ? '/' : s.below} as the process of slot ${s.process} sees it`,
+  }),
+  changeRoot: step({
+    op: 122, fields: { slot: 'slot' },
+    does: 'fchdir(slot), chroot("."). For a child that has entered a mount namespace and goes on with the tree that it had before.',
+    says: (s) => `make slot ${s.slot} the root of this process alone`,
   }),
 } as const;
 

@@ -5,13 +5,16 @@
 import { type ContainerId, RuntimeError, containerId, encodeId, encodeJson, withRollback, wrapError } from '#core';
 import type { EngineState } from './engine-state.ts';
 import { JoinedCreates, abandonable } from './joins.ts';
+import { explainCreateFailure } from './create-failure.ts';
 import type { ContainerRequest, ResolvedImage } from './ports.ts';
+import { injectCdiDevices } from './cdi.ts';
 import { buildRuntimeSpec, containerUser } from './runtime-spec.ts';
 import { decodeSignal } from './signals.ts';
 import { StopDeadlines } from './stops.ts';
 import { type ContainerRecord, type PodRecord, containerKey } from './store.ts';
 import type { ContainerConfig } from './types.ts';
-import { type LeasedImages, declaredSources, declaredVolumes, explainMountFailure, leaseImages, releaseImages, resolveImageMounts } from './volumes.ts';
+import { ownUserNamespace } from './user-namespace.ts';
+import { type LeasedImages, declaredSources, declaredVolumes, explainMountFailure, leaseImages, leaseMappedImages, releaseImages, resolveImageMounts } from './volumes.ts';
 
 /** After SIGKILL a process that is still there hangs in the kernel. */
 const killTimeoutMs = 10_000;
@@ -92,12 +95,14 @@ export class ContainerOperations {
         ...(mounted.length === 0 ? {} : { mountedImages: mounted }),
       });
       rollback.defer('release the images', async () => releaseImages(images, { id, config }));
-      const leased = leaseImages(images, { id, imageId: image.id, config }, mounted);
+      const lessee = { id, imageId: image.id, config };
+      const user = ownUserNamespace(pod.config.security.namespaces);
+      const leased = user === undefined ? leaseImages(images, lessee, mounted) : await leaseMappedImages(images, lessee, mounted, user);
       rollback.defer('remove the container', async () => sandbox.removeContainer(id));
       this.#state.expectEnd(id);
       rollback.defer('expect no end', async () => void this.#state.ends.delete(id));
       const { pid, identity } = await sandbox.createContainer(withLeased(built, leased)).catch((error: unknown) => {
-        throw explainMountFailure(error, config.mounts);
+        throw explainCreateFailure(explainMountFailure(error, config.mounts), built.runtimeSpec, config.mounts);
       });
       this.#state.store.moveContainer(id, { state: 'created', pid, identity });
     });
@@ -112,7 +117,7 @@ export class ContainerOperations {
     const target = namespaces.pid === 'target' ? this.#state.store.getContainer(namespaces.targetId ?? '') : undefined;
     if (target !== undefined && (target.podId !== pod.id || target.state !== 'running'))
       throw new RuntimeError('failedPrecondition', `target container ${target.id}: is not a running container of this pod`);
-    const runtimeSpec = await buildRuntimeSpec({
+    const built = await buildRuntimeSpec({
       pod: pod.config,
       podId: pod.id,
       podDir: pod.sandbox.podDir,
@@ -123,10 +128,12 @@ export class ContainerOperations {
       defaults,
       ...(target === undefined ? {} : { targetPid: target.pid }),
     });
+    const identity = containerUser(config, image.process);
+    const { spec, additionalGids } = await injectCdiDevices(built, config, defaults);
     return {
       containerId: id,
-      runtimeSpec,
-      identity: containerUser(config, pod.config, image.process),
+      runtimeSpec: spec,
+      identity: { ...identity, supplementalGroups: [...identity.supplementalGroups, ...additionalGids] },
       stdin: config.stdin,
       stdinOnce: config.stdinOnce,
       terminal: config.tty,
@@ -146,20 +153,17 @@ export class ContainerOperations {
     const container = this.#state.store.getContainer(id);
     if (container.state !== 'created') throw new RuntimeError('failedPrecondition', `start container ${id}: container is ${container.state}, not created`);
     const { clock } = this.#state.deps;
-    let pid = container.pid;
+    // Taken before, so that no end is older than its start.
+    this.#state.starting.set(id, clock.nowNs());
     try {
-      ({ pid } = await this.#state.sandbox(container.podId).startContainer(id));
+      const { pid } = await this.#state.sandbox(container.podId).startContainer(id);
+      this.#state.recordStart(id, pid);
     } catch (error) {
+      this.#state.starting.delete(id);
       const failure = wrapError(`start container ${container.config.metadata.name}`, error);
       this.#state.recordEnd(id, { exitCode: 128, reason: 'StartError', message: failure.message, endedAtNs: clock.nowNs() });
       throw failure;
     }
-    const startedAtNs = clock.nowNs();
-    const now = this.#state.store.findContainer(id);
-    // A short-lived process may have ended, and been recorded, before the reply came.
-    if (now?.state === 'created') this.#state.store.moveContainer(id, { state: 'running', startedAtNs, pid });
-    else if (now !== undefined) this.#state.store.putContainer({ ...now, startedAtNs: now.startedAtNs === 0n ? startedAtNs : now.startedAtNs });
-    this.#state.publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: id, atNs: startedAtNs });
   }
 
   async stop(id: string, { timeoutMs }: { readonly timeoutMs: number }, signal?: AbortSignal): Promise<void> {

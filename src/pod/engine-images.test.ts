@@ -27,8 +27,10 @@ function setUp(): { readonly engine: PodEngine; readonly calls: unknown[][] } {
     images,
     network: new FakeNetwork(journal),
     containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
+    layerUsage: async () => undefined,
     defaults: fakeDefaults,
     version: '0',
+    readiness: () => ({ runtimeReady: true }),
     info: () => ({}),
     report: () => undefined,
   });

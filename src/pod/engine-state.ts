@@ -4,8 +4,9 @@
  */
 import { type BoundedQueue, type Clock, KeyedMutex, type Records, RuntimeError } from '#core';
 import type { ImagePort, NetworkPort, ProcessEnd, Sandbox, SandboxDriver, SpecDefaults } from './ports.ts';
-import { type ContainerRecord, PodStore } from './store.ts';
-import type { EngineEvent, ImageFileSystemUsage } from './types.ts';
+import { snapshotOf } from './status.ts';
+import { type ContainerRecord, type PodRecord, PodStore } from './store.ts';
+import type { EngineEvent, RuntimeReadiness, ImageFileSystemUsage, LayerUsage } from './types.ts';
 
 /** What an engine is wired with. */
 export interface EngineDependencies {
@@ -18,10 +19,14 @@ export interface EngineDependencies {
   readonly network: NetworkPort;
   /** Space of the writable layers of containers. */
   readonly containerUsage: () => Promise<ImageFileSystemUsage>;
+  /** Space of the writable layer of one; undefined where it has none. It may take as long as the tree is large. */
+  readonly layerUsage: (container: { readonly podId: string; readonly containerId: string }) => Promise<LayerUsage | undefined>;
   readonly defaults: SpecDefaults;
   readonly version: string;
+  /** Whether pods can be made now; where not, why. */
+  readonly readiness: () => RuntimeReadiness;
   /** Facts for verbose status. */
-  readonly info: () => Readonly<Record<string, unknown>>;
+  readonly info: () => Readonly<Record<string, unknown>> | Promise<Readonly<Record<string, unknown>>>;
   /** Called for failures of background work, which have no caller. */
   readonly report: (error: unknown) => void;
 }
@@ -41,6 +46,8 @@ export class EngineState {
   readonly sandboxes = new Map<string, Sandbox>();
   /** One per container that has not ended; resolved once its end is recorded. */
   readonly ends = new Map<string, PromiseWithResolvers<void>>();
+  /** Containers that have been asked to start and have not been recorded as running, with the time of asking. */
+  readonly starting = new Map<string, bigint>();
   readonly locks = new KeyedMutex();
   readonly subscribers = new Set<BoundedQueue<EngineEvent>>();
 
@@ -80,8 +87,19 @@ export class EngineState {
     if (this.store.findContainer(end.processId) !== undefined) this.recordEnd(end.processId, endOf(end));
   }
 
+  /** Once per start; the end of a short-lived process may be told before the answer to its start is. */
+  recordStart(id: string, pid?: number): void {
+    const startedAtNs = this.starting.get(id);
+    const container = this.store.findContainer(id);
+    this.starting.delete(id);
+    if (startedAtNs === undefined || container?.state !== 'created') return;
+    this.store.moveContainer(id, { state: 'running', startedAtNs, pid: pid ?? container.pid });
+    this.publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: container.id, atNs: startedAtNs });
+  }
+
   /** Once per container; a later end of the same container is passed over. */
   recordEnd(id: string, end: ContainerEnd): void {
+    this.recordStart(id);
     const container = this.store.findContainer(id);
     // A container that was never created has no end: its create fails and rolls back.
     if (container === undefined || container.state === 'exited' || container.state === 'creating') return;
@@ -96,9 +114,12 @@ export class EngineState {
     for (const container of this.store.containers(podId)) this.recordEnd(container.id, { ...end, endedAtNs: this.deps.clock.nowNs() });
   }
 
-  /** Hands an event to every reader. */
-  publish(event: EngineEvent): void {
-    for (const subscriber of this.subscribers) subscriber.push(event);
+  /** Hands an event to every reader, with what is there now. `removed` is the pod's last record where the store has it no more. */
+  publish(event: EngineEvent, removed?: PodRecord): void {
+    if (this.subscribers.size === 0) return;
+    const pod = this.store.findPod(event.podSandboxId) ?? removed;
+    const told = pod === undefined ? event : { ...event, snapshot: snapshotOf(pod, this.store.containers(pod.id)) };
+    for (const subscriber of this.subscribers) subscriber.push(told);
   }
 }
 

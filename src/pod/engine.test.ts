@@ -23,8 +23,10 @@ function setUp() {
       images,
       network,
       containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
+      layerUsage: async () => undefined,
       defaults: fakeDefaults,
       version: '0',
+      readiness: () => ({ runtimeReady: true }),
       info: () => ({}),
       report: (error) => reported.push(error),
     });
@@ -219,7 +221,7 @@ describe('a second engine', () => {
     const next = host.openEngine();
     await next.reconcile();
     assert.equal((await next.podSandboxStatus(podId)).state, 'notReady');
-    assert.deepEqual([(await next.containerStatus(id)).exitCode, (await next.containerStatus(id)).reason], [137, 'Unknown']);
+    assert.deepEqual([(await next.containerStatus(id)).exitCode, (await next.containerStatus(id)).reason], [255, 'Unknown']);
     assert.equal(host.network.attached.size, 0);
   });
 

@@ -2,14 +2,19 @@
  * The engine: what the doors call. In: typed requests. Out: results, streams, events. It puts the operations on pods, containers
  * and images together and knows nothing of how a sandbox, a network or an image is made.
  */
-import { BoundedQueue, type ContainerId, type PodSandboxId, RuntimeError, containerId, encodeId, podSandboxId, wrapError } from '#core';
+import { type ContainerId, type PodSandboxId, RuntimeError, containerId, encodeId, podSandboxId, wrapError } from '#core';
 import { ContainerOperations, withLeased } from './container-operations.ts';
 import { type EngineDependencies, EngineState } from './engine-state.ts';
 import { defaultHostname } from './files.ts';
 import { abandonable } from './joins.ts';
 import { PodOperations } from './pod-operations.ts';
+import { bindStreams, forwardPort } from './port-forward.ts';
 import type { SandboxRequest } from './ports.ts';
 import { decodeSignal } from './signals.ts';
+import { readEvents } from './event-readers.ts';
+import { containerInfo, podSandboxInfo } from './info.ts';
+import { UpdateOperations } from './update-operations.ts';
+import { StatsOperations } from './stats.ts';
 import { describeContainer, describePod, logPathOf, matchesContainer, matchesPod } from './status.ts';
 import type { PodRecord } from './store.ts';
 import type {
@@ -17,7 +22,10 @@ import type {
   CollectReport,
   ContainerConfig,
   ContainerFilter,
+  ContainerStats,
+  ContainerStatsFilter,
   ContainerStatus,
+  ContainerUpdate,
   Engine,
   EngineEvent,
   EngineStatus,
@@ -31,13 +39,19 @@ import type {
   ImageReferrer,
   ImageSummary,
   ImportImagesOptions,
+  MetricDescriptor,
   PodFilter,
   PodSandboxConfig,
+  PodSandboxMetrics,
+  PodSandboxStats,
   PodSandboxStatus,
+  PodStatsFilter,
+  PodSandboxUpdate,
   ProcessStreams,
   PullImageOptions,
   PushImageOptions,
   PushedImage,
+  RuntimeConfigUpdate,
   RegistryQueryOptions,
   SaveImagesOptions,
   SavedImages,
@@ -46,18 +60,20 @@ import type {
 } from './types.ts';
 import { type LeasedImages, leaseImages, releaseImages, resolveImageMounts } from './volumes.ts';
 
-const eventBacklogMax = 4096;
-
 /** The one implementation of `Engine` that owns a state directory. Call `reconcile` before anything else. */
 export class PodEngine implements Engine {
   readonly #state: EngineState;
   readonly #pods: PodOperations;
   readonly #containers: ContainerOperations;
+  readonly #stats: StatsOperations;
+  readonly #updates: UpdateOperations;
 
   constructor(deps: EngineDependencies) {
     this.#state = new EngineState(deps);
     this.#pods = new PodOperations(this.#state);
     this.#containers = new ContainerOperations(this.#state);
+    this.#stats = new StatsOperations(this.#state);
+    this.#updates = new UpdateOperations(this.#state);
   }
 
   /** Repairs what earlier owners left; see PodOperations. */
@@ -72,7 +88,7 @@ export class PodEngine implements Engine {
     for (const pod of this.#state.store.pods()) if (pod.foreground) await this.removePodSandbox(pod.id).catch((error: unknown) => this.#state.deps.report(error));
     for (const sandbox of this.#state.sandboxes.values()) sandbox.detach();
     this.#state.sandboxes.clear();
-    if (!this.#state.store.pods().some((pod) => pod.attachment !== undefined)) await this.#state.deps.network.close();
+    await this.#state.deps.network.close();
     for (const subscriber of this.#state.subscribers) subscriber.end();
   }
 
@@ -91,7 +107,7 @@ export class PodEngine implements Engine {
   }
 
   async podSandboxStatus(id: string): Promise<PodSandboxStatus> {
-    return describePod(this.#state.store.getPod(id));
+    return { ...describePod(this.#state.store.getPod(id)), observedAtNs: this.#state.deps.clock.nowNs() };
   }
 
   async listPodSandboxes(filter: PodFilter = {}): Promise<PodSandboxStatus[]> {
@@ -131,6 +147,22 @@ export class PodEngine implements Engine {
       .filter((container) => container.state !== 'creating')
       .map((container) => describeContainer(container, this.#state.store.findPod(container.podId)))
       .filter((container) => matchesContainer(container, filter));
+  }
+
+  async updateContainer(id: string, update: ContainerUpdate, signal?: AbortSignal): Promise<void> {
+    await this.#updates.container(id, update, signal);
+  }
+
+  async updatePodSandbox(id: string, update: PodSandboxUpdate, signal?: AbortSignal): Promise<void> {
+    await this.#updates.pod(id, update, signal);
+  }
+
+  async containerInfo(id: string): Promise<Readonly<Record<string, unknown>>> {
+    return containerInfo(this.#state, id);
+  }
+
+  async podSandboxInfo(id: string): Promise<Readonly<Record<string, unknown>>> {
+    return podSandboxInfo(this.#state, id);
   }
 
   async waitContainer(id: string, signal?: AbortSignal): Promise<ContainerStatus> {
@@ -185,11 +217,41 @@ export class PodEngine implements Engine {
     return { ...bindStreams(streams), resize: async (size) => sandbox.resize(container.id, size) };
   }
 
+  async portForward(podSandboxId: string, port: number, signal?: AbortSignal): Promise<ProcessStreams> {
+    return forwardPort(this.#state, { podSandboxId, port }, signal);
+  }
+
   async reopenContainerLog(id: string): Promise<void> {
     const container = this.#state.running(id, 'reopen the log of');
     const pod = this.#state.store.getPod(container.podId);
     if (logPathOf(pod, container) === '') throw new RuntimeError('failedPrecondition', `reopen the log of container ${container.id}: it has none`);
     await this.#state.sandbox(pod.id).reopenLog(container.id, { directory: pod.config.logDirectory, path: container.config.logPath });
+  }
+
+  // --- observation
+
+  async containerStats(id: string): Promise<ContainerStats> {
+    return this.#stats.container(id);
+  }
+
+  async listContainerStats(filter?: ContainerStatsFilter): Promise<ContainerStats[]> {
+    return this.#stats.listContainers(filter);
+  }
+
+  async podSandboxStats(id: string): Promise<PodSandboxStats> {
+    return this.#stats.pod(id);
+  }
+
+  async listPodSandboxStats(filter?: PodStatsFilter): Promise<PodSandboxStats[]> {
+    return this.#stats.listPods(filter);
+  }
+
+  async metricDescriptors(): Promise<MetricDescriptor[]> {
+    return this.#stats.descriptors();
+  }
+
+  async podSandboxMetrics(): Promise<PodSandboxMetrics[]> {
+    return this.#stats.metrics();
   }
 
   // --- images
@@ -267,34 +329,28 @@ export class PodEngine implements Engine {
 
   // --- the engine itself
 
+  async updateRuntimeConfig(config: RuntimeConfigUpdate): Promise<void> {
+    await this.#state.deps.network.updateRuntimeConfig(config);
+  }
+
   async status(): Promise<EngineStatus> {
-    const network = this.#state.deps.network.status();
+    const network = await this.#state.deps.network.status();
     return {
       version: this.#state.deps.version,
-      runtimeReady: true,
+      ...this.#state.deps.readiness(),
       networkReady: network.ready,
       networkReason: network.reason,
       networkMessage: network.message,
       defaultRuntimeHandler: this.#state.deps.defaultHandler,
-      runtimeHandlers: [...this.#state.deps.drivers].map(([name, { features }]) => ({ name: name === this.#state.deps.defaultHandler ? '' : name, ...features })),
-      info: this.#state.deps.info(),
+      runtimeHandlers: [...this.#state.deps.drivers].flatMap(([name, { features }]) =>
+        [...(name === this.#state.deps.defaultHandler ? [''] : []), name].map((told) => ({ name: told, ...features })),
+      ),
+      info: { ...(await this.#state.deps.info()), network: network.info ?? {} },
     };
   }
 
-  async *events(signal: AbortSignal): AsyncGenerator<EngineEvent, void, void> {
-    const queue = new BoundedQueue<EngineEvent>({
-      capacity: eventBacklogMax,
-      overflowError: () => new RuntimeError('resourceExhausted', `read events: the reader fell ${eventBacklogMax} events behind`),
-    });
-    this.#state.subscribers.add(queue);
-    const onAbort = (): void => queue.end();
-    signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      if (!signal.aborted) yield* queue;
-    } finally {
-      signal.removeEventListener('abort', onAbort);
-      this.#state.subscribers.delete(queue);
-    }
+  events(signal: AbortSignal): AsyncIterable<EngineEvent> {
+    return readEvents(this.#state, signal);
   }
 
   async explain({ pod, containers, showSecrets }: ExplainRequest): Promise<string[]> {
@@ -332,14 +388,4 @@ function cancelledBy(signal: AbortSignal | undefined): { readonly signal?: Abort
 /** The working directory of a client is not the engine's. */
 function requireAbsolute(verb: string, path: string): void {
   if (!path.startsWith('/') || path.includes('\0')) throw new RuntimeError('invalidArgument', `${verb} ${JSON.stringify(path.slice(0, 300))}: must be an absolute path`);
-}
-
-function bindStreams(streams: Omit<ProcessStreams, 'resize'>): Omit<ProcessStreams, 'resize'> {
-  return {
-    output: streams.output,
-    write: async (data) => streams.write(data),
-    closeInput: async () => streams.closeInput(),
-    exited: streams.exited,
-    close: () => streams.close(),
-  };
 }

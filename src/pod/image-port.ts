@@ -18,11 +18,14 @@ import type {
   VerifyImagesOptions,
   VerifyReport,
 } from './image-types.ts';
+import type { UserMappings } from './security-types.ts';
 
 /** Where a container's layers lie: `lower` are short names relative to `storeDir`, top layer first. */
 export interface RootfsLayers {
   readonly storeDir: string;
   readonly lower: readonly string[];
+  /** For a user namespace: owners are the image's and are mapped at the mount; false: these are copies that belong to the mapped ids. */
+  readonly mapLower?: boolean;
 }
 
 /** What of an image's configuration a container uses. It comes from the image and is not trusted. */
@@ -56,6 +59,8 @@ export interface ImagePort {
    * Throws notFound, failedPrecondition.
    */
   lease(imageId: string, leaseId: string, options?: { readonly purpose: 'rootfs' | 'volume' }): RootfsLayers;
+  /** As `lease`, for a container in a user namespace; copying layers, where the kernel cannot map them, may take a while. */
+  leaseMapped(imageId: string, leaseId: string, mappings: UserMappings, options: { readonly purpose: 'rootfs' | 'volume' }): Promise<RootfsLayers>;
   release(leaseId: string): void;
   /** Leases that exist, for reconcile. */
   leases(): readonly string[];

@@ -6,10 +6,16 @@ import { type PodSandboxId, RuntimeError, encodeId, encodeJson, podSandboxId, wi
 import { type EngineState, endOf } from './engine-state.ts';
 import { defaultHostname, encodeHosts, encodeResolvConf } from './files.ts';
 import { JoinedCreates, abandonable } from './joins.ts';
+import { checkPodLabels } from './labels.ts';
 import type { NetworkAttachment, OpaquePlan, PodFiles, Sandbox, SandboxDriver, SandboxRequest } from './ports.ts';
 import { type ContainerRecord, type PodRecord, podKey } from './store.ts';
 import type { PodSandboxConfig } from './types.ts';
+import { finishPodUpdate, finishUpdate, limitsOfPod } from './update-operations.ts';
+import { planResources } from './runtime-spec.ts';
 import { containerOfLease, releaseImages } from './volumes.ts';
+
+/** Of a container whose end nobody saw, which is neither success nor a signal. Source: containerd. */
+const unseenExitCode = 255;
 
 /** One per engine. Ids may be shortened to a unique prefix; every method rejects with RuntimeError. */
 export class PodOperations {
@@ -42,6 +48,7 @@ export class PodOperations {
             `run pod sandbox ${key}: exists as ${existing.id}${existing.state === 'ready' ? ' with another configuration' : ', which is not ready'}`,
           );
         }
+        checkPodLabels(config.security, this.#state.deps.defaults);
         return this.#createPod(driver, { config, handler, foreground: options.foreground === true });
       },
       signal,
@@ -53,7 +60,7 @@ export class PodOperations {
     const id = podSandboxId(encodeId(clock.randomBytes(32)));
     const hostNetwork = config.security.namespaces.network === 'node';
     const hostname = config.hostname !== '' ? config.hostname : hostNetwork ? this.#state.deps.defaults.nodeHostname : defaultHostname(config.metadata.name);
-    const request: SandboxRequest = { podId: id, config, hostname, foreground };
+    const request: SandboxRequest = requestOf({ id, config, hostname, foreground });
     try {
       await withRollback(async (rollback) => {
         let pod: PodRecord = { id, config, hostname, state: 'creating', createdAtNs: clock.nowNs(), runtimeHandler: handler, foreground, sandbox: driver.plan(request) };
@@ -87,15 +94,19 @@ export class PodOperations {
 
   /** Attaches the network. Its plan and the pod's files, which hold the address, go to the sandbox together. */
   async #attach(pod: PodRecord, sandbox: Sandbox): Promise<NetworkAttachment> {
-    const { portMappings, sysctls } = pod.config;
+    const { config } = pod;
     let isCommitted = false;
     const execute = async (plan: OpaquePlan, attachment?: NetworkAttachment): Promise<void> => {
       if (attachment === undefined) return sandbox.execute(plan);
       isCommitted = true;
-      return sandbox.commit(await this.#podFiles({ ...pod, attachment }), sysctls, plan);
+      return sandbox.commit(await this.#podFiles({ ...pod, attachment }), config.sysctls, plan);
     };
-    const attachment = await this.#state.deps.network.attach({ podId: pod.id, portMappings }, execute, pod.foreground ? async (undo) => sandbox.deposit(undo) : undefined);
-    if (!isCommitted) await sandbox.commit(await this.#podFiles({ ...pod, attachment }), sysctls);
+    const attachment = await this.#state.deps.network.attach(
+      { podId: pod.id, portMappings: config.portMappings, config },
+      execute,
+      pod.foreground ? async (undo) => sandbox.deposit(undo) : undefined,
+    );
+    if (!isCommitted) await sandbox.commit(await this.#podFiles({ ...pod, attachment }), config.sysctls);
     return attachment;
   }
 
@@ -143,7 +154,8 @@ export class PodOperations {
       isEnded = true;
       await sandbox?.shutdown(plan);
     };
-    if (pod.attachment !== undefined) await network.detach(pod.id, isEnded ? undefined : shutdown);
+    // Asked even where an earlier engine found the pod dead: what the network could not undo then is still recorded there.
+    if (!pod.sandbox.hostNetwork) await network.detach(pod.id, isEnded ? undefined : shutdown);
     if (!isEnded) await shutdown();
   }
 
@@ -152,13 +164,14 @@ export class PodOperations {
     if (pod === undefined || pod.state === 'creating') return;
     const removed = this.#state.locks.run(pod.id, async () => {
       await this.#stopPod(pod.id);
-      if (this.#state.store.findPod(pod.id) === undefined) return;
+      const last = this.#state.store.findPod(pod.id);
+      if (last === undefined) return;
       await this.#state.driver(pod.runtimeHandler).cleanUp(
         pod.sandbox,
         this.#state.store.containers(pod.id).map((container) => container.id),
       );
-      await this.#forgetPod(pod);
-      this.#state.publish({ kind: 'podRemoved', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });
+      await this.#forgetPod(last);
+      this.#state.publish({ kind: 'podRemoved', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() }, last);
     });
     await (signal === undefined ? removed : abandonable(removed, signal));
   }
@@ -173,7 +186,7 @@ export class PodOperations {
       }
       this.#state.store.deletePod(pod.id);
     });
-    for (const container of containers) this.#state.publish({ kind: 'containerRemoved', podSandboxId: pod.id, containerId: container.id, atNs: clock.nowNs() });
+    for (const container of containers) this.#state.publish({ kind: 'containerRemoved', podSandboxId: pod.id, containerId: container.id, atNs: clock.nowNs() }, pod);
   }
 
   /** Repairs what earlier owners left: re-attaches live sandboxes, records the ends of dead ones, removes their remains. */
@@ -206,7 +219,7 @@ export class PodOperations {
       pod.sandbox,
       this.#state.store.containers(pod.id).map((container) => container.id),
     );
-    await this.#state.deps.network.detach(pod.id);
+    // Its network is undone by the network's own repair, which comes after that of the pods.
     // A foreground pod belonged to its starter: with that gone, nobody will ask for it again.
     if (pod.state === 'creating' || pod.foreground) await this.#forgetPod(pod);
     else this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
@@ -220,12 +233,13 @@ export class PodOperations {
       store.deleteContainer(container.id);
       return;
     }
-    this.#state.recordEnd(container.id, { exitCode: 137, reason: 'Unknown', message: 'the sandbox ended while no engine was watching', endedAtNs: deps.clock.nowNs() });
+    this.#state.recordEnd(container.id, { exitCode: unseenExitCode, reason: 'Unknown', message: 'the sandbox ended while no engine was watching', endedAtNs: deps.clock.nowNs() });
   }
 
   async #adopt(pod: PodRecord, sandbox: Sandbox): Promise<void> {
     this.#watch(pod.id, sandbox);
     await sandbox.onProcessEnd((end) => this.#state.onProcessEnd(end));
+    await finishPodUpdate(this.#state, sandbox, pod);
     const processes = new Map((await sandbox.processes()).map((process) => [process.processId, process]));
     for (const container of this.#state.store.containers(pod.id)) {
       const process = processes.get(container.id);
@@ -240,6 +254,7 @@ export class PodOperations {
         this.#state.expectEnd(container.id);
         if (process.state === 'running' && container.state === 'created')
           this.#state.store.moveContainer(container.id, { state: 'running', startedAtNs: process.startedAtNs, pid: process.pid });
+        await finishUpdate(this.#state, sandbox, container);
       }
     }
   }
@@ -261,14 +276,17 @@ export class PodOperations {
     this.#state.store.putPod({ ...pod, state: 'notReady' });
     await this.#state.driver(pod.runtimeHandler).cleanUp(pod.sandbox, []);
     this.#state.endContainers(podId, { exitCode: 137, reason: 'Error', message: "the pod's shim ended" });
-    await this.#state.deps.network.detach(pod.id);
+    // What the network cannot undo now stays recorded there, for the pod's removal.
+    await this.#state.deps.network.detach(pod.id).catch((error: unknown) => this.#state.deps.report(error));
     this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
     this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });
   }
 }
 
-function requestOf(pod: PodRecord): SandboxRequest {
-  return { podId: pod.id, config: pod.config, hostname: pod.hostname, foreground: pod.foreground };
+function requestOf(pod: Pick<PodRecord, 'id' | 'config' | 'hostname' | 'foreground'>): SandboxRequest {
+  // Those of its creation: by them its containers find the groups that it was given.
+  const resources = limitsOfPod({ config: pod.config });
+  return { podId: pod.id, config: pod.config, hostname: pod.hostname, foreground: pod.foreground, ...(resources === undefined ? {} : { resources: planResources(resources, []) }) };
 }
 
 function withoutAttachment({ attachment: _attachment, ...pod }: PodRecord): PodRecord {

@@ -3,8 +3,10 @@
  * `bin/`; each has a real implementation in its own folder. Types only.
  */
 import type { ContainerId, PodSandboxId } from '#core';
-import type { RuntimeSpec, SpecSeccomp } from '#oci';
+import type { RuntimeSpec, SpecResources, SpecSeccomp } from '#oci';
+import type { CdiFile } from './cdi-types.ts';
 import type { RootfsLayers } from './image-port.ts';
+import type { SandboxUsage, UsageRequest } from './stats-types.ts';
 import type { DnsConfig, PodSandboxConfig, PortMapping } from './types.ts';
 
 export type * from './image-port.ts';
@@ -20,6 +22,15 @@ export interface NetworkAttachment {
   readonly details: unknown;
 }
 
+/** Whether pods can be attached, and facts for verbose status. */
+export interface NetworkConditions {
+  readonly ready: boolean;
+  /** One word in camel case and a sentence; both empty when ready. */
+  readonly reason: string;
+  readonly message: string;
+  readonly info?: Readonly<Record<string, unknown>>;
+}
+
 /** The network of the pods. One record per attached pod, kept by the network itself. */
 export interface NetworkPort {
   /**
@@ -27,15 +38,21 @@ export interface NetworkPort {
    * the pod's shim runs by itself when its starter is killed. Throws resourceExhausted, alreadyExists.
    */
   attach(
-    request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] },
+    request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[]; readonly config: PodSandboxConfig },
     execute: (plan: OpaquePlan, attachment?: NetworkAttachment) => Promise<void>,
     deposit?: (undo: OpaquePlan) => Promise<void>,
   ): Promise<NetworkAttachment>;
-  /** The pod's namespace is gone or going. No error when nothing is attached. `execute` runs the plan in the ending sandbox; without it the host does. */
+  /**
+   * The pod's namespace is gone or going. No error when nothing is attached. `execute` ends the sandbox and runs the plan as its last act; without it the
+   * host does. What could not be undone stays recorded, and the next call tries again.
+   */
   detach(podId: PodSandboxId, execute?: (plan: OpaquePlan) => Promise<void>): Promise<void>;
+  /** At the start of an owner: undoes what no live pod has; that may go on in the background. */
   reconcile(livePodIds: ReadonlySet<string>): Promise<void>;
   explain(request: { readonly podId: PodSandboxId; readonly portMappings: readonly PortMapping[] }): readonly string[];
-  status(): { readonly ready: boolean; readonly reason: string; readonly message: string };
+  status(): NetworkConditions | Promise<NetworkConditions>;
+  /** The ranges that the node's pods have their addresses of, comma-separated; empty: no change. Throws invalidArgument. */
+  updateRuntimeConfig(config: { readonly podCidr: string }): Promise<void>;
   /** Removes what only existed for pods, where none is left. */
   close(): Promise<void>;
 }
@@ -47,6 +64,8 @@ export interface SandboxRequest {
   readonly hostname: string;
   /** The sandbox ends with this engine. */
   readonly foreground: boolean;
+  /** Limits of the whole pod; absent: none of its own. */
+  readonly resources?: SpecResources;
 }
 
 /** What a driver must be told to find a sandbox again, or what is left of it. Stored with the pod's record before it is made. */
@@ -164,11 +183,21 @@ export interface Sandbox {
   ): Promise<{ readonly exitCode: number; readonly timedOut: boolean; readonly stdout: Uint8Array; readonly stderr: Uint8Array }>;
   exec(id: ContainerId, process: ExecProcess): Promise<{ readonly processId: string; readonly streams: SandboxStreams }>;
   attach(id: ContainerId, options: { readonly stdin: boolean }): Promise<SandboxStreams>;
+  /** Connects to the port at the pod's own loopback. Rejects with unavailable where nobody listens. */
+  connectPort(port: number): Promise<SandboxStreams>;
   resize(processId: string, size: { readonly columns: number; readonly rows: number }): Promise<void>;
   reopenLog(id: ContainerId, log: { readonly directory: string; readonly path: string }): Promise<void>;
+  /** Brings the container to these limits, or leaves it as it is and rejects. `oomScoreAdj` is that of its first process. */
+  update(id: ContainerId, resources: SpecResources, options: { readonly oomScoreAdj?: number }): Promise<void>;
+  /** The same for the pod's own group. */
+  updatePod(resources: SpecResources): Promise<void>;
+  /** What the sandbox knows of a container, for people; empty where it knows none. */
+  describe(id: ContainerId): Readonly<Record<string, unknown>>;
   /** Forgets an ended container and removes its cgroup and writable layer. */
   removeContainer(id: ContainerId): Promise<void>;
   processes(): Promise<ProcessSnapshot[]>;
+  /** What groups and interfaces say now; parts that cannot be read in time are absent. */
+  usage(request: UsageRequest): Promise<SandboxUsage>;
   /** One listener; called once per ended process, after its last output was logged. */
   onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void>;
   /** Kills everything, releases namespaces and cgroups, runs the network's plan, if one is given, and ends the shim. */
@@ -208,9 +237,15 @@ export interface SpecDefaults {
   readonly seccomp: (capabilities: readonly string[]) => SpecSeccomp;
   /** Reads and decodes a localhost profile. */
   readonly readSeccompProfile: (path: string) => Promise<SpecSeccomp>;
+  /** Absent where the kernel has no AppArmor. `defaultProfile`: name of the profile for containers that name none; undefined where it cannot be loaded. */
+  readonly apparmor?: { readonly defaultProfile: () => Promise<string | undefined> };
+  /** Absent where SELinux is not enabled. Labels of a container's processes and files, of which the level is a pod's own; the type of privileged processes. */
+  readonly selinux?: { readonly process: string; readonly mount: string; readonly privilegedType: string };
   readonly imageVolumes: ImageVolumePolicy;
   /** The device node at a host path, or every one below it when it is a directory. Throws notFound, invalidArgument. */
   readonly readDevices: (path: string) => Promise<readonly HostDevice[]>;
+  /** The files of every directory of CDI specifications, as they are now. Never rejects: what cannot be read is among the files. */
+  readonly readCdiSpecs: () => Promise<readonly CdiFile[]>;
   readonly nodeHostname: string;
   readonly readHostDns: () => Promise<DnsConfig>;
   readonly readHostHosts: () => Promise<string>;

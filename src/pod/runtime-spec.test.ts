@@ -23,6 +23,7 @@ async function build(container: Partial<ContainerConfig> = {}, pod: Partial<PodS
 }
 
 const security = (change: Partial<ContainerSecurity>): { security: ContainerSecurity } => ({ security: { ...containerConfig().security, ...change } });
+const privilegedPod: Partial<PodSandboxConfig> = { security: { ...podConfig().security, privileged: true } };
 const mountAt = (spec: RuntimeSpec, destination: string) => spec.mounts.find((mount) => mount.destination === destination);
 const namespacesOf = (spec: RuntimeSpec): string[] => spec.linux.namespaces.map(({ type, path }) => (path === undefined ? type : `${type}=${path}`));
 
@@ -63,7 +64,7 @@ describe('the process', () => {
     const changed = (await build(security({ capabilities: { add: ['sys_admin'], drop: ['KILL'], addAmbient: ['CAP_CHOWN'] } }))).process?.capabilities;
     assert.deepEqual([changed?.effective, changed?.ambient, changed?.inheritable], [['CAP_CHOWN', 'CAP_SYS_ADMIN'], ['CAP_CHOWN'], ['CAP_CHOWN']]);
     assert.deepEqual((await build(security({ capabilities: { add: ['CHOWN'], drop: ['ALL'], addAmbient: [] } }))).process?.capabilities?.bounding, ['CAP_CHOWN']);
-    assert.deepEqual((await build(security({ privileged: true }))).process?.capabilities?.bounding, fakeDefaults.allCapabilities);
+    assert.deepEqual((await build(security({ privileged: true }), privilegedPod)).process?.capabilities?.bounding, fakeDefaults.allCapabilities);
     await assert.rejects(build(security({ capabilities: { add: ['no such thing'], drop: [], addAmbient: [] } })), {
       code: 'invalidArgument',
       message: /unknown capability CAP_NO SUCH THING$/,
@@ -73,7 +74,7 @@ describe('the process', () => {
 
 describe('the user', () => {
   const userOf = (change: Partial<ContainerSecurity>, imageUser = ''): ReturnType<typeof containerUser> =>
-    containerUser(containerConfig(security(change)), podConfig(), { ...image, user: imageUser });
+    containerUser(containerConfig(security(change)), { ...image, user: imageUser });
 
   it('is the request’s, else the image’s with its group', () => {
     assert.deepEqual(userOf({}, 'web:staff'), { user: 'web', group: 'staff', supplementalGroups: [], policy: 'merge' });
@@ -81,7 +82,7 @@ describe('the user', () => {
     assert.deepEqual(userOf({ runAsUsername: 'me', runAsGroup: 7, supplementalGroups: [3, 3], supplementalGroupsPolicy: 'strict' }), {
       user: 'me',
       group: '7',
-      supplementalGroups: [3],
+      supplementalGroups: [3, 3],
       policy: 'strict',
     });
     assert.throws(() => userOf({ runAsGroup: 7 }), { code: 'invalidArgument', message: /run_as_group: needs run_as_user or run_as_username$/ });
@@ -91,11 +92,16 @@ describe('the user', () => {
 describe('namespaces', () => {
   it('are the pod’s, the container’s or the node’s', async () => {
     assert.deepEqual(namespacesOf(await build()), ['pid', 'ipc', 'network', 'uts', 'mount', 'cgroup']);
-    const node = await build(security({ namespaces: { network: 'node', pid: 'node', ipc: 'node' } }));
+    const host = { security: { ...podConfig().security, namespaces: { network: 'node', pid: 'pod', ipc: 'node' } } } as const;
+    const node = await build(security({ namespaces: { network: 'pod', pid: 'node', ipc: 'pod' } }), host);
     assert.deepEqual(namespacesOf(node), ['mount', 'cgroup']);
     assert.equal(node.hostname, undefined);
     assert.deepEqual(mountAt(node, '/dev/shm')?.source, '/dev/shm');
-    assert.deepEqual(namespacesOf(await build(security({ privileged: true }))), ['pid', 'ipc', 'network', 'uts', 'mount']);
+    assert.deepEqual(namespacesOf(await build(security({ privileged: true }), privilegedPod)), ['pid', 'ipc', 'network', 'uts', 'mount']);
+  });
+
+  it('of network and IPC are the pod’s, whatever the container asks for', async () => {
+    assert.deepEqual(namespacesOf(await build(security({ namespaces: { network: 'node', pid: 'pod', ipc: 'node' } }))), ['pid', 'ipc', 'network', 'uts', 'mount', 'cgroup']);
   });
 });
 
@@ -156,13 +162,21 @@ describe('confinement', () => {
   it('masks by default, as the request says, and not for privileged containers', async () => {
     assert.deepEqual((await build()).linux.maskedPaths, ['/proc/kcore']);
     assert.deepEqual((await build(security({ maskedPaths: [], readonlyPaths: ['/x'] }))).linux.readonlyPaths, ['/x']);
-    assert.deepEqual((await build(security({ privileged: true }))).linux.maskedPaths, []);
+    assert.deepEqual((await build(security({ privileged: true }), privilegedPod)).linux.maskedPaths, []);
   });
 
-  it('takes the seccomp profile of the container, else of the pod, and none for privileged ones', async () => {
+  it('of privileged containers needs a privileged pod', async () => {
+    await assert.rejects(build(security({ privileged: true })), {
+      code: 'invalidArgument',
+      message: 'config.linux.security_context.privileged: needs a privileged pod sandbox',
+    });
+  });
+
+  it('takes the seccomp profile of the container alone, and none for privileged ones', async () => {
     assert.equal((await build()).linux.seccomp, undefined);
-    const podSecurity = { ...podConfig().security, seccomp: { kind: 'runtimeDefault' } as const };
-    assert.equal((await build({}, { security: podSecurity })).linux.seccomp?.defaultAction, 'SCMP_ACT_ERRNO');
+    const podSecurity = { ...podConfig().security, privileged: true, seccomp: { kind: 'runtimeDefault' } as const };
+    assert.equal((await build({}, { security: podSecurity })).linux.seccomp, undefined);
+    assert.equal((await build(security({ seccomp: { kind: 'runtimeDefault' } }))).linux.seccomp?.defaultAction, 'SCMP_ACT_ERRNO');
     assert.equal((await build(security({ seccomp: { kind: 'localhost', path: '/p.json' } }), { security: podSecurity })).linux.seccomp?.defaultAction, 'SCMP_ACT_ALLOW');
     assert.equal((await build(security({ seccomp: { kind: 'unconfined' } }), { security: podSecurity })).linux.seccomp, undefined);
     assert.equal((await build(security({ privileged: true }), { security: podSecurity })).linux.seccomp, undefined);
@@ -175,7 +189,7 @@ describe('confinement', () => {
       { allow: false, type: 'a', access: 'rwm' },
       { allow: true, type: 'c', major: 1, minor: 7, access: 'r' },
     ]);
-    assert.deepEqual((await build(security({ privileged: true }))).linux.resources?.devices, [{ allow: true, type: 'a', access: 'rwm' }]);
+    assert.deepEqual((await build(security({ privileged: true }), privilegedPod)).linux.resources?.devices, [{ allow: true, type: 'a', access: 'rwm' }]);
     await assert.rejects(build({ devices: [{ containerPath: '/dev/x', hostPath: '/dev/full', permissions: 'rq' }] }), {
       message: 'config.devices[0].permissions: "rq" is not made of r, w and m',
     });

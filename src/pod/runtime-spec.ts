@@ -6,7 +6,9 @@
 import { invalidArgument } from '#core';
 import type { RuntimeSpec, SpecDevice, SpecDeviceRule, SpecMount, SpecNamespace, SpecResources, SpecSeccomp } from '#oci';
 import type { ContainerRequest, HostDevice, ImageProcess, SpecDefaults } from './ports.ts';
-import type { ContainerConfig, LinuxResources, Mount, PodSandboxConfig, SeccompProfile } from './types.ts';
+import type { ContainerConfig, LinuxResources, Mount, PodSandboxConfig, SeccompProfile, UserMappings } from './types.ts';
+import { apparmorOf, selinuxOf } from './labels.ts';
+import { containerUserNamespace, mountMappings } from './user-namespace.ts';
 import { declaredVolumes, planDeclaredVolumes, planImageMount } from './volumes.ts';
 
 /** All that the runtime spec of a container depends on. */
@@ -26,13 +28,28 @@ export interface SpecInput {
 
 const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
+/**
+ * The request with the namespaces that it gets: network and IPC are the pod's, whatever the container says, as a sandbox has one of each. Clients
+ * leave them out of a container in a pod with the host's network; nor may a container ask for the host's where its pod has its own.
+ */
+function inPod(request: SpecInput): SpecInput {
+  const { network, ipc } = request.pod.security.namespaces;
+  const { container } = request;
+  return { ...request, container: { ...container, security: { ...container.security, namespaces: { ...container.security.namespaces, network, ipc } } } };
+}
+
 /** The runtime spec of a container. Throws invalidArgument with the request's path for what cannot be. */
-export async function buildRuntimeSpec(input: SpecInput): Promise<RuntimeSpec> {
+export async function buildRuntimeSpec(request: SpecInput): Promise<RuntimeSpec> {
+  const input = inPod(request);
   const { pod, container, image, defaults } = input;
   const { security } = container;
+  const user = containerUserNamespace(pod, container);
+  if (security.privileged && !pod.security.privileged) throw invalidArgument('config.linux.security_context.privileged', 'needs a privileged pod sandbox');
+  const apparmorProfile = await apparmorOf(security, defaults);
+  const labels = selinuxOf(input, defaults);
   const capabilities = planCapabilities(container, defaults);
-  const devices = await planDevices(container, defaults);
-  const seccomp = await planSeccomp(security.privileged ? undefined : (security.seccomp ?? pod.security.seccomp), capabilities.bounding, defaults);
+  const devices = await planDevices(container, defaults, user);
+  const seccomp = await planSeccomp(security.privileged ? undefined : security.seccomp, capabilities.bounding, defaults);
   return {
     ociVersion: '1.3.0',
     // With the host's network the host's name counts as well.
@@ -47,7 +64,10 @@ export async function buildRuntimeSpec(input: SpecInput): Promise<RuntimeSpec> {
       capabilities,
       rlimits: [],
       noNewPrivileges: security.noNewPrivileges,
-      ...(container.resources?.oomScoreAdj === undefined ? {} : { oomScoreAdj: container.resources.oomScoreAdj }),
+      ...(apparmorProfile === undefined ? {} : { apparmorProfile }),
+      ...(labels === undefined ? {} : { selinuxLabel: labels.process }),
+      // Never the daemon's own, which a service manager may have made nearly unkillable.
+      oomScoreAdj: container.resources?.oomScoreAdj ?? 0,
       unsupported: [],
     },
     root: { path: 'rootfs', readonly: security.readonlyRootfs },
@@ -55,14 +75,16 @@ export async function buildRuntimeSpec(input: SpecInput): Promise<RuntimeSpec> {
       ...planDeclaredVolumes(declaredVolumes(image, container.mounts, defaults.imageVolumes)),
       ...baseMounts(input),
       ...podFileMounts(input),
-      ...planMounts(container.mounts),
+      ...planMounts(container.mounts, user),
     ],
-    hooks: [],
-    annotations: {},
+    hooks: {},
+    annotations: container.annotations,
     linux: {
-      namespaces: planNamespaces(container, input.targetPid),
-      hasIdMappings: false,
+      namespaces: [...(user === undefined ? [] : [{ type: 'user' } as const]), ...planNamespaces(container, input.targetPid)],
+      hasIdMappings: user !== undefined,
+      ...(user === undefined ? {} : { uidMappings: user.uids, gidMappings: user.gids }),
       hasTimeOffsets: false,
+      ...(labels === undefined ? {} : { mountLabel: labels.mount }),
       devices: devices.nodes,
       cgroupsPath: input.cgroupPath,
       resources: planResources(container.resources, devices.rules),
@@ -102,7 +124,7 @@ function planEnv({ container, image, hostname }: SpecInput): readonly string[] {
 }
 
 /** A user by number or name and the groups asked for, to be resolved inside the root. */
-export function containerUser(container: ContainerConfig, pod: PodSandboxConfig, image: ImageProcess): ContainerRequest['identity'] {
+export function containerUser(container: ContainerConfig, image: ImageProcess): ContainerRequest['identity'] {
   const { security } = container;
   const [imageUser = '', imageGroup = ''] = splitUser(image.user);
   const hasOwnUser = security.runAsUser !== undefined || (security.runAsUsername !== undefined && security.runAsUsername !== '');
@@ -111,7 +133,7 @@ export function containerUser(container: ContainerConfig, pod: PodSandboxConfig,
   return {
     user: security.runAsUser !== undefined ? String(security.runAsUser) : hasOwnUser ? (security.runAsUsername ?? '') : imageUser,
     group: security.runAsGroup !== undefined ? String(security.runAsGroup) : hasOwnUser ? '' : imageGroup,
-    supplementalGroups: [...new Set([...pod.security.supplementalGroups, ...security.supplementalGroups])],
+    supplementalGroups: security.supplementalGroups,
     policy: security.supplementalGroupsPolicy,
   };
 }
@@ -202,10 +224,12 @@ function podFileMounts({ container, podDir }: SpecInput): readonly SpecMount[] {
 const propagationOptions = { private: 'rprivate', hostToContainer: 'rslave', bidirectional: 'rshared' } as const;
 
 /** Host paths are not looked at here: one that is missing or hangs is the helper's to meet, under a deadline. */
-function planMounts(mounts: readonly Mount[]): readonly SpecMount[] {
+function planMounts(mounts: readonly Mount[], user: UserMappings | undefined): readonly SpecMount[] {
   const planned = mounts.map((mount, index): SpecMount => {
     const at = `config.mounts[${index}]`;
     if (!mount.containerPath.startsWith('/')) throw invalidArgument(`${at}.container_path`, `${JSON.stringify(mount.containerPath)} is not absolute`);
+    const idMappings = mountMappings(mount, user, at);
+    if (user !== undefined && mount.propagation === 'bidirectional') throw invalidArgument(`${at}.propagation`, 'must not be bidirectional in a pod with a user namespace');
     if (mount.image !== undefined) return planImageMount(mount, index);
     if (!mount.hostPath.startsWith('/')) throw invalidArgument(`${at}.host_path`, `${JSON.stringify(mount.hostPath)} is not absolute`);
     return {
@@ -213,7 +237,9 @@ function planMounts(mounts: readonly Mount[]): readonly SpecMount[] {
       type: 'bind',
       source: mount.hostPath,
       options: ['rbind', propagationOptions[mount.propagation], mount.recursiveReadonly === true ? 'rro' : mount.readonly ? 'ro' : 'rw', ...(mount.restrictions ?? [])],
-      idMapped: false,
+      idMapped: idMappings !== undefined,
+      ...(idMappings === undefined ? {} : { idMappings }),
+      volume: true,
     };
   });
   // Shorter targets first, so that a mount inside another one is not hidden by it.
@@ -229,8 +255,13 @@ function planPropagation(mounts: readonly Mount[]): Pick<RuntimeSpec['linux'], '
   return mounts.some(({ propagation }) => propagation === 'hostToContainer') ? { rootfsPropagation: 'rslave' } : {};
 }
 
-async function planDevices(container: ContainerConfig, defaults: SpecDefaults): Promise<{ readonly nodes: readonly SpecDevice[]; readonly rules: readonly SpecDeviceRule[] }> {
-  if (container.security.privileged) {
+async function planDevices(
+  container: ContainerConfig,
+  defaults: SpecDefaults,
+  user: UserMappings | undefined,
+): Promise<{ readonly nodes: readonly SpecDevice[]; readonly rules: readonly SpecDeviceRule[] }> {
+  // Below a user namespace its root would own every disk of the host: there a privileged container gets what it lists.
+  if (container.security.privileged && user === undefined) {
     const all = await defaults.readDevices('/dev');
     return { nodes: all.map((device) => nodeOf(device, device.path)), rules: [{ allow: true, type: 'a', access: 'rwm' }] };
   }
@@ -252,8 +283,8 @@ function nodeOf(device: HostDevice, path: string): SpecDevice {
 
 const isSet = (value: bigint | undefined): value is bigint => value !== undefined && value !== 0n;
 
-/** CRI's "0 means not set" becomes absence. */
-function planResources(resources: LinuxResources | undefined, deviceRules: readonly SpecDeviceRule[]): SpecResources {
+/** CRI's "0 means not set" becomes absence; a size of huge pages with the limit 0 is forbidden. */
+export function planResources(resources: LinuxResources | undefined, deviceRules: readonly SpecDeviceRule[]): SpecResources {
   const cpu = {
     ...(isSet(resources?.cpuShares) ? { shares: resources.cpuShares } : {}),
     ...(isSet(resources?.cpuQuota) ? { quota: resources.cpuQuota } : {}),
@@ -270,7 +301,7 @@ function planResources(resources: LinuxResources | undefined, deviceRules: reado
     ...(Object.keys(memory).length === 0 ? {} : { memory }),
     ...(Object.keys(cpu).length === 0 ? {} : { cpu }),
     ...(isSet(resources?.pidsLimit) ? { pids: { limit: resources.pidsLimit } } : {}),
-    hugepageLimits: (resources?.hugepageLimits ?? []).filter(({ limit }) => limit > 0n),
+    hugepageLimits: resources?.hugepageLimits ?? [],
     unified: resources?.unified ?? {},
     unsupported: [],
   };

@@ -1,6 +1,6 @@
 /** Records as the statuses that doors show. Pure. */
 import type { ContainerRecord, PodRecord } from './store.ts';
-import type { ContainerFilter, ContainerStatus, Mount, PodFilter, PodSandboxStatus } from './types.ts';
+import type { ContainerFilter, ContainerStatus, EventSnapshot, Mount, PodFilter, PodSandboxStatus } from './types.ts';
 
 /** A pod's status. While it is being created it has none; callers leave those out. */
 export function describePod(pod: PodRecord): PodSandboxStatus {
@@ -37,6 +37,7 @@ function describeMount(mount: Mount, imageRef: string | undefined): Mount {
 /** A container's status; without its pod the log path is unknown. */
 export function describeContainer(container: ContainerRecord, pod: PodRecord | undefined): ContainerStatus {
   const { config } = container;
+  const resources = container.updated?.resources ?? config.resources;
   return {
     id: container.id,
     podSandboxId: container.podId,
@@ -55,15 +56,22 @@ export function describeContainer(container: ContainerRecord, pod: PodRecord | u
     userSpecifiedImage: config.userSpecifiedImage ?? config.image,
     ...(config.imageAnnotations === undefined ? {} : { imageAnnotations: config.imageAnnotations }),
     labels: config.labels,
-    annotations: config.annotations,
+    annotations: container.updated?.annotations ?? config.annotations,
     mounts: config.mounts.map((mount, index) => describeMount(mount, container.mountedImages?.find((mounted) => mounted.mount === index)?.imageRef)),
     logPath: pod === undefined ? '' : logPathOf(pod, container),
     tty: config.tty,
     stdin: config.stdin,
-    ...(config.resources === undefined ? {} : { resources: config.resources }),
+    stdinOnce: config.stdinOnce,
+    ...(resources === undefined ? {} : { resources }),
+    stopSignal: container.stopSignal,
     ...(container.identity === undefined ? {} : { user: container.identity }),
     info: { pid: container.pid, sandboxId: container.podId },
   };
+}
+
+/** A pod with those of its containers that have been made. */
+export function snapshotOf(pod: PodRecord, containers: readonly ContainerRecord[]): EventSnapshot {
+  return { pod: describePod(pod), containers: containers.filter(({ state }) => state !== 'creating').map((container) => describeContainer(container, pod)) };
 }
 
 function matchesLabels(labels: Readonly<Record<string, string>>, wanted: Readonly<Record<string, string>> | undefined): boolean {

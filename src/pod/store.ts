@@ -4,7 +4,8 @@
  */
 import { type ContainerId, type PodSandboxId, type Records, RuntimeError } from '#core';
 import type { Identity, NetworkAttachment, SandboxRecord } from './ports.ts';
-import type { ContainerConfig, PodSandboxConfig } from './types.ts';
+import type { ContainerConfig, LinuxResources, PodSandboxConfig } from './types.ts';
+import type { PodSandboxUpdate } from './update.ts';
 import type { MountedImage } from './volumes.ts';
 
 /**
@@ -26,6 +27,8 @@ export interface PodRecord {
   readonly attachment?: NetworkAttachment;
   /** How long the attachment took, for people; absent with the host's network. */
   readonly networkMs?: number;
+  /** What holds instead of the configuration's resources since an update. */
+  readonly updated?: PodSandboxUpdate;
 }
 
 /** States of a container: creating → created → running → exited → gone; a created one may end without running. */
@@ -50,6 +53,16 @@ export interface ContainerRecord {
   readonly identity?: Identity;
   /** What its mounts of images led to; absent: it has none. */
   readonly mountedImages?: readonly MountedImage[];
+  /** What holds instead of the configuration's since an update. */
+  readonly updated?: UpdatedContainer;
+  /** An update under way: what will hold, perhaps applied in part. */
+  readonly pendingUpdate?: UpdatedContainer;
+}
+
+/** Resources and annotations after an update, all of them. */
+export interface UpdatedContainer {
+  readonly resources?: LinuxResources;
+  readonly annotations: Readonly<Record<string, string>>;
 }
 
 /** Name under which creates are joined. */

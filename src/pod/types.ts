@@ -3,9 +3,17 @@
  * They follow CRI's messages, with names in camel case, 64-bit integers as bigint and variants on `kind`. No logic here.
  */
 import type { ContainerId, PodSandboxId } from '#core';
+import type { EngineEvent, RuntimeReadiness } from './event-types.ts';
 import type { ImageEngine } from './image-types.ts';
+import type { StatsEngine } from './stats-types.ts';
+import type { ContainerUpdate, PodSandboxUpdate } from './update.ts';
+import type { ApparmorProfile, SelinuxOptions, UserMappings } from './security-types.ts';
 
 export type * from './image-types.ts';
+export type * from './stats-types.ts';
+export type * from './security-types.ts';
+export type * from './event-types.ts';
+export type * from './update.ts';
 
 /** Identity of a pod sandbox as its creator names it. Equal metadata with equal configuration is one pod. */
 export interface PodMetadata {
@@ -47,6 +55,8 @@ export interface NamespaceOptions {
   readonly ipc: 'pod' | 'node';
   /** With `pid: 'target'`. */
   readonly targetId?: string;
+  /** The pod's user namespace; absent: the host's for a pod, the pod's for a container. */
+  readonly user?: UserMappings;
 }
 
 /** Which seccomp profile a process gets. */
@@ -80,6 +90,8 @@ export interface PodSandboxSecurity {
   readonly supplementalGroups: readonly number[];
   readonly privileged: boolean;
   readonly seccomp?: SeccompProfile;
+  readonly apparmor?: ApparmorProfile;
+  readonly selinux?: SelinuxOptions;
 }
 
 /** Everything a creator says of a pod sandbox. */
@@ -98,7 +110,10 @@ export interface PodSandboxConfig {
   readonly cgroupParent: string;
   readonly sysctls: Readonly<Record<string, string>>;
   readonly security: PodSandboxSecurity;
+  /** What the containers may use together; a limit of the pod's own group only without `cgroupParent`. */
   readonly resources?: LinuxResources;
+  /** What the sandbox itself may use on top of that. */
+  readonly overhead?: LinuxResources;
 }
 
 /** `notReady`: stopped, or its sandbox is gone. */
@@ -117,6 +132,8 @@ export interface PodSandboxStatus {
   readonly annotations: Readonly<Record<string, string>>;
   readonly runtimeHandler: string;
   readonly portMappings: readonly PortMapping[];
+  /** When this was so; told by `podSandboxStatus` alone. */
+  readonly observedAtNs?: bigint;
   /** Verbose facts for people: shim pid, cgroup, netns. */
   readonly info: Readonly<Record<string, unknown>>;
 }
@@ -151,6 +168,8 @@ export interface Mount {
   readonly restrictions?: readonly MountRestriction[];
   /** What is mounted below the host path is read-only too; only with `readonly` and private. */
   readonly recursiveReadonly?: boolean;
+  /** Owners on the file system are shown mapped; only in a pod with a user namespace. */
+  readonly idMappings?: UserMappings;
 }
 
 /** A device of the host in a container. */
@@ -184,6 +203,9 @@ export interface ContainerSecurity {
   readonly maskedPaths?: readonly string[];
   readonly readonlyPaths?: readonly string[];
   readonly seccomp?: SeccompProfile;
+  readonly apparmor?: ApparmorProfile;
+  /** Absent: the pod's. */
+  readonly selinux?: SelinuxOptions;
 }
 
 /** Everything a creator says of a container. */
@@ -201,6 +223,8 @@ export interface ContainerConfig {
   readonly env: readonly { readonly key: string; readonly value: string }[];
   readonly mounts: readonly Mount[];
   readonly devices: readonly Device[];
+  /** Names such as `vendor.com/gpu=0` of the Container Device Interface; annotations `cdi.k8s.io/…` name further ones. */
+  readonly cdiDevices?: readonly string[];
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   /** Relative to the pod's log directory; empty: no log file. */
@@ -244,7 +268,12 @@ export interface ContainerStatus {
   readonly logPath: string;
   readonly tty: boolean;
   readonly stdin: boolean;
+  /** The end of the first attached client's input is that of the container's. */
+  readonly stdinOnce?: boolean;
+  /** Those of the creation, or of the last update. */
   readonly resources?: LinuxResources;
+  /** What a stop sends first, such as `SIGTERM`. */
+  readonly stopSignal?: string;
   readonly user?: { readonly uid: number; readonly gid: number; readonly groups: readonly number[] };
   readonly info: Readonly<Record<string, unknown>>;
 }
@@ -293,24 +322,18 @@ export interface ProcessStreams {
   close(): void;
 }
 
-/** A change of a pod or container, in the order in which it was recorded. */
-export type EngineEvent =
-  | { readonly kind: 'podCreated' | 'podStopped' | 'podRemoved'; readonly podSandboxId: PodSandboxId; readonly atNs: bigint }
-  | {
-      readonly kind: 'containerCreated' | 'containerStarted' | 'containerStopped' | 'containerRemoved';
-      readonly podSandboxId: PodSandboxId;
-      readonly containerId: ContainerId;
-      readonly atNs: bigint;
-    };
+/** Ranges that the node's pods have their addresses of, comma-separated, one per family; empty: no change. */
+export interface RuntimeConfigUpdate {
+  readonly podCidr: string;
+}
 
 /** Conditions and facts of the engine. */
-export interface EngineStatus {
+export interface EngineStatus extends RuntimeReadiness {
   readonly version: string;
-  readonly runtimeReady: boolean;
   readonly networkReady: boolean;
   readonly networkReason: string;
   readonly networkMessage: string;
-  /** Handler of pods that name none; `runtimeHandlers` lists it under the empty name. */
+  /** Handler of pods that name none; `runtimeHandlers` lists it under the empty name too. */
   readonly defaultRuntimeHandler?: string;
   readonly runtimeHandlers: readonly { readonly name: string; readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean }[];
   /** Verbose facts: state directories, host facts, owner pid. */
@@ -322,8 +345,10 @@ export interface EngineStatus {
  * `engine.sock`. Every method rejects with RuntimeError. Ids may be shortened to a unique prefix. An aborted signal makes the
  * caller's promise reject at once; a joined create still finishes and is kept for the retry.
  */
-export interface Engine extends ImageEngine {
+export interface Engine extends ImageEngine, StatsEngine {
   status(): Promise<EngineStatus>;
+  /** Takes what only the cluster knows of this node. Throws invalidArgument. */
+  updateRuntimeConfig(config: RuntimeConfigUpdate): Promise<void>;
   /** Equal requests in flight are joined; an equal repeat gives the same id; an unequal one is alreadyExists. `foreground`: the pod dies with the engine (lifeline). */
   runPodSandbox(config: PodSandboxConfig, options?: { readonly runtimeHandler?: string; readonly foreground?: boolean }, signal?: AbortSignal): Promise<PodSandboxId>;
   /** Kills what runs, releases the network. No error when stopped already; notFound for an unknown id is left to the door. */
@@ -347,7 +372,16 @@ export interface Engine extends ImageEngine {
   execSync(id: string, command: readonly string[], options: { readonly timeoutMs: number }, signal?: AbortSignal): Promise<ExecSyncResult>;
   exec(id: string, request: ExecRequest, signal?: AbortSignal): Promise<ProcessStreams>;
   attach(id: string, options: { readonly stdin: boolean }, signal?: AbortSignal): Promise<ProcessStreams>;
+  /** One connection to a TCP port at the pod's loopback. unavailable where nobody listens; no terminal, so `resize` is failedPrecondition. */
+  portForward(podSandboxId: string, port: number, signal?: AbortSignal): Promise<ProcessStreams>;
   reopenContainerLog(id: string): Promise<void>;
+  /** New limits for a container that is created or running; what is not named stays. On failure everything is as before. */
+  updateContainer(id: string, update: ContainerUpdate, signal?: AbortSignal): Promise<void>;
+  /** New resources of a ready pod; they become limits only where the pod has no cgroup parent. */
+  updatePodSandbox(id: string, update: PodSandboxUpdate, signal?: AbortSignal): Promise<void>;
+  /** What is too much for every status: process, namespaces, cgroup, configuration, runtime spec. Holds the environment. */
+  containerInfo(id: string): Promise<Readonly<Record<string, unknown>>>;
+  podSandboxInfo(id: string): Promise<Readonly<Record<string, unknown>>>;
   /** Events from now on; the iteration ends with the signal. */
   events(signal: AbortSignal): AsyncIterable<EngineEvent>;
   /** The plans a pod or container would run, as readable lines, without running anything. */

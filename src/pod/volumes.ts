@@ -7,7 +7,7 @@ import { RuntimeError, errnoName, errorMessage, invalidArgument, limits } from '
 import type { SpecMount } from '#oci';
 import type { ImagePort, ImageProcess, RootfsLayers } from './image-port.ts';
 import type { ImageVolumePolicy, VolumeSource } from './ports.ts';
-import type { Mount } from './types.ts';
+import type { Mount, UserMappings } from './types.ts';
 
 /** What of a container says which images it uses besides its own. */
 interface ImageUser {
@@ -52,18 +52,33 @@ export function resolveImageMounts(images: Pick<ImagePort, 'resolve'>, mounts: r
   });
 }
 
+/** What a lease is taken with. */
+type Lessor = Pick<ImagePort, 'lease'>;
+
+const purposes = { root: { purpose: 'rootfs' }, volume: { purpose: 'volume' } } as const;
+
+function imageVolume(container: ImageUser, mount: number, layers: RootfsLayers): readonly [string, VolumeSource] {
+  const subPath = container.config.mounts[mount]?.image?.subPath ?? '';
+  return [nameOfImageMount(mount), { kind: 'layers', layers, subPath, origin: `config.mounts[${mount}]` }];
+}
+
 /** Keeps the container's own image and those of its mounts. Equal leases again give the same answer. */
-export function leaseImages(images: Pick<ImagePort, 'lease'>, container: ImageUser & { readonly imageId: string }, mounted: readonly MountedImage[]): LeasedImages {
-  const layers = images.lease(container.imageId, container.id, { purpose: 'rootfs' });
-  const volumes = mounted.map(({ mount, imageId }): readonly [string, VolumeSource] => [
-    nameOfImageMount(mount),
-    {
-      kind: 'layers',
-      layers: images.lease(imageId, leaseOf(container.id, mount), { purpose: 'volume' }),
-      subPath: container.config.mounts[mount]?.image?.subPath ?? '',
-      origin: `config.mounts[${mount}]`,
-    },
-  ]);
+export function leaseImages(images: Lessor, container: ImageUser & { readonly imageId: string }, mounted: readonly MountedImage[]): LeasedImages {
+  const layers = images.lease(container.imageId, container.id, purposes.root);
+  const volumes = mounted.map(({ mount, imageId }) => imageVolume(container, mount, images.lease(imageId, leaseOf(container.id, mount), purposes.volume)));
+  return { layers, volumes: Object.fromEntries(volumes) };
+}
+
+/** The same for a pod with a user namespace: layers that are mapped to its ids. */
+export async function leaseMappedImages(
+  images: Pick<ImagePort, 'leaseMapped'>,
+  container: ImageUser & { readonly imageId: string },
+  mounted: readonly MountedImage[],
+  mappings: UserMappings,
+): Promise<LeasedImages> {
+  const layers = await images.leaseMapped(container.imageId, container.id, mappings, purposes.root);
+  const volumes: (readonly [string, VolumeSource])[] = [];
+  for (const { mount, imageId } of mounted) volumes.push(imageVolume(container, mount, await images.leaseMapped(imageId, leaseOf(container.id, mount), mappings, purposes.volume)));
   return { layers, volumes: Object.fromEntries(volumes) };
 }
 

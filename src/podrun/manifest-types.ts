@@ -135,6 +135,8 @@ export interface PodManifest {
   readonly hostNetwork: boolean;
   readonly hostPid: boolean;
   readonly hostIpc: boolean;
+  /** False: the pod has users of its own, in a user namespace. */
+  readonly hostUsers: boolean;
   readonly shareProcessNamespace: boolean;
   /** `host`: the host's resolver settings with the additions of `dns`; `none`: those of `dns` alone. */
   readonly dnsPolicy: 'host' | 'none';

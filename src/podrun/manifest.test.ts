@@ -59,6 +59,7 @@ const supportedFields = {
     'hostNetwork',
     'hostPID',
     'hostIPC',
+    'hostUsers',
     'shareProcessNamespace',
     'dnsPolicy',
     'dnsConfig',
@@ -209,6 +210,8 @@ const specCases: readonly (readonly [Json, string])[] = [
   [{ terminationGracePeriodSeconds: -1 }, 'spec.terminationGracePeriodSeconds: -1 is outside 0 to 31536000'],
   [{ hostNetwork: 'yes' }, 'spec.hostNetwork: must be true or false, not string'],
   [{ hostPID: true, shareProcessNamespace: true }, 'spec.shareProcessNamespace: cannot be set with hostPID'],
+  [{ hostPID: true, hostUsers: false }, 'spec.hostUsers: cannot be false with hostPID'],
+  [{ hostIPC: true, hostUsers: false }, 'spec.hostUsers: cannot be false with hostIPC'],
   [
     { hostNetwork: true, containers: [{ ...app, ports: [{ containerPort: 80, hostPort: 81 }] }] },
     'spec.containers[0].ports[0].hostPort: must be the containerPort 80 with hostNetwork',

@@ -23,6 +23,7 @@ const supportedSpec = [
   'hostNetwork',
   'hostPID',
   'hostIPC',
+  'hostUsers',
   'shareProcessNamespace',
   'dnsPolicy',
   'dnsConfig',
@@ -145,6 +146,8 @@ function checkUsers(placed: readonly PlacedContainer[], pod: PodManifest['securi
 
 function checkHostNamespaces(spec: PodManifest): void {
   if (spec.hostPid && spec.shareProcessNamespace) throw invalidArgument('spec.shareProcessNamespace', 'cannot be set with hostPID');
+  if (spec.hostPid && !spec.hostUsers) throw invalidArgument('spec.hostUsers', 'cannot be false with hostPID');
+  if (spec.hostIpc && !spec.hostUsers) throw invalidArgument('spec.hostUsers', 'cannot be false with hostIPC');
   for (const name of Object.keys(spec.security.sysctls)) {
     const path = `spec.securityContext.sysctls[${JSON.stringify(name)}]`;
     if (spec.hostNetwork && name.startsWith('net.')) throw invalidArgument(path, 'would change the host, as hostNetwork is set');
@@ -167,6 +170,7 @@ function decodeSpec(spec: Fields, configMaps: ReadonlyMap<string, ConfigMapManif
     hostNetwork: spec.withDefault('hostNetwork', decodeBoolean, false),
     hostPid: spec.withDefault('hostPID', decodeBoolean, false),
     hostIpc: spec.withDefault('hostIPC', decodeBoolean, false),
+    hostUsers: spec.withDefault('hostUsers', decodeBoolean, true),
     shareProcessNamespace: spec.withDefault('shareProcessNamespace', decodeBoolean, false),
     ...decodeDns(spec),
     hostAliases: spec.withDefault('hostAliases', arrayOf(decodeHostAlias, listItemsMax), []),

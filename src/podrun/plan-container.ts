@@ -70,7 +70,7 @@ function buildSecurity(pod: PodPlan, container: ContainerPlan, image: ContainerF
   return {
     ...(own.capabilitiesAdd.length + own.capabilitiesDrop.length === 0 ? {} : { capabilities: { add: own.capabilitiesAdd, drop: own.capabilitiesDrop, addAmbient: [] } }),
     privileged: own.privileged,
-    namespaces: namespacesOf(pod.manifest),
+    namespaces: namespacesOf(pod.manifest, pod.uid),
     ...(user === undefined ? {} : { runAsUser: user }),
     ...(username === undefined ? {} : { runAsUsername: username }),
     ...(runAsGroup === undefined ? {} : { runAsGroup }),

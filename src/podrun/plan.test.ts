@@ -5,7 +5,7 @@ import type { ContainerConfig } from '#pod';
 import { expandVariables } from './expand.ts';
 import { decodeManifest } from './manifest.ts';
 import { buildContainerConfig } from './plan-container.ts';
-import { planPod } from './plan.ts';
+import { namespacesOf, planPod } from './plan.ts';
 import type { PodPlan } from './plan-types.ts';
 import { cpuQuotaOf, cpuSharesOf, oomScoreAdjOf, parseQuantity, planResources } from './quantity.ts';
 import { parseResolvConf } from './resolv.ts';
@@ -150,6 +150,18 @@ test('host namespaces, ports, aliases and DNS reach the sandbox', () => {
   assert.deepEqual(podConfig.dns, { servers: ['10.0.0.1', '1.1.1.1'], searches: ['lan', 'corp'], options: ['rotate', 'ndots:5'] });
   assert.equal(podConfig.hostname, 'other');
   assert.deepEqual(podConfig.hostAliases, [{ ip: '127.0.0.1', hostnames: ['a', 'b'] }]);
+});
+
+test('a pod with users of its own has one range for itself, its containers and its volumes', () => {
+  const plan = planOf({ hostUsers: false, volumes: [{ name: 'data' }], containers: [{ name: 'app', image: 'a', volumeMounts: [{ name: 'data', mountPath: '/data' }] }] });
+  const { user } = plan.podConfig.security.namespaces;
+  const [range] = user?.uids ?? [];
+  assert.deepEqual([range?.containerId, range?.size, (range?.hostId ?? 1) % 65_536], [0, 65_536, 0]);
+  assert.ok(range !== undefined && range.hostId >= 131_072 && range.hostId + range.size <= 2 ** 31);
+  assert.deepEqual(user?.gids, user?.uids);
+  assert.deepEqual(plan.containers[0]?.mounts[0]?.idMappings, user);
+  assert.equal(planOf({}).podConfig.security.namespaces.user, undefined);
+  assert.notDeepEqual(namespacesOf({ ...plan.manifest }, 'another').user, user);
 });
 
 test('with host network there is neither a host name nor a port mapping', () => {

@@ -6,6 +6,7 @@ import { assert } from '#core';
 import type { DnsConfig, Mount, NamespaceOptions, PodSandboxConfig, PortMapping, SeccompProfile } from '#pod';
 import type { ContainerManifest, ImagePullPolicy, PodManifest, SeccompManifest, VolumeManifest } from './manifest-types.ts';
 import { type ContainerPlan, type ContainerRole, type ImagePlan, type PlanFacts, type PodPlan, type VolumePlan, podrunUidLabel } from './plan-types.ts';
+import { userMappingsOf } from './user-range.ts';
 import { oomScoreAdjOf, serviceClassOf } from './quantity.ts';
 
 /** A host name has at most this many characters. Source: sethostname(2), and the kubelet's own cut. */
@@ -37,13 +38,15 @@ function planVolume(volume: HostVolume, facts: PlanFacts): VolumePlan {
   }
 }
 
-function planMounts(container: ContainerManifest, volumes: readonly VolumeManifest[], facts: PlanFacts): readonly Mount[] {
+/** Owners in volumes are those that the pod sees, as the kubelet asks for every volume of a pod with its own users. */
+function planMounts(container: ContainerManifest, { volumes, hostUsers }: Pick<PodManifest, 'volumes' | 'hostUsers'>, facts: PlanFacts): readonly Mount[] {
+  const owners = hostUsers ? {} : { idMappings: userMappingsOf(facts.uid) };
   return container.volumeMounts.map((mount) => {
     const volume = volumes.find((candidate) => candidate.name === mount.name);
     assert(volume !== undefined, `decodeManifest let the unknown volume ${mount.name} pass`);
     if (volume.kind === 'image') {
       const image = { image: volume.reference, userSpecifiedImage: volume.reference, subPath: mount.subPath ?? '' };
-      return { containerPath: mount.mountPath, hostPath: '', readonly: true, propagation: mount.propagation, image };
+      return { containerPath: mount.mountPath, hostPath: '', readonly: true, propagation: mount.propagation, image, ...owners };
     }
     const path = volumePathOf(volume, facts);
     return {
@@ -52,13 +55,15 @@ function planMounts(container: ContainerManifest, volumes: readonly VolumeManife
       // The kubelet mounts configMap volumes read-only whatever the mount says.
       readonly: mount.readOnly || volume.kind === 'configMap',
       propagation: mount.propagation,
+      ...owners,
     };
   });
 }
 
 /** Namespaces of the pod; containers have the same. */
-export function namespacesOf(manifest: Pick<PodManifest, 'hostNetwork' | 'hostPid' | 'hostIpc' | 'shareProcessNamespace'>): NamespaceOptions {
+export function namespacesOf(manifest: Pick<PodManifest, 'hostNetwork' | 'hostPid' | 'hostIpc' | 'hostUsers' | 'shareProcessNamespace'>, uid: string): NamespaceOptions {
   return {
+    ...(manifest.hostUsers ? {} : { user: userMappingsOf(uid) }),
     network: manifest.hostNetwork ? 'node' : 'pod',
     pid: manifest.hostPid ? 'node' : manifest.shareProcessNamespace ? 'pod' : 'container',
     ipc: manifest.hostIpc ? 'node' : 'pod',
@@ -108,7 +113,7 @@ function planSandbox(manifest: PodManifest, facts: PlanFacts): PodSandboxConfig 
     cgroupParent: '',
     sysctls: security.sysctls,
     security: {
-      namespaces: namespacesOf(manifest),
+      namespaces: namespacesOf(manifest, facts.uid),
       ...(security.runAsUser === undefined ? {} : { runAsUser: security.runAsUser }),
       // A group without a user is refused by CRI; containers still get it beside the image's user.
       ...(security.runAsGroup === undefined || security.runAsUser === undefined ? {} : { runAsGroup: security.runAsGroup }),
@@ -142,7 +147,7 @@ export function planPod(manifest: PodManifest, facts: PlanFacts): PodPlan {
     name: container.name,
     role,
     manifest: container,
-    mounts: planMounts(container, manifest.volumes, facts),
+    mounts: planMounts(container, manifest, facts),
     mustNotBeRoot: container.security.runAsNonRoot ?? manifest.security.runAsNonRoot ?? false,
     oomScoreAdj: oomScoreAdjOf(container.resources, serviceClass, facts.memoryBytes),
   });

@@ -37,6 +37,7 @@ export interface MethodShape<M extends MethodName = MethodName> {
 /** What may be called over the engine socket. Anything else answers unimplemented. */
 export const methods: { readonly [M in MethodName]: MethodShape<M> } = {
   status: { kind: 'value', argsMax: 0, signalAt: undefined },
+  updateRuntimeConfig: { kind: 'value', argsMax: 1, signalAt: undefined },
   runPodSandbox: { kind: 'value', argsMax: 2, signalAt: 2 },
   stopPodSandbox: { kind: 'value', argsMax: 1, signalAt: 1 },
   removePodSandbox: { kind: 'value', argsMax: 1, signalAt: 1 },
@@ -53,7 +54,12 @@ export const methods: { readonly [M in MethodName]: MethodShape<M> } = {
   execSync: { kind: 'value', argsMax: 3, signalAt: 3 },
   exec: { kind: 'streams', argsMax: 2, signalAt: 2 },
   attach: { kind: 'streams', argsMax: 2, signalAt: 2 },
+  portForward: { kind: 'streams', argsMax: 2, signalAt: 2 },
   reopenContainerLog: { kind: 'value', argsMax: 1, signalAt: undefined },
+  updateContainer: { kind: 'value', argsMax: 2, signalAt: 2 },
+  updatePodSandbox: { kind: 'value', argsMax: 2, signalAt: 2 },
+  containerInfo: { kind: 'value', argsMax: 1, signalAt: undefined },
+  podSandboxInfo: { kind: 'value', argsMax: 1, signalAt: undefined },
   pullImage: { kind: 'progress', argsMax: 2, signalAt: 2 },
   pushImage: { kind: 'progress', argsMax: 2, signalAt: 2 },
   importImages: { kind: 'progress', argsMax: 2, signalAt: 2 },
@@ -71,6 +77,12 @@ export const methods: { readonly [M in MethodName]: MethodShape<M> } = {
   collectImages: { kind: 'value', argsMax: 1, signalAt: 1 },
   imageTags: { kind: 'value', argsMax: 2, signalAt: 2 },
   imageReferrers: { kind: 'value', argsMax: 2, signalAt: 2 },
+  containerStats: { kind: 'value', argsMax: 1, signalAt: undefined },
+  listContainerStats: { kind: 'value', argsMax: 1, signalAt: undefined },
+  podSandboxStats: { kind: 'value', argsMax: 1, signalAt: undefined },
+  listPodSandboxStats: { kind: 'value', argsMax: 1, signalAt: undefined },
+  metricDescriptors: { kind: 'value', argsMax: 0, signalAt: undefined },
+  podSandboxMetrics: { kind: 'value', argsMax: 0, signalAt: undefined },
   events: { kind: 'events', argsMax: 0, signalAt: 0 },
   explain: { kind: 'value', argsMax: 1, signalAt: undefined },
 };

@@ -41,10 +41,40 @@ export interface CgroupRequest {
   readonly origin: string;
 }
 
+/** One value that a control file is to have. */
+export interface ControlWrite {
+  /** Absolute path. */
+  readonly file: string;
+  readonly value: string;
+  readonly origin: string;
+}
+
+/** What new resources of a group that exists come down to. */
+export interface CgroupUpdate {
+  /** Directories and controllers that the values need; what is there already is no error. */
+  readonly prepare: readonly Step[];
+  /** In the order of the document, which need not be the order in which the kernel takes them; see `orderWrites`. */
+  readonly writes: readonly ControlWrite[];
+  /** v1: whoever is in the first group belongs into the others too, some of which may be new. Files named `cgroup.procs`. */
+  readonly members: { readonly of: string; readonly in: readonly string[] };
+}
+
+/** Files that tell how much memory a group uses. */
+export interface MemoryFiles {
+  readonly usage: string;
+  readonly stat: string;
+  /** Field of `stat`: page cache that the kernel gives back first. */
+  readonly inactiveField: string;
+}
+
 /** Planning for one kind of host. */
 export interface CgroupDriver {
   /** Makes the directories and sets the limits. Throws failedPrecondition or invalidArgument with the document's path. */
   create(request: CgroupRequest): readonly Step[];
+  /** Other limits for a group that exists; what the resources do not name stays. Device rules are not touched. Throws as `create` does. */
+  update(request: Omit<CgroupRequest, 'limitDevices'> & { readonly resources: SpecResources }): CgroupUpdate;
+  /** undefined where the host does not control memory. */
+  memoryFiles(placement: CgroupPlacement): MemoryFiles | undefined;
   /** `optional`: groups that were not made are passed over (an exec does not know which have limits). */
   attach(placement: CgroupPlacement, options: { readonly resources?: SpecResources; readonly optional: boolean }): CgroupAttachment;
   /** Kills everything below the placement and removes it; absence is no error. */
@@ -57,6 +87,8 @@ export interface CgroupDriver {
   procsFiles(placement: CgroupPlacement): readonly string[];
   /** Controllers that the resources limit: what the placements below this group must name. */
   limited(resources: SpecResources): readonly string[];
+  /** Controllers that every group is made for, whatever its limits. */
+  readonly always: readonly string[];
   /** Directories of the group in mount order for a container's view: name below /sys/fs/cgroup and path on the host. */
   views(placement: CgroupPlacement, resources: SpecResources | undefined): readonly { readonly name: string; readonly path: string }[];
 }
@@ -95,6 +127,11 @@ export function cgroupComponents({ path }: CgroupPlacement): readonly string[] {
 /** One write to a control file. */
 export function writeControl(file: string, value: string, origin: string): Step {
   return { kind: 'writeFile', dir: noSlot, path: file, data: Buffer.from(value), fileSystem: fileSystem.cgroup, origin };
+}
+
+/** Origin of a field such as `cpu.shares` below the resources object's. */
+export function originOf(origin: string, field: string): string {
+  return `${origin}/${field.replaceAll('.', '/')}`;
 }
 
 /** Opens the cgroup2 directory that a child is created in. */

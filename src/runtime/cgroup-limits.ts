@@ -97,6 +97,8 @@ function addPidsAndPages(resources: SpecResources, facts: CgroupFacts, path: str
   for (const [index, { pageSize, limit }] of resources.hugepageLimits.entries()) {
     if (!/^[1-9][0-9]*[KMG]B$/.test(pageSize))
       throw invalidArgument(`${path}.hugepageLimits[${index}].pageSize`, `must be a size such as "2MB", not ${JSON.stringify(pageSize.slice(0, 40))}`);
+    // The kubelet forbids every size that a pod does not ask for; what the host does not count needs no forbidding.
+    if (limit === 0n && !facts.hugepageSizes.includes(pageSize)) continue;
     if (!facts.hugepageSizes.includes(pageSize)) throw hostLacks(`${path}.hugepageLimits[${index}].pageSize`, `this host controls no huge pages of ${pageSize}`);
     add('hugetlb', `hugetlb.${pageSize}.${suffix}`, limit, `hugepageLimits[${index}]`);
   }

@@ -1,12 +1,23 @@
 /**
  * The cgroup v1 and hybrid driver. In: the mounted hierarchies. Out: steps. Pure.
- * Only hierarchies with a limit are used, plus devices (policy) and, where a cgroup2 tree is mounted beside them, that one (kill).
+ * Used are those hierarchies that every container is in (`always`), those with a limit and, where a cgroup2 tree is mounted beside them, that one (kill).
  * A child attaches itself by writing `0` to `tasks`: writing to `cgroup.procs` waits for a grace period of the kernel.
  */
 import { type SpecDeviceRule, type SpecResources } from '#oci';
 import { type Step, errno, noSlot } from '#plan';
 import { type CgroupFacts } from '#system';
-import { type CgroupDriver, type CgroupPlacement, cgroupComponents, deviceRulesOf, missingGroup, openCgroup, writeControl } from './cgroup-driver.ts';
+import {
+  type CgroupDriver,
+  type CgroupPlacement,
+  type CgroupRequest,
+  type ControlWrite,
+  cgroupComponents,
+  deviceRulesOf,
+  missingGroup,
+  openCgroup,
+  originOf,
+  writeControl,
+} from './cgroup-driver.ts';
 import { checkControllers, v1Values } from './cgroup-limits.ts';
 import { hostLacks } from './refusals.ts';
 import { localSlots } from './slots.ts';
@@ -18,6 +29,9 @@ export function describeDeviceRule({ type, major, minor, access }: SpecDeviceRul
 
 /** Every controller that a container can be placed in, in a fixed order. */
 const placeable = ['devices', 'memory', 'cpu', 'cpuacct', 'cpuset', 'pids', 'hugetlb', 'blkio', 'freezer', 'net_cls', 'net_prio', 'perf_event', 'rdma', 'misc'];
+
+/** Policy, statistics, OOM events, and limits that come later: a process that is moved leaves the memory it has in the group it was in. */
+const always = ['devices', 'memory', 'cpu', 'cpuacct', 'pids', 'blkio'];
 
 const unique = (names: readonly string[]): readonly string[] => names.filter((name, index) => names.indexOf(name) === index);
 
@@ -45,9 +59,9 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
   /** Hierarchies that may hold the group, each once. */
   const mounts = unique(placeable.flatMap((name) => mountOf(name) ?? []));
   const limited = (resources: SpecResources, path: string): readonly string[] => v1Values(resources, facts, path).map(({ controller }) => controller);
-  /** Hierarchies that do hold it: devices, those with limits of its own, those of its parents. */
+  /** Hierarchies that do hold it: those that are always used, those with limits of its own, those of its parents. */
   const used = (placement: CgroupPlacement, resources: SpecResources | undefined, path = 'linux.resources'): readonly string[] => {
-    const needed = new Set(['devices', ...(placement.controllers ?? []), ...(resources === undefined ? [] : limited(resources, path))]);
+    const needed = new Set([...always, ...(placement.controllers ?? []), ...(resources === undefined ? [] : limited(resources, path))]);
     return unique(placeable.filter((name) => needed.has(name)).flatMap((name) => mountOf(name) ?? []));
   };
 
@@ -55,28 +69,59 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
     const mount = unified ?? mounts[0];
     return mount === undefined ? [] : [{ kind: 'killCgroup', cgroup: `${mount}/${relative(placement)}`, timeoutMs }];
   };
+  /** The directories, and the values for them. */
+  const limit = ({
+    placement,
+    resources,
+    path,
+    origin,
+  }: Omit<CgroupRequest, 'limitDevices'>): { readonly directories: readonly Step[]; readonly writes: readonly ControlWrite[] } => {
+    const values = resources === undefined ? [] : v1Values(resources, facts, path);
+    if (resources !== undefined) {
+      checkControllers(resources, values, available, path);
+      if (Object.keys(resources.unified).length > 0) throw hostLacks(`${path}.unified`, 'needs cgroup v2');
+    }
+    const group = relative(placement);
+    const directories = used(placement, resources, path).flatMap((mount) =>
+      mount === mountOf('cpuset')
+        ? makeCpuset(mount, cgroupComponents(placement), facts, origin)
+        : [{ kind: 'makeDirectory', dir: noSlot, path: `${mount}/${group}`, mode: 0o755, parents: 1, origin } as const],
+    );
+    return {
+      directories,
+      writes: values.map(({ controller, file, value, field }) => ({ file: `${mountOf(controller)}/${group}/${file}`, value, origin: originOf(origin, field) })),
+    };
+  };
+
   return {
     kill,
-    create: ({ placement, resources, limitDevices, path, origin }) => {
-      const values = resources === undefined ? [] : v1Values(resources, facts, path);
-      if (resources !== undefined) {
-        checkControllers(resources, values, available, path);
-        if (Object.keys(resources.unified).length > 0) throw hostLacks(`${path}.unified`, 'needs cgroup v2');
-      }
+    always,
+    create: (request) => {
+      const { placement, resources, limitDevices, path, origin } = request;
+      const { directories, writes } = limit(request);
       if (limitDevices && !available.has('devices')) throw hostLacks(`${path}.devices`, 'this host has no devices controller');
       const group = relative(placement);
-      const directories = used(placement, resources, path).flatMap((mount) =>
-        mount === mountOf('cpuset')
-          ? makeCpuset(mount, cgroupComponents(placement), facts, origin)
-          : [{ kind: 'makeDirectory', dir: noSlot, path: `${mount}/${group}`, mode: 0o755, parents: 1, origin } as const],
-      );
       const rules = limitDevices ? deviceRulesOf(resources) : [];
       return [
         ...directories,
         ...(unified === undefined ? [] : [{ kind: 'makeDirectory', dir: noSlot, path: `${unified}/${group}`, mode: 0o755, parents: 1, origin } as const]),
-        ...values.map(({ controller, file, value, field }) => writeControl(`${mountOf(controller)}/${group}/${file}`, value, `${origin}/${field.replaceAll('.', '/')}`)),
+        ...writes.map(({ file, value, origin: from }) => writeControl(file, value, from)),
         ...rules.map((rule) => writeControl(`${mountOf('devices')}/${group}/devices.${rule.allow ? 'allow' : 'deny'}`, describeDeviceRule(rule), `${origin}/devices`)),
       ];
+    },
+    update: (request) => {
+      const { placement, resources, path } = request;
+      const { directories, writes } = limit(request);
+      const group = relative(placement);
+      const procs = used(placement, resources, path).map((mount) => `${mount}/${group}/cgroup.procs`);
+      const [first = ''] = procs;
+      return { prepare: directories, writes, members: { of: first, in: procs.slice(1) } };
+    },
+    memoryFiles: (placement) => {
+      const memory = mountOf('memory');
+      if (memory === undefined) return undefined;
+      const directory = `${memory}/${relative(placement)}`;
+      return { usage: `${directory}/memory.usage_in_bytes`, stat: `${directory}/memory.stat`, inactiveField: 'total_inactive_file' };
     },
     attach: (placement, { resources, optional }) => {
       const group = relative(placement);

@@ -6,13 +6,23 @@
 import { type Step, errno, noSlot } from '#plan';
 import { type CgroupFacts } from '#system';
 import { assert } from '#core';
-import { type CgroupDriver, type CgroupPlacement, cgroupComponents, deviceRulesOf, openCgroup, writeControl } from './cgroup-driver.ts';
+import {
+  type CgroupDriver,
+  type CgroupPlacement,
+  type CgroupRequest,
+  type ControlWrite,
+  cgroupComponents,
+  deviceRulesOf,
+  openCgroup,
+  originOf,
+  writeControl,
+} from './cgroup-driver.ts';
 import { checkControllers, v2Values } from './cgroup-limits.ts';
 import { buildDeviceFilter } from './device-filter.ts';
 import { localSlots } from './slots.ts';
 
-/** Always enabled where the host has them: memory for OOM events, pids and cpu for limits of later updates and statistics. */
-const wanted = ['cpu', 'memory', 'pids'];
+/** Always enabled where the host has them: memory for OOM events, the others for statistics and for limits that come later. */
+const wanted = ['cpu', 'io', 'memory', 'pids'];
 
 /** The driver for hosts with one cgroup2 tree. */
 export function v2Driver(facts: CgroupFacts): CgroupDriver {
@@ -20,27 +30,44 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
   const { mountpoint, controllers } = facts.unified;
   const directoryOf = (placement: CgroupPlacement): string => `${mountpoint}/${cgroupComponents(placement).join('/')}`;
   const kill: CgroupDriver['kill'] = (placement, { timeoutMs }) => [{ kind: 'killCgroup', cgroup: directoryOf(placement), timeoutMs }];
+  /** The directories with their controllers, and the values for the last one. */
+  const limit = ({ placement, resources, path, origin }: Omit<CgroupRequest, 'limitDevices'>): { readonly levels: readonly Step[]; readonly writes: readonly ControlWrite[] } => {
+    const values = resources === undefined ? [] : v2Values(resources, facts, path);
+    if (resources !== undefined) checkControllers(resources, values, new Set(controllers), path);
+    const needed = controllers.filter((name) => wanted.includes(name) || values.some(({ controller }) => controller === name));
+    const components = cgroupComponents(placement);
+    const enable = (directory: string): readonly Step[] =>
+      needed.length === 0 ? [] : [writeControl(`${directory}/cgroup.subtree_control`, needed.map((name) => `+${name}`).join(' '), origin)];
+    const levels = components.flatMap((_component, index): readonly Step[] => {
+      const parent = [mountpoint, ...components.slice(0, index)].join('/');
+      return [...enable(parent), { kind: 'makeDirectory', dir: noSlot, path: `${parent}/${components[index]}`, mode: 0o755, parents: 0, origin, ignore: [errno.exists] }];
+    });
+    const directory = directoryOf(placement);
+    return { levels, writes: values.map(({ file, value, field }) => ({ file: `${directory}/${file}`, value, origin: originOf(origin, field) })) };
+  };
 
   return {
     kill,
-    create: ({ placement, resources, limitDevices, path, origin }) => {
-      const values = resources === undefined ? [] : v2Values(resources, facts, path);
-      if (resources !== undefined) checkControllers(resources, values, new Set(controllers), path);
-      const needed = controllers.filter((name) => wanted.includes(name) || values.some(({ controller }) => controller === name));
-      const components = cgroupComponents(placement);
-      const enable = (directory: string): readonly Step[] =>
-        needed.length === 0 ? [] : [writeControl(`${directory}/cgroup.subtree_control`, needed.map((name) => `+${name}`).join(' '), origin)];
-      const levels = components.flatMap((_component, index): readonly Step[] => {
-        const parent = [mountpoint, ...components.slice(0, index)].join('/');
-        return [...enable(parent), { kind: 'makeDirectory', dir: noSlot, path: `${parent}/${components[index]}`, mode: 0o755, parents: 0, origin, ignore: [errno.exists] }];
-      });
-      const directory = directoryOf(placement);
+    always: controllers,
+    create: (request) => {
+      const { placement, resources, limitDevices, origin } = request;
+      const { levels, writes } = limit(request);
       return [
         ...levels,
-        ...values.map(({ file, value, field }) => writeControl(`${directory}/${file}`, value, `${origin}/${field.replaceAll('.', '/')}`)),
-        ...(limitDevices ? [{ kind: 'attachDeviceFilter', cgroup: directory, program: buildDeviceFilter(deviceRulesOf(resources)), origin: `${origin}/devices` } as const] : []),
+        ...writes.map(({ file, value, origin: from }) => writeControl(file, value, from)),
+        ...(limitDevices
+          ? [{ kind: 'attachDeviceFilter', cgroup: directoryOf(placement), program: buildDeviceFilter(deviceRulesOf(resources)), origin: `${origin}/devices` } as const]
+          : []),
       ];
     },
+    update: (request) => {
+      const { levels, writes } = limit(request);
+      return { prepare: levels, writes, members: { of: `${directoryOf(request.placement)}/cgroup.procs`, in: [] } };
+    },
+    memoryFiles: (placement) =>
+      controllers.includes('memory')
+        ? { usage: `${directoryOf(placement)}/memory.current`, stat: `${directoryOf(placement)}/memory.stat`, inactiveField: 'inactive_file' }
+        : undefined,
     attach: (placement) => ({ host: [openCgroup(directoryOf(placement))], slot: localSlots.cgroup, child: [] }),
     remove: (placement, options) => [...kill(placement, options), { kind: 'removeCgroup', cgroup: directoryOf(placement), timeoutMs: options.timeoutMs }],
     oomFile: (placement) => (controllers.includes('memory') ? `${directoryOf(placement)}/memory.events` : ''),

@@ -84,22 +84,26 @@ test('unlimited, absent and zero', () => {
 test('enables controllers from the top and never in the leaf', () => {
   const lines = create(v2Host, { pids: { limit: 5 }, hugepageLimits: [{ pageSize: '2MB', limit: 1 }] }).map((step) => describeStep(step));
   assert.deepEqual(lines, [
-    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/cgroup.subtree_control',
+    'write "+cpu +io +memory +hugetlb +pids" to /sys/fs/cgroup/cgroup.subtree_control',
     'make the directory /sys/fs/cgroup/kubepods with mode 0755',
-    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/cgroup.subtree_control',
+    'write "+cpu +io +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/cgroup.subtree_control',
     'make the directory /sys/fs/cgroup/kubepods/pod1 with mode 0755',
-    'write "+cpu +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/pod1/cgroup.subtree_control',
+    'write "+cpu +io +memory +hugetlb +pids" to /sys/fs/cgroup/kubepods/pod1/cgroup.subtree_control',
     'make the directory /sys/fs/cgroup/kubepods/pod1/c with mode 0755',
     'write "5" to /sys/fs/cgroup/kubepods/pod1/c/pids.max',
     'write "1" to /sys/fs/cgroup/kubepods/pod1/c/hugetlb.2MB.max',
   ]);
 });
 
-test('v1 makes only hierarchies with limits, and fills every new cpuset', () => {
+test('v1 makes what every container is in and what has limits, and fills every new cpuset', () => {
   const steps = create(v1Host, { cpu: { cpus: '0' } });
   assert.deepEqual(
     steps.flatMap((step) => (step.kind === 'makeDirectory' ? [step.path] : [])),
-    ['/sys/fs/cgroup/devices/kubepods/pod1/c', '/sys/fs/cgroup/cpuset/kubepods', '/sys/fs/cgroup/cpuset/kubepods/pod1', '/sys/fs/cgroup/cpuset/kubepods/pod1/c'],
+    [
+      ...['devices', 'memory', 'cpu', 'cpuacct'].map((name) => `/sys/fs/cgroup/${name}/kubepods/pod1/c`),
+      ...['', '/pod1', '/pod1/c'].map((path) => `/sys/fs/cgroup/cpuset/kubepods${path}`),
+      ...['pids', 'blkio'].map((name) => `/sys/fs/cgroup/${name}/kubepods/pod1/c`),
+    ],
   );
   assert.deepEqual(writes(v1Host, { cpu: { cpus: '0' } }), [
     '/cpuset/kubepods/cpuset.cpus=0-3',
@@ -121,7 +125,7 @@ test('a child attaches itself on v1 and is made inside on v2', () => {
   const v1 = cgroupDriver(v1Host.cgroups).attach(placement, { resources, optional: false });
   assert.deepEqual(
     [v1.host, v1.slot, v1.child.map((step) => describeStep(step))],
-    [[], undefined, ['write "0" to /sys/fs/cgroup/devices/kubepods/pod1/c/tasks', 'write "0" to /sys/fs/cgroup/pids/kubepods/pod1/c/tasks']],
+    [[], undefined, ['devices', 'memory', 'cpu', 'cpuacct', 'pids', 'blkio'].map((name) => `write "0" to /sys/fs/cgroup/${name}/kubepods/pod1/c/tasks`)],
   );
   const v2 = cgroupDriver(v2Host.cgroups).attach(placement, { resources, optional: false });
   assert.deepEqual([v2.host.length, v2.slot, v2.child], [1, 64, []]);
@@ -151,17 +155,17 @@ test('refuses paths that leave the tree', () => {
     assert.throws(() => cgroupDriver(v2Host.cgroups).procsFiles({ path }), { code: 'invalidArgument', message: /^linux\.cgroupsPath: must be an absolute path/ });
 });
 
-test('names the OOM file only where memory is controlled', () => {
-  const limited = decodeResources({ memory: { limit: 5 } }, '');
-  assert.equal(cgroupDriver(v1Host.cgroups).oomFile(placement, limited), '/sys/fs/cgroup/memory/kubepods/pod1/c/memory.oom_control');
-  assert.equal(cgroupDriver(v1Host.cgroups).oomFile(placement, undefined), '');
+test('names the OOM file where the host controls memory', () => {
+  const without = { ...v1Host.cgroups, v1: v1Host.cgroups.v1.filter(({ controllers }) => !controllers.includes('memory')) };
+  assert.equal(cgroupDriver(v1Host.cgroups).oomFile(placement, undefined), '/sys/fs/cgroup/memory/kubepods/pod1/c/memory.oom_control');
+  assert.equal(cgroupDriver(without).oomFile(placement, undefined), '');
   assert.equal(cgroupDriver(v2Host.cgroups).oomFile(placement, undefined), '/sys/fs/cgroup/kubepods/pod1/c/memory.events');
 });
 
 test('on v1 a group without limits lives below its limited parent all the same', () => {
-  const below = { ...placement, controllers: ['memory', 'cpu'] };
+  const below = { ...placement, controllers: ['freezer'] };
   const driver = cgroupDriver(v1Host.cgroups);
-  const groups = ['devices', 'memory', 'cpu'].map((name) => `/sys/fs/cgroup/${name}/kubepods/pod1/c`);
+  const groups = ['devices', 'memory', 'cpu', 'cpuacct', 'pids', 'blkio', 'freezer'].map((name) => `/sys/fs/cgroup/${name}/kubepods/pod1/c`);
   assert.deepEqual(
     driver.create({ placement: below, limitDevices: false, path: 'p', origin: 'o' }).flatMap((step) => (step.kind === 'makeDirectory' ? [step.path] : [])),
     groups,
@@ -170,6 +174,43 @@ test('on v1 a group without limits lives below its limited parent all the same',
     driver.attach(below, { optional: false }).child.flatMap((step) => (step.kind === 'writeFile' ? [step.path] : [])),
     groups.map((group) => `${group}/tasks`),
   );
-  assert.equal(driver.oomFile(below, undefined), '/sys/fs/cgroup/memory/kubepods/pod1/c/memory.oom_control');
   assert.deepEqual(driver.limited(decodeResources({ memory: { limit: 5 }, cpu: { shares: 5, quota: 5000 } }, '')), ['cpu', 'memory']);
+});
+
+test('a size of huge pages that the host does not count needs no forbidding', () => {
+  assert.deepEqual(
+    own(
+      writes(v2Host, {
+        hugepageLimits: [
+          { pageSize: '1GB', limit: 0 },
+          { pageSize: '2MB', limit: 0 },
+        ],
+      }),
+    ),
+    ['hugetlb.2MB.max=0'],
+  );
+  assert.deepEqual(own(writes(hybridHost, { hugepageLimits: [{ pageSize: '2MB', limit: 0 }] })), []);
+});
+
+test('an update makes what its values need and names those that belong into the groups', () => {
+  const update = (host: HostFacts, resources: object) =>
+    cgroupDriver(host.cgroups).update({ placement, resources: decodeResources(resources, ''), path: 'linux.resources', origin: '/linux/resources' });
+  const v1 = update(v1Host, { cpu: { cpus: '1' }, pids: { limit: 4 } });
+  assert.deepEqual(
+    v1.writes.map(({ file, value, origin }) => [file, value, origin]),
+    [
+      ['/sys/fs/cgroup/cpuset/kubepods/pod1/c/cpuset.cpus', '1', '/linux/resources/cpu/cpus'],
+      ['/sys/fs/cgroup/pids/kubepods/pod1/c/pids.max', '4', '/linux/resources/pids/limit'],
+    ],
+  );
+  assert.equal(v1.members.of, '/sys/fs/cgroup/devices/kubepods/pod1/c/cgroup.procs');
+  assert.ok(v1.members.in.includes('/sys/fs/cgroup/cpuset/kubepods/pod1/c/cgroup.procs'));
+  assert.ok(v1.prepare.every((step) => !(step.kind === 'writeFile' && step.path.endsWith('/c/cpuset.cpus'))));
+  const v2 = update(v2Host, { cpu: { cpus: '1' } });
+  assert.deepEqual([v2.writes.map(({ file, value }) => `${file}=${value}`), v2.members.in], [['/sys/fs/cgroup/kubepods/pod1/c/cpuset.cpus=1'], []]);
+  assert.match(
+    v2.prepare.map((step) => describeStep(step)).join('\n'),
+    /write "\+cpuset \+cpu \+io \+memory \+pids" to \/sys\/fs\/cgroup\/kubepods\/pod1\/cgroup\.subtree_control/,
+  );
+  assert.throws(() => update(v1Host, { unified: { 'memory.high': '1' } }), { code: 'failedPrecondition', message: 'linux.resources.unified: needs cgroup v2' });
 });

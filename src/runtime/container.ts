@@ -13,11 +13,14 @@ import { type HostFacts } from '#system';
 import { cgroupDriver } from './cgroup.ts';
 import { type CgroupPlacement } from './cgroup-driver.ts';
 import { hasOwnDev, planDevices } from './devices.ts';
+import { type HookPlace, hasHooks, planCreationHooks, planStartHooks } from './hooks.ts';
 import { type Identity, identityFiles } from './identity.ts';
+import { checkMapped } from './identity-mapping.ts';
+import { checkMountLabel, planLabels } from './lsm.ts';
 import { planMounts, visitPod } from './mounts.ts';
 import { type NamespaceTable, type PodSharing, enterNamespaces, openJoinedNamespaces, resolveNamespaces } from './namespaces.ts';
 import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
-import { overlayOptions } from './overlay.ts';
+import { overlayOptions, rootOptions } from './overlay.ts';
 import { unsupported } from './refusals.ts';
 import { localSlots } from './slots.ts';
 import { planSysctls } from './sysctl.ts';
@@ -48,6 +51,8 @@ export type RootfsSource =
       readonly mapLower?: boolean;
       /** The layers speak to the overlay by `user.overlay.*` attributes. */
       readonly userAttributes?: boolean;
+      /** SELinux label of everything in the root; absent: each file's own. */
+      readonly mountLabel?: string;
     };
 
 /** Everything that one container's plan depends on. */
@@ -61,6 +66,8 @@ export interface PlanContainerInput {
   readonly pod?: PodSharing;
   readonly host: HostFacts;
   readonly cgroup: CgroupPlacement;
+  /** Needed for a document with hooks. */
+  readonly hookPlace?: HookPlace;
   /** Overrides process.terminal. */
   readonly terminal?: boolean;
   /** Leave the payload section out and ask for /etc/passwd and /etc/group; `planPayload` makes the answer. */
@@ -75,13 +82,11 @@ function processOf(spec: RuntimeSpec): SpecProcess {
 }
 
 /** Refuses what the specification allows and nobody here implements. */
-function checkSpec(spec: RuntimeSpec): void {
-  const [hook] = spec.hooks;
-  if (hook !== undefined) throw unsupported(`hooks.${hook}`);
+function checkSpec(spec: RuntimeSpec, host: HostFacts): void {
   const [feature] = spec.linux.unsupported;
   if (feature !== undefined) throw unsupported(`linux.${feature}`);
-  if (spec.linux.mountLabel !== undefined && spec.linux.mountLabel !== '') throw unsupported('linux.mountLabel');
-  checkProcess(processOf(spec), 'process');
+  checkMountLabel(spec.linux.mountLabel, host);
+  checkProcess(processOf(spec), host, 'process');
 }
 
 function planNames(spec: RuntimeSpec, { uts }: NamespaceTable): readonly Step[] {
@@ -98,6 +103,11 @@ function planNames(spec: RuntimeSpec, { uts }: NamespaceTable): readonly Step[] 
     if (uts.kind !== 'slot') names.push({ kind, name, origin: `/${field}` });
   }
   return names;
+}
+
+/** The source with the document's mount label. */
+function labelRoot(rootfs: RootfsSource, mountLabel: string | undefined): RootfsSource {
+  return rootfs.kind === 'overlay' && mountLabel !== undefined && mountLabel !== '' ? { ...rootfs, mountLabel } : rootfs;
 }
 
 /** Where the root is cloned from (directory) and how it is attached; afterwards slot `root` is its top mount. */
@@ -126,8 +136,7 @@ function planRoot(rootfs: RootfsSource, spec: RuntimeSpec): { readonly sources: 
     };
   }
   const { lower, upper, work } = rootfs;
-  const options = [...(rootfs.volatile === true ? ['volatile'] : []), ...(rootfs.userAttributes === true ? ['userxattr'] : [])];
-  const data = overlayOptions({ lower, writable: { upper, work }, options }, 'mount the root');
+  const data = overlayOptions({ lower, writable: { upper, work }, options: rootOptions(rootfs) }, 'mount the root');
   return {
     sources: [],
     attach: [
@@ -170,6 +179,8 @@ interface Setup {
   readonly steps: readonly Step[];
   /** What makes the user namespaces that the steps use. */
   readonly userNamespaces: readonly Section[];
+  /** What runs on the host while the container waits. */
+  readonly barriers: readonly Section[];
 }
 
 function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf: readonly Step[]): Setup {
@@ -188,9 +199,11 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
     pod,
     bundle: input.bundle,
     volumes: input.volumes ?? {},
+    mountLabel: spec.linux.mountLabel,
     cgroups: { mode: host.cgroups.mode, driver, placement: input.cgroup, resources },
   });
-  const root = planRoot(input.rootfs, spec);
+  const rootfs = labelRoot(input.rootfs, spec.linux.mountLabel);
+  const root = planRoot(rootfs, spec);
   const own = { net: table.network.kind !== 'host', ipc: table.ipc.kind !== 'host', uts: table.uts.kind !== 'host' };
   const sysctls = planSysctls(spec.linux.sysctl, own, { path: 'linux.sysctl', origin: '/linux/sysctl' });
   const sources: readonly Step[] = [
@@ -201,6 +214,9 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
     ...visitPod(pod, mounts.podSources),
   ];
   const names = planNames(spec, table);
+  // Below a user namespace the root stands on the stage; see `enterUserNamespace`.
+  const rootPath = users !== undefined ? '/root' : input.rootfs.kind === 'directory' ? input.rootfs.path : input.rootfs.mountpoint;
+  const hooks = planCreationHooks(spec, input.hookPlace, table, rootPath);
   const entry: readonly Step[] =
     users === undefined || devices === undefined
       ? [
@@ -218,14 +234,18 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
           ...sources,
           ...raiseLimits(process, host, 'process'),
           { kind: 'giveStreams', ...users.root },
-          ...enterUserNamespace({ table, rootfs: input.rootfs, users, devices, prepare: mounts.prepare, names }),
+          ...enterUserNamespace({ table, rootfs, users, devices, prepare: mounts.prepare, names }),
           ...sysctls,
         ];
   const steps: readonly Step[] = [
     ...attachSelf,
+    ...hooks.early,
     ...entry,
     ...mounts.attach,
     ...planFurniture(spec, terminal, devices?.furnish ?? planDevices(spec.linux.devices, spec.mounts)),
+    ...hooks.late,
+    // The last moment at which the host's procfs can be reached.
+    ...planLabels(process, 'process'),
     { kind: 'pivotRoot', root: localSlots.root },
     ...planProtection(spec),
     ...(spec.linux.personality === undefined
@@ -233,7 +253,7 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
       : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
     ...(input.askIdentity ? [{ kind: 'ask', root: localSlots.root, files: identityFiles, bytesMax: limits.identityFileBytesMax, origin: '/process/user' } as const] : []),
   ];
-  return { steps, userNamespaces: planUserNamespaces(users, table, mounts.users) };
+  return { steps, userNamespaces: planUserNamespaces(users, table, mounts.users), barriers: hooks.sections };
 }
 
 function payloadSection(input: PlanContainerInput, identity: Identity): Section {
@@ -246,6 +266,7 @@ function payloadSection(input: PlanContainerInput, identity: Identity): Section 
     startBarrier: true,
     fork: ['slot', 'path'].includes(resolveNamespaces(spec, input.pod).pid.kind),
     path: 'process',
+    beforeExecute: planStartHooks(spec, input.hookPlace),
     ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
   });
   return { actor: 'payload', steps };
@@ -253,6 +274,7 @@ function payloadSection(input: PlanContainerInput, identity: Identity): Section 
 
 /** The answer to the `ask` of a plan that was compiled with `askIdentity`: the payload section alone. */
 export function planPayload(input: PlanContainerInput, identity: Identity): Plan {
+  checkMapped(identity, input.spec, 'process.user');
   return { sections: [payloadSection(input, identity)] };
 }
 
@@ -262,7 +284,8 @@ export function planPayload(input: PlanContainerInput, identity: Identity): Plan
  */
 export function planContainer(input: PlanContainerInput): Plan {
   const { spec, host } = input;
-  checkSpec(spec);
+  checkSpec(spec, host);
+  if (hasHooks(spec) && input.hookPlace === undefined) throw unsupported('hooks', 'without a bundle directory');
   const table = resolveNamespaces(spec, input.pod);
   const driver = cgroupDriver(host.cgroups);
   const resources = spec.linux.resources;
@@ -274,14 +297,15 @@ export function planContainer(input: PlanContainerInput): Plan {
   // Below a user namespace these are made once that is entered.
   const early = table.user.kind === 'host';
   const flags = (early && table.pid.kind === 'new' ? clone.newPid : 0) | (early && table.time.kind === 'new' ? clone.newTime : 0);
-  const { steps, userNamespaces } = planSetup(input, table, attachment.child);
+  const { steps, userNamespaces, barriers } = planSetup(input, table, attachment.child);
+  if (!input.askIdentity) checkMapped(identityOf(processOf(spec)), spec, 'process.user');
   const setup: Section = {
     actor: 'containerSetup',
     ...(flags === 0 ? {} : { cloneFlags: flags }),
     ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }),
     steps,
   };
-  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host] }, ...userNamespaces, setup, ...(input.askIdentity ? [] : [payload])] };
+  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host] }, ...barriers, ...userNamespaces, setup, ...(input.askIdentity ? [] : [payload])] };
 }
 
 /** The plan that kills what is left of a container and removes its cgroup; absence is no error. */

@@ -13,6 +13,8 @@ import { type HostFacts } from '#system';
 import { cgroupDriver } from './cgroup.ts';
 import { type CgroupPlacement } from './cgroup-driver.ts';
 import { type Identity } from './identity.ts';
+import { checkMapped } from './identity-mapping.ts';
+import { planLabels } from './lsm.ts';
 import { cloneFlagOf } from './namespaces.ts';
 import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
 import { localSlots } from './slots.ts';
@@ -53,7 +55,7 @@ const entered: readonly (readonly [type: NamespaceType, file: string])[] = [
 export function planExec(input: PlanExecInput): Plan {
   const { process, spec, host, initPid } = input;
   assert(Number.isInteger(initPid) && initPid > 0, `exec with pid ${initPid}`);
-  checkProcess(process, 'process');
+  checkProcess(process, host, 'process');
   if (process.args.length === 0) throw invalidArgument('process.args', 'must have at least one item');
   const attachment = cgroupDriver(host.cgroups).attach(input.cgroup, { optional: true });
   const joined = entered.filter(([type]) => spec.linux.namespaces.some((namespace) => namespace.type === type));
@@ -64,6 +66,7 @@ export function planExec(input: PlanExecInput): Plan {
     ...attachment.child,
     ...(users === undefined ? [{ kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] } as const] : []),
     ...planOomScore(process, host, 'process'),
+    ...planLabels(process, 'process'),
     { kind: 'openPath', dir: noSlot, path: `/proc/${initPid}`, flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.initProcess },
     ...[...joined.map(([, file]) => file), ...(users === undefined ? [] : ['user'])].map((file, index): Step => ({
       kind: 'openPath',
@@ -82,7 +85,9 @@ export function planExec(input: PlanExecInput): Plan {
       ? []
       : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
   ];
-  const payload = planProcess(process, input.identity ?? identityOf(process), {
+  const identity = input.identity ?? identityOf(process);
+  checkMapped(identity, spec, 'process.user');
+  const payload = planProcess(process, identity, {
     host,
     terminal: input.terminal ?? process.terminal,
     consoleTarget: '',

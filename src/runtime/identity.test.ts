@@ -12,14 +12,14 @@ const ask = (request: Partial<UserRequest>, from: IdentityFiles = image): Return
   resolveIdentity({ supplementalGroups: [], policy: 'Merge', ...request }, from);
 
 test('a name gives uid, primary group, listed groups and home', () => {
-  assert.deepEqual(ask({ username: 'web' }), { uid: 1000, gid: 1001, groups: [0, 50, 2002], home: '/srv/web' });
-  assert.deepEqual(ask({ username: 'web', policy: 'Strict', supplementalGroups: [7, 7, 3] }), { uid: 1000, gid: 1001, groups: [3, 7], home: '/srv/web' });
-  assert.deepEqual(ask({}), { uid: 0, gid: 0, groups: [], home: '/root' });
+  assert.deepEqual(ask({ username: 'web' }), { uid: 1000, gid: 1001, groups: [0, 50, 1001, 2002], home: '/srv/web' });
+  assert.deepEqual(ask({ username: 'web', policy: 'Strict', supplementalGroups: [7, 7, 3] }), { uid: 1000, gid: 1001, groups: [3, 7, 1001], home: '/srv/web' });
+  assert.deepEqual(ask({}), { uid: 0, gid: 0, groups: [0], home: '/root' });
 });
 
 test('a number is never a name', () => {
-  assert.deepEqual(ask({ username: '1234' }), { uid: 1234, gid: 0, groups: [], home: '/' });
-  assert.deepEqual(ask({ uid: 1000 }), { uid: 1000, gid: 1001, groups: [0, 50, 2002], home: '/srv/web' });
+  assert.deepEqual(ask({ username: '1234' }), { uid: 1234, gid: 0, groups: [0], home: '/' });
+  assert.deepEqual(ask({ uid: 1000 }), { uid: 1000, gid: 1001, groups: [0, 50, 1001, 2002], home: '/srv/web' });
   assert.equal(ask({ uid: 1000, groupname: '5' }).gid, 5);
   assert.equal(ask({ username: 'web', groupname: 'extra' }).gid, 2002);
 });
@@ -35,7 +35,7 @@ test('refuses unknown names and ids beyond 32 bits', () => {
 
 test('passes malformed lines over', () => {
   const broken = files('web:x:0x0:0::/:\nweb:x:4294967296:0::/:\nweb::-1:0\n:x:0:0\nweb\0:x:0:0::/:\nweb:x:42:43::relative:/bin/sh\nweb:x:0:0::/:\n');
-  assert.deepEqual(ask({ username: 'web' }, broken), { uid: 42, gid: 43, groups: [], home: '/' });
+  assert.deepEqual(ask({ username: 'web' }, broken), { uid: 42, gid: 43, groups: [43], home: '/' });
 });
 
 test('bounds size and lines', () => {
@@ -47,6 +47,6 @@ test('bounds size and lines', () => {
 });
 
 test('an image without files knows numbers only', () => {
-  assert.deepEqual(ask({ uid: 7, gid: 8 }, {}), { uid: 7, gid: 8, groups: [], home: '/' });
+  assert.deepEqual(ask({ uid: 7, gid: 8 }, {}), { uid: 7, gid: 8, groups: [8], home: '/' });
   assert.throws(() => ask({ username: 'root' }, {}), { message: 'user "root": not in /etc/passwd of the image' });
 });

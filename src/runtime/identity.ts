@@ -113,6 +113,8 @@ function findGroup({ gid, groupname }: UserRequest, fallback: number, groups: re
 
 /**
  * The numbers of a user request. Without a gid the user's primary group of /etc/passwd counts, else 0. A user named by number needs no entry.
+ * The primary group is one of the groups as well: who becomes another group by a set-group-ID program must not leave it, where a file's
+ * permissions exclude it (CVE-2022-36109).
  * Throws invalidArgument `user "x": not in /etc/passwd of the image`, resourceExhausted for files beyond the bounds.
  */
 export function resolveIdentity(request: UserRequest, files: IdentityFiles): Identity {
@@ -121,6 +123,6 @@ export function resolveIdentity(request: UserRequest, files: IdentityFiles): Ide
   const { uid, entry } = findUser(request, passwd);
   const gid = findGroup(request, entry?.gid ?? 0, groups);
   const listed = request.policy === 'Strict' || entry === undefined ? [] : groups.filter(({ members }) => members.includes(entry.name)).map((group) => group.gid);
-  const all = new Set([...request.supplementalGroups.map((id) => requireId(id, '', 'group')), ...listed]);
+  const all = new Set([gid, ...request.supplementalGroups.map((id) => requireId(id, '', 'group')), ...listed]);
   return { uid, gid, groups: [...all].toSorted((a, b) => a - b), home: entry?.home ?? '/' };
 }

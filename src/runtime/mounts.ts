@@ -10,6 +10,7 @@ import { type IdMappings, type Step, clone, createTarget, errno, mountAttr, ms, 
 import { type CgroupDriver, type CgroupPlacement } from './cgroup-driver.ts';
 import { type MountOptions, decodeMountOptions } from './mount-options.ts';
 import { type NamespaceTable, type PodSharing } from './namespaces.ts';
+import { labelOptions } from './lsm.ts';
 import { unsupported } from './refusals.ts';
 import { localSlots } from './slots.ts';
 import { type ContainerUsers, mapMount } from './user-namespace.ts';
@@ -45,6 +46,8 @@ export interface MountContext {
   readonly bundle: string | undefined;
   /** By the `source` of bind mounts. */
   readonly volumes: Readonly<Record<string, VolumeSource>>;
+  /** SELinux label of new file systems. */
+  readonly mountLabel?: string | undefined;
   readonly cgroups: { readonly mode: 'v1' | 'hybrid' | 'v2'; readonly driver: CgroupDriver; readonly placement: CgroupPlacement; readonly resources: SpecResources | undefined };
 }
 
@@ -135,6 +138,23 @@ function planIdMap(mount: SpecMount, options: MountOptions, slots: Slots, users:
   return slot;
 }
 
+/**
+ * The clone of a bind's source. Links of the host are followed, once. A pod's volume is made where it is missing, and is refused where mounts shall cross
+ * and cannot: a copy of a private mount would silently see nothing.
+ */
+function openSource(path: string, slot: number, options: MountOptions, { origin, volume }: { readonly origin: string; readonly volume: boolean }): readonly Step[] {
+  const open: Step = { kind: 'openTree', dir: noSlot, path, resolve: 0, recursive: options.recursive ? 1 : 0, out: slot, origin };
+  if (!volume) return [open];
+  const wanted = options.propagation & (ms.shared | ms.slave);
+  return [
+    { ...open, ignore: [errno.noEntry], skipOnIgnored: 1 },
+    { kind: 'skip', count: 2 },
+    { kind: 'makeDirectory', dir: noSlot, path, mode: 0o755, parents: 1, origin },
+    open,
+    ...(wanted === 0 ? [] : [{ kind: 'requirePropagation', dir: noSlot, path, wanted, origin } as const]),
+  ];
+}
+
 function planBind(mount: SpecMount, options: MountOptions, slots: Slots, context: MountContext, { path, origin }: MountPlace): MountPlan {
   const slot = slots.next(origin);
   const idMap = planIdMap(mount, options, slots, context.users, { path, origin });
@@ -145,13 +165,18 @@ function planBind(mount: SpecMount, options: MountOptions, slots: Slots, context
   const absolute = source.startsWith('/') ? source : `${context.bundle}/${source}`;
   return {
     sources: [
-      { kind: 'openTree', dir: noSlot, path: absolute, resolve: 0, recursive: options.recursive ? 1 : 0, out: slot, origin },
+      ...openSource(absolute, slot, options, { origin, volume: mount.volume === true }),
       ...(idMap === undefined ? [] : [mapMount(slot, idMap, origin, options.idMap === 'tree')]),
     ],
     podSources: [],
     prepare: [],
     attach: [...bindAttributes(slot, options, origin), ...attachBind(slot, mount.destination, origin)],
   };
+}
+
+/** A directory of the engine's own for a user namespace: mapped, or given to its root where the kernel cannot map. */
+function settleOwners({ path, mapOwners = true, origin }: Extract<VolumeSource, { kind: 'directory' }>, slot: number, users: ContainerUsers): Step {
+  return mapOwners ? mapMount(slot, users.slot, origin) : { kind: 'changeOwner', dir: noSlot, path, ...users.root, origin };
 }
 
 /** What the engine put behind the mount in place of a path. */
@@ -164,7 +189,7 @@ function planVolume(mount: SpecMount, source: VolumeSource, options: MountOption
   }
   const { sources, attach } = openOwn(source, slot);
   // Owners in a directory of the engine's are numbers of the container.
-  const mapped = source.kind === 'directory' && users !== undefined ? [mapMount(slot, users.slot, source.origin)] : [];
+  const mapped = source.kind === 'directory' && users !== undefined ? [settleOwners(source, slot, users)] : [];
   return {
     sources: [...sources, ...mapped],
     podSources: [],
@@ -280,8 +305,9 @@ function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, 
 
 function planMount(mount: SpecMount, index: number, slots: Slots, context: MountContext): MountPlan {
   const [path, origin] = [`mounts[${index}]`, `/mounts/${index}`];
-  const options = decodeMountOptions(mount.options, `${path}.options`);
   const type = mount.type ?? '';
+  const decoded = decodeMountOptions(mount.options, `${path}.options`);
+  const options = decoded.bind ? decoded : { ...decoded, data: [...decoded.data, ...labelOptions(type, context.mountLabel)] };
   const { pod, table } = context;
   if (context.users !== undefined && (options.propagation & ms.shared) !== 0) throw unsupported(`${path}.options`, 'passing mounts of a user namespace on to the host');
   if (mount.destination === '/') throw invalidArgument(`${path}.destination`, 'must not be the root');

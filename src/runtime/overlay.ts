@@ -1,5 +1,6 @@
 /** Options of an overlay mount. In: names of directories. Out: the text for mount(2), or an error where it is too long. Pure. */
 import { RuntimeError, assert } from '#core';
+import { overlayLabel } from './lsm.ts';
 
 /** mount(2) takes one page of options, its end included. */
 const optionBytesMax = 4095;
@@ -21,4 +22,9 @@ export function overlayOptions({ lower, writable, options = [] }: OverlayDirecto
   if (Buffer.byteLength(text) > optionBytesMax)
     throw new RuntimeError('resourceExhausted', `${what}: ${lower.length} layers need ${Buffer.byteLength(text)} bytes of options, at most ${optionBytesMax}`);
   return text;
+}
+
+/** Options of a container's root besides its directories. */
+export function rootOptions(root: { readonly volatile?: boolean; readonly userAttributes?: boolean; readonly mountLabel?: string }): readonly string[] {
+  return [...(root.volatile === true ? ['volatile'] : []), ...(root.userAttributes === true ? ['userxattr'] : []), ...overlayLabel(root.mountLabel)];
 }

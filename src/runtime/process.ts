@@ -9,6 +9,7 @@ import { type Step, type StepOf, fileSystem, noSlot, startBarrier } from '#plan'
 import { type HostFacts } from '#system';
 import { capabilityBit, maskCapabilities } from './capabilities.ts';
 import { type Identity } from './identity.ts';
+import { checkLabels } from './lsm.ts';
 import { hostLacks, unsupported } from './refusals.ts';
 import { compileSeccomp } from './seccomp.ts';
 import { localSlots } from './slots.ts';
@@ -24,6 +25,8 @@ export interface ProcessContext {
   readonly startBarrier: boolean;
   /** The last step enters a PID namespace that others live in: continue in a new process there. */
   readonly fork: boolean;
+  /** Steps with the payload's own rights, right before it. */
+  readonly beforeExecute?: readonly Step[];
   /** Path of the process object, such as `process`, and of the seccomp object. */
   readonly path: string;
 }
@@ -66,11 +69,10 @@ export function planOomScore(process: SpecProcess, host: HostFacts, path: string
 }
 
 /** Refuses what a process object may ask and this host or version cannot do. */
-export function checkProcess(process: SpecProcess, path: string): void {
+export function checkProcess(process: SpecProcess, host: HostFacts, path: string): void {
   const [first] = process.unsupported;
   if (first !== undefined) throw unsupported(`${path}.${first}`);
-  if (process.apparmorProfile !== undefined && !['', 'unconfined'].includes(process.apparmorProfile)) throw unsupported(`${path}.apparmorProfile`, 'only "unconfined"');
-  if (process.selinuxLabel !== undefined && process.selinuxLabel !== '') throw unsupported(`${path}.selinuxLabel`);
+  checkLabels(process, host, path);
 }
 
 /** The environment with HOME where the document has none. */
@@ -126,6 +128,7 @@ export function planProcess(process: SpecProcess, identity: Identity, context: P
     // After the fork: the session's leader must be the process that stays.
     { kind: 'newSession', controllingTerminal: context.terminal ? 1 : 0 },
     ...(process.noNewPrivileges ? filter : []),
+    ...(context.beforeExecute ?? []),
     { kind: 'execute', file, argv: process.args, env: environmentOf(process, identity), origin: `/${path}/args` },
   ];
 }

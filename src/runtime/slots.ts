@@ -9,6 +9,8 @@ export const podSlots = { user: 0, net: 1, ipc: 2, uts: 3, pid: 4, mount: 5 } as
 /** Slots of one plan execution. Sources of mounts are numbered from `sources` on. */
 export const localSlots = {
   cgroup: 64,
+  /** The PID namespace that a process is in itself, where its children enter another one. */
+  ownPid: 65,
   ownMount: 66,
   root: 67,
   scratch: 68,

@@ -20,15 +20,20 @@ function namespaceOf(name: string): keyof OwnNamespaces | undefined {
   return name === 'kernel.domainname' ? 'uts' : undefined;
 }
 
+/** Words with dots between them. A slash stands for a dot inside a word, as in the name of a VLAN: `net.ipv4.conf.eth0/100.rp_filter`; see sysctl.d(5). */
+const namePattern = /^[A-Za-z0-9_-]+(?:\/[A-Za-z0-9_-]+)*(?:\.[A-Za-z0-9_-]+(?:\/[A-Za-z0-9_-]+)*)+$/;
+
+const fileOf = (name: string): string => name.replaceAll(/[./]/g, (separator) => (separator === '.' ? '/' : '.'));
+
 /** The writes, in the document's order. `path` names the map, `origin` is its JSON pointer. */
 export function planSysctls(sysctls: Readonly<Record<string, string>>, own: OwnNamespaces, { path, origin }: { readonly path: string; readonly origin: string }): readonly Step[] {
   return Object.entries(sysctls).map(([name, value]): Step => {
     const place = `${path}[${JSON.stringify(name.slice(0, 120))}]`;
-    if (!/^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$/.test(name)) throw invalidArgument(place, 'must be words of letters, digits, "_" and "-" separated by dots');
+    if (!namePattern.test(name)) throw invalidArgument(place, 'must be words of letters, digits, "_" and "-" separated by dots');
     if (/[\n\0]/.test(value)) throw invalidArgument(place, 'the value must be one line');
     const kind = namespaceOf(name);
     if (kind === undefined) throw invalidArgument(place, 'is no parameter of a namespace, so it would change the host');
     if (!own[kind]) throw invalidArgument(place, `needs an own ${kind} namespace, the container uses the host's`);
-    return { kind: 'writeFile', dir: noSlot, path: `/proc/sys/${name.replaceAll('.', '/')}`, data: Buffer.from(value), fileSystem: fileSystem.proc, origin: `${origin}/${name}` };
+    return { kind: 'writeFile', dir: noSlot, path: `/proc/sys/${fileOf(name)}`, data: Buffer.from(value), fileSystem: fileSystem.proc, origin: `${origin}/${name}` };
   });
 }

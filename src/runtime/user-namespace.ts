@@ -15,7 +15,7 @@ import { type HostFacts } from '#system';
 import type { RootfsSource } from './container.ts';
 import { listDevices, makeLinks } from './devices.ts';
 import { type NamespaceTable, createdNamespaces, joinNamespaces } from './namespaces.ts';
-import { overlayOptions } from './overlay.ts';
+import { overlayOptions, rootOptions } from './overlay.ts';
 import { localSlots } from './slots.ts';
 
 /** The user namespace of a container: its slot, and how it maps ids. */
@@ -109,9 +109,8 @@ function stageOverlay(rootfs: Extract<RootfsSource, { kind: 'overlay' }>, users:
   const origin = '/root';
   const isMapped = rootfs.mapLower === true;
   const [upper, work] = [absolutePath(rootfs, rootfs.upper), absolutePath(rootfs, rootfs.work)];
-  const options = [...(rootfs.volatile === true ? ['volatile'] : []), ...(rootfs.userAttributes === true ? ['userxattr'] : [])];
   const lower = isMapped ? rootfs.lower.map((_name, index) => String(index)) : rootfs.lower;
-  const data = overlayOptions({ lower, writable: { upper, work }, options }, 'mount the root');
+  const data = overlayOptions({ lower, writable: { upper, work }, options: rootOptions(rootfs) }, 'mount the root');
   const cwd = isMapped ? `${rootfs.mountpoint}/layers` : rootfs.storeDir;
   return [
     { kind: 'makeDirectory', dir: staging, path: '/layers', mode: 0o755, parents: 0 },

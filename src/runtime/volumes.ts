@@ -32,6 +32,8 @@ export type VolumeSource =
       /** An existing, empty directory of the host. */
       readonly path: string;
       readonly bytesMax: number;
+      /** With a user namespace: false where the kernel cannot map owners there; the files then belong to the mapped ids. */
+      readonly mapOwners?: boolean;
       readonly origin: string;
     }
   | { readonly kind: 'memory'; readonly bytesMax: number; readonly origin: string };

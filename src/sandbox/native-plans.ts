@@ -2,10 +2,11 @@
  * The plans of the native class, put together from those of `runtime`. In: a pod's or a container's request. Out: plans. Pure.
  */
 import { RuntimeError } from '#core';
-import type { ContainerRequest, VolumeSource as ContainerVolume, PodFiles, SandboxRecord, SandboxRequest } from '#pod';
+import type { ContainerRequest, VolumeSource as ContainerVolume, PodFiles, SandboxRecord, SandboxRequest, UserMappings } from '#pod';
 import { type Plan, type Section, type Step, errno, noSlot } from '#plan';
-import { type PlanContainerInput, type SandboxPlans, type UserRequest, type VolumeSource, cgroupDriver, planSandbox } from '#runtime';
+import { type PlanContainerInput, type SandboxPlans, type UserRequest, type VolumeSource, bundleSteps, cgroupDriver, planSandbox } from '#runtime';
 import type { HostFacts } from '#system';
+import { hookPlaceOf } from './hooks.ts';
 import { type NativeLayout, containerPaths, podPaths } from './layout.ts';
 
 /** Size of a pod's /dev/shm. Source: the default of every CRI runtime. */
@@ -24,15 +25,24 @@ export interface PodContext {
 const makeDirectory = (path: string, mode: number): Step => ({ kind: 'makeDirectory', dir: noSlot, path, mode, parents: 1 });
 const onHost = (steps: readonly Step[]): Section => ({ actor: 'host', steps });
 
+/** The mappings of the pod's own user namespace; without ranges it is the host's. */
+export function userMappingsOf({ config }: Pick<SandboxRequest, 'config'>): UserMappings | undefined {
+  const { user } = config.security.namespaces;
+  return user === undefined || user.uids.length === 0 ? undefined : user;
+}
+
 /** The pod's own plans: namespaces, shared memory, pause process, release. */
 export function planPod({ host, layout, record, request }: PodContext): SandboxPlans {
   const { namespaces } = request.config.security;
   const isPodNetwork = namespaces.network === 'pod';
+  const userMappings = userMappingsOf(request);
   return planSandbox({
     host,
+    ...(userMappings === undefined ? {} : { userMappings }),
     namespaces: { net: isPodNetwork, ipc: namespaces.ipc === 'pod', uts: isPodNetwork },
     hostname: request.hostname,
     sysctls: request.config.sysctls,
+    ...(request.resources === undefined ? {} : { resources: request.resources }),
     ...(namespaces.ipc === 'pod' ? { shm: { sizeBytes: shmSizeBytes } } : {}),
     mountpoint: layout.rootfs,
     sharePid: namespaces.pid === 'pod',
@@ -59,12 +69,15 @@ export function containerInput(context: PodContext, container: ContainerRequest)
   const paths = containerPaths(layout, { podId: request.podId, containerId: container.containerId });
   const { sharing, controllers } = planPod(context);
   const { pid, ...slots } = sharing.slots;
+  const mapLower = isMapped(request, container.layers);
   return {
     spec: container.runtimeSpec,
     rootfs: {
       kind: 'overlay',
       storeDir: container.layers.storeDir,
-      lower: [...container.layers.lower, layout.skeleton],
+      // Its owners would be nobody's in copies; the container's root makes the targets of mounts itself there.
+      lower: mapLower === false ? container.layers.lower : [...container.layers.lower, layout.skeleton],
+      ...(mapLower === undefined ? {} : { mapLower }),
       upper: paths.upper,
       work: paths.work,
       mountpoint: layout.rootfs,
@@ -73,32 +86,60 @@ export function containerInput(context: PodContext, container: ContainerRequest)
     pod: { ...sharing, slots: { ...slots, ...(container.sharesPodPid && pid !== undefined ? { pid } : {}) } },
     host,
     cgroup: { path: `${record.cgroupPath}/${container.containerId}`, controllers },
+    hookPlace: hookPlaceOf(layout, { podId: request.podId, containerId: container.containerId }),
     terminal: container.terminal,
     askIdentity: true,
     volumes: Object.fromEntries(
-      Object.entries(container.volumes).map(([name, source]) => [name, volumeOf(source, { path: `${paths.volumes}/${name}`, mountpoint: layout.rootfs })]),
+      Object.entries(container.volumes).map(([name, source]) => [
+        name,
+        volumeOf(source, {
+          path: `${paths.volumes}/${name}`,
+          mountpoint: layout.rootfs,
+          ...(mapLower === undefined ? {} : { mapOwners: source.kind === 'layers' ? isMapped(request, source.layers) === true : mapLower }),
+        }),
+      ]),
     ),
   };
 }
 
-/** `path`: where a directory of the container's own is; `mountpoint`: empty, as nothing is ever mounted there but in a container. */
-function volumeOf(source: ContainerVolume, { path, mountpoint }: { readonly path: string; readonly mountpoint: string }): VolumeSource {
+/** Whether layers are mapped at the mount; undefined without a user namespace. */
+function isMapped(request: SandboxRequest, { mapLower = true }: ContainerRequest['layers']): boolean | undefined {
+  return userMappingsOf(request) === undefined ? undefined : mapLower;
+}
+
+/**
+ * `path`: where a directory of the container's own is; `mountpoint`: empty, as nothing is ever mounted there but in a container; `mapOwners`: with a user
+ * namespace, whether the kernel maps owners there.
+ */
+function volumeOf(source: ContainerVolume, { path, mountpoint, mapOwners }: { readonly path: string; readonly mountpoint: string; readonly mapOwners?: boolean }): VolumeSource {
   const { origin } = source;
   switch (source.kind) {
-    case 'layers':
-      return { kind: 'layers', storeDir: source.layers.storeDir, lower: source.layers.lower, subPath: source.subPath, mountpoint, origin };
+    case 'layers': {
+      const { storeDir, lower } = source.layers;
+      return { kind: 'layers', storeDir, lower, subPath: source.subPath, mountpoint, origin, ...(mapOwners === undefined ? {} : { mapLower: mapOwners }) };
+    }
     case 'directory':
-      return { kind: 'directory', path, bytesMax: source.bytesMax, origin };
+      return { kind: 'directory', path, bytesMax: source.bytesMax, origin, ...(mapOwners === undefined ? {} : { mapOwners }) };
     case 'memory':
       return { kind: 'memory', bytesMax: source.bytesMax, origin };
   }
 }
 
 /** Directories of a container's writable layer and of its own volumes. The upper's mode is that of the root directory that the container sees. */
-export function planWritableLayer({ layout, request }: PodContext, { containerId, volumes }: Pick<ContainerRequest, 'containerId' | 'volumes'>): Section {
-  const paths = containerPaths(layout, { podId: request.podId, containerId });
+export function planWritableLayer(
+  { layout, request }: PodContext,
+  { containerId, volumes, runtimeSpec }: Pick<ContainerRequest, 'containerId' | 'volumes' | 'runtimeSpec'>,
+): Section {
+  const ids = { podId: request.podId, containerId };
+  const paths = containerPaths(layout, ids);
   const own = Object.entries(volumes).flatMap(([name, { kind }]) => (kind === 'directory' ? [makeDirectory(`${paths.volumes}/${name}`, 0o755)] : []));
-  return onHost([makeDirectory(paths.directory, 0o700), makeDirectory(paths.upper, 0o755), makeDirectory(paths.work, 0o700), ...own]);
+  return onHost([
+    makeDirectory(paths.directory, 0o700),
+    makeDirectory(paths.upper, 0o755),
+    makeDirectory(paths.work, 0o700),
+    ...own,
+    ...bundleSteps(runtimeSpec, hookPlaceOf(layout, ids)),
+  ]);
 }
 
 /** Who a container asks to run as. */

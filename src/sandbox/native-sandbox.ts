@@ -2,13 +2,31 @@
  * One live sandbox of the native class: a connection to its shim. In: requests of the pod layer. Out: plans and their results.
  */
 import { type Clock, type ContainerId, RuntimeError, encodeId, errorCode, limits } from '#core';
-import type { RuntimeSpec } from '#oci';
-import type { ContainerRequest, ExecProcess, Identity, OpaquePlan, PodFiles, ProcessEnd, ProcessSnapshot, Sandbox, SandboxRecord, SandboxStreams } from '#pod';
+import type { RuntimeSpec, SpecResources } from '#oci';
+import type {
+  ContainerRequest,
+  ExecProcess,
+  Identity,
+  OpaquePlan,
+  PodFiles,
+  ProcessEnd,
+  ProcessSnapshot,
+  Sandbox,
+  SandboxRecord,
+  SandboxStreams,
+  SandboxUsage,
+  UsageRequest,
+} from '#pod';
 import { type Plan } from '#plan';
-import { type PlanContainerInput, type PlanExecInput, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planPayload, resolveIdentity } from '#runtime';
-import { type AskedFile, type ShimAttachment, type ShimConnection } from '#system';
+import { type HookPlace, type PlanContainerInput, type PlanExecInput, hooksTimeoutMs, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planForward, planPayload, resolveIdentity } from '#runtime';
+import { type AskedFile, type GroupReader, type ShimAttachment, type ShimConnection } from '#system';
 import { type PodContext, asPlan, containerInput, planCommit, planPod, planShutdown, planUndo, planWritableLayer, prepend, userRequest } from './native-plans.ts';
+import { connectPort } from './connect-port.ts';
+import { type HookRunner, hookPlaceOf, runPoststart, runPoststop, withoutPoststop } from './hooks.ts';
+import { containerPaths } from './layout.ts';
+import { checkPodUpdate, mergeSpecResources, updateGroup } from './native-update.ts';
 import { streamsOf } from './streams.ts';
+import { readUsage } from './usage.ts';
 import { exitCodeOf } from './wait-status.ts';
 
 const killTimeoutMs = 5_000;
@@ -18,7 +36,7 @@ const createTimeoutMs = 60_000;
 const pauseId = 'pause';
 
 /** What a container needs to be remembered by, for exec: kept in the container's own record by the pod layer's caller. */
-interface KnownContainer {
+export interface KnownContainer {
   readonly spec: RuntimeSpec;
   readonly pid: number;
   readonly identity: Identity;
@@ -30,6 +48,9 @@ export interface NativeSandboxParts {
   readonly context: PodContext;
   readonly shim: ShimConnection;
   readonly clock: Clock;
+  readonly reader: GroupReader;
+  /** Failures that undo nothing. */
+  readonly report: (error: unknown) => void;
   /** What exec needs of containers made by an earlier engine, and where it is kept. */
   readonly memory: ContainerMemory;
   /** Called once the shim has ended as it was told to and left nothing of the pod but writable layers. */
@@ -86,6 +107,9 @@ export class NativeSandbox implements Sandbox {
     const { context, shim } = this.#parts;
     const input = containerInput(context, request);
     const answer = new IdentityAnswer(input, request);
+    const { runtimeSpec, containerId } = request;
+    // What ran before a failure or the end of the engine is followed by the hooks of poststop as well.
+    if (runtimeSpec.hooks.poststop !== undefined) this.#remember(containerId, { spec: runtimeSpec, pid: 0, identity: { uid: 0, gid: 0, groups: [] }, home: '/' });
     const oomFile = oomFileOf(input);
     const creation = shim.createProcess({
       processId: request.containerId,
@@ -97,17 +121,17 @@ export class NativeSandbox implements Sandbox {
       ...(oomFile === '' ? {} : { oomFile }),
       answer: (files) => answer.of(files),
     });
-    const { pid } = await this.#withinDeadline(creation, request.containerId);
+    const { pid } = await this.#withinDeadline(creation, containerId, createTimeoutMs + hooksTimeoutMs(runtimeSpec, ['prestart', 'createRuntime', 'createContainer']));
     const { home, ...identity } = answer.identity;
     const known: KnownContainer = { spec: request.runtimeSpec, pid, identity, home };
     this.#remember(request.containerId, known);
     return { pid, identity };
   }
 
-  async #withinDeadline<T>(creation: Promise<T>, id: string): Promise<T> {
+  async #withinDeadline<T>(creation: Promise<T>, id: string, timeoutMs: number): Promise<T> {
     const cancel = new AbortController();
-    const late = this.#parts.clock.sleep(createTimeoutMs, cancel.signal).then(() => {
-      throw new RuntimeError('deadlineExceeded', `create process ${id}: not ready after ${createTimeoutMs / 1000} s; a volume's storage may hang`);
+    const late = this.#parts.clock.sleep(timeoutMs, cancel.signal).then(() => {
+      throw new RuntimeError('deadlineExceeded', `create process ${id}: not ready after ${timeoutMs / 1000} s; a volume's storage may hang`);
     });
     late.catch(() => undefined);
     try {
@@ -123,6 +147,7 @@ export class NativeSandbox implements Sandbox {
     // A container in a shared PID namespace enters it by a fork when it is started.
     const known = this.#known(id);
     if (known.pid !== pid) this.#remember(id, { ...known, pid });
+    await runPoststart(this.#hookRunner, known.spec, this.#hookPlace(id), pid);
     return { pid };
   }
 
@@ -135,6 +160,16 @@ export class NativeSandbox implements Sandbox {
     await this.#parts.shim.execute(planContainerKill(this.#parts.context.host, this.#cgroupOf(id), { timeoutMs: killTimeoutMs }));
   }
 
+  get #hookRunner(): HookRunner {
+    const { shim, report } = this.#parts;
+    return { run: async (plan) => shim.execute(plan), report };
+  }
+
+  #hookPlace(containerId: ContainerId): HookPlace {
+    const { layout, request } = this.#parts.context;
+    return hookPlaceOf(layout, { podId: request.podId, containerId });
+  }
+
   #cgroupOf(id: ContainerId): { readonly path: string } {
     return { path: `${this.record.cgroupPath}/${id}` };
   }
@@ -144,9 +179,13 @@ export class NativeSandbox implements Sandbox {
     this.#containers.set(id, known);
   }
 
-  #known(id: ContainerId): KnownContainer {
+  #find(id: ContainerId): KnownContainer | undefined {
     // SAFETY: createContainer is the only writer of this memory.
-    const known = this.#containers.get(id) ?? (this.#parts.memory.get(id) as KnownContainer | undefined);
+    return this.#containers.get(id) ?? (this.#parts.memory.get(id) as KnownContainer | undefined);
+  }
+
+  #known(id: ContainerId): KnownContainer {
+    const known = this.#find(id);
     if (known === undefined) throw new RuntimeError('notFound', `container ${id}: container does not exist`);
     this.#containers.set(id, known);
     return known;
@@ -218,6 +257,12 @@ export class NativeSandbox implements Sandbox {
     return streamsOf(await this.#parts.shim.attach(id, { stdin, stdout: true, stderr: true }));
   }
 
+  async connectPort(port: number): Promise<SandboxStreams> {
+    const { shim, context } = this.#parts;
+    const plan = planForward({ host: context.host, port, ownNetwork: !this.record.hostNetwork });
+    return connectPort(shim, { processId: `forward-${encodeId(this.#parts.clock.randomBytes(8))}`, plan });
+  }
+
   async resize(processId: string, size: { readonly columns: number; readonly rows: number }): Promise<void> {
     await this.#parts.shim.resize(processId, size);
   }
@@ -226,11 +271,38 @@ export class NativeSandbox implements Sandbox {
     await this.#parts.shim.reopenLog(id, log);
   }
 
+  async update(id: ContainerId, resources: SpecResources, { oomScoreAdj }: { readonly oomScoreAdj?: number }): Promise<void> {
+    const known = this.#known(id);
+    const { shim, context } = this.#parts;
+    const placement = { ...this.#cgroupOf(id), controllers: planPod(context).controllers };
+    await updateGroup({ shim, host: context.host }, { placement, resources, ...(oomScoreAdj === undefined ? {} : { oomScore: { pid: known.pid, value: oomScoreAdj } }) });
+    this.#remember(id, { ...known, spec: { ...known.spec, linux: { ...known.spec.linux, resources: mergeSpecResources(known.spec.linux.resources, resources) } } });
+  }
+
+  async updatePod(resources: SpecResources): Promise<void> {
+    const { shim, context } = this.#parts;
+    const { controllers } = planPod(context);
+    checkPodUpdate(context.host, { resources, controllers });
+    await updateGroup({ shim, host: context.host }, { placement: { path: this.record.cgroupPath, controllers }, resources });
+  }
+
+  describe(id: ContainerId): Readonly<Record<string, unknown>> {
+    // SAFETY: as in `#known`.
+    const known = this.#containers.get(id) ?? (this.#parts.memory.get(id) as KnownContainer | undefined);
+    const { directory } = containerPaths(this.#parts.context.layout, { podId: this.record.podId, containerId: id });
+    return known === undefined ? {} : { writableLayer: directory, runtimeSpec: known.spec };
+  }
+
   async removeContainer(id: ContainerId): Promise<void> {
     const { shim, context, memory, discardLayer } = this.#parts;
     await this.signal(id, sigkill);
     await shim.execute(planContainerRemoval(context.host, this.#cgroupOf(id), { timeoutMs: killTimeoutMs }));
     await unlessAbsent(shim.removeProcess(id));
+    const known = this.#find(id);
+    if (known?.spec.hooks.poststop !== undefined) {
+      await runPoststop(this.#hookRunner, known.spec, this.#hookPlace(id));
+      this.#remember(id, { ...known, spec: withoutPoststop(known.spec) });
+    }
     await discardLayer(id);
     memory.delete(id);
     this.#containers.delete(id);
@@ -247,6 +319,11 @@ export class NativeSandbox implements Sandbox {
       startedAtNs: process.startedNs,
       endedAtNs: process.endedNs,
     }));
+  }
+
+  async usage(request: UsageRequest): Promise<SandboxUsage> {
+    const { context, reader } = this.#parts;
+    return readUsage({ host: context.host, record: this.record, reader, pidOf: (id) => this.#find(id)?.pid ?? 0 }, request);
   }
 
   async onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void> {

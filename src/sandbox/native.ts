@@ -2,14 +2,16 @@
  * The native sandbox class: our own interpreter on the host's kernel. In: the pod layer's requests. Out: sandboxes. It holds no
  * record; a SandboxRecord is all it needs to find a sandbox again or to remove what one left.
  */
-import { type Clock, type ContainerId, encodeId, errorCode } from '#core';
+import { type Clock, type ContainerId, RuntimeError, encodeId, errorCode } from '#core';
 import type { ContainerRequest, Sandbox, SandboxDriver, SandboxRecord, SandboxRequest } from '#pod';
-import { type Step, errno, explainPlan, noSlot } from '#plan';
+import { type Plan, type Step, errno, explainPlan, noSlot } from '#plan';
 import { planContainer, planContainerRemoval } from '#runtime';
-import { type HostFacts, type Launcher, connectShim, makeDirectory, makeSkeleton, moveToTrash, removeDirectory } from '#system';
+import { GroupReader, type HostFacts, type Launcher, connectShim, makeDirectory, makeSkeleton, moveToTrash, removeDirectory } from '#system';
+import { hookPlaceOf, runPoststop, withoutPoststop } from './hooks.ts';
 import { type NativeLayout, containerPaths, skeletonEntries } from './layout.ts';
-import { type PodContext, containerInput, planPod, planRelease, planWritableLayer, prepend, shimCgroups } from './native-plans.ts';
-import { type ContainerMemory, NativeSandbox, prepareNamespaces } from './native-sandbox.ts';
+import { type NativeFeatures, probeFeatures } from './features.ts';
+import { type PodContext, containerInput, planPod, planRelease, planWritableLayer, prepend, shimCgroups, userMappingsOf } from './native-plans.ts';
+import { type ContainerMemory, type KnownContainer, NativeSandbox, prepareNamespaces } from './native-sandbox.ts';
 
 /** What the driver is wired with. */
 export interface NativeDriverParts {
@@ -34,9 +36,11 @@ const treesPerRunMax = 256;
 /** The driver of the runtime handler `native`; call `open` before and `close` after use. */
 export class NativeDriver implements SandboxDriver {
   readonly name = 'native';
-  readonly features = { recursiveReadOnlyMounts: true, userNamespaces: false };
+  #features: NativeFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
   readonly #parts: NativeDriverParts;
   #isCgroupMade: Promise<void> | undefined;
+  /** One for all pods, so that its bounds hold for all. */
+  readonly #reader: GroupReader;
   #trashSerial = 0;
   /** Trees on their way out, and the one run that removes some of them. */
   #trash: string[] = [];
@@ -46,6 +50,12 @@ export class NativeDriver implements SandboxDriver {
 
   constructor(parts: NativeDriverParts) {
     this.#parts = parts;
+    this.#reader = new GroupReader(parts.clock);
+  }
+
+  /** Found by trials in `open`. */
+  get features(): NativeFeatures {
+    return this.#features;
   }
 
   plan({ podId, config, foreground }: SandboxRequest): SandboxRecord {
@@ -67,6 +77,8 @@ export class NativeDriver implements SandboxDriver {
     const context: PodContext = { host, layout, record, request };
     // Compiled before anything exists, so that a bad request leaves nothing.
     planPod(context);
+    if (userMappingsOf(request) !== undefined && !this.#features.userNamespaces)
+      throw new RuntimeError('failedPrecondition', 'config.linux.security_context.namespace_options.userns_options: the kernel makes no user namespaces here');
     await this.#makeShimCgroup();
     let prepared: Promise<void> | undefined;
     const shim = await launcher.startShim({
@@ -91,11 +103,13 @@ export class NativeDriver implements SandboxDriver {
   }
 
   #sandboxOf(context: PodContext, shim: ConstructorParameters<typeof NativeSandbox>[0]['shim']): NativeSandbox {
-    const { clock, memory } = this.#parts;
+    const { clock, memory, report } = this.#parts;
     return new NativeSandbox({
       context,
       shim,
       clock,
+      reader: this.#reader,
+      report,
       memory,
       onReleased: () => void this.#released.add(context.record.podId),
       discardLayer: async (containerId) => this.#discard(containerPaths(this.#parts.layout, { podId: context.request.podId, containerId }).directory),
@@ -130,6 +144,7 @@ export class NativeDriver implements SandboxDriver {
       await launcher.runOnce(planRelease({ host, record }));
       await removeDirectory(record.podDir);
     }
+    for (const id of containerIds) await this.#runPoststop(record, id);
     await this.#discard(`${layout.containers}/${record.podId}`);
     for (const id of containerIds) memory.delete(id);
   }
@@ -151,9 +166,21 @@ export class NativeDriver implements SandboxDriver {
     cancel.abort();
   }
 
+  /** For a container whose shim is gone. */
+  async #runPoststop(record: SandboxRecord, containerId: ContainerId): Promise<void> {
+    const { layout, launcher, memory, report } = this.#parts;
+    // SAFETY: the sandboxes of this class are the only writers of this memory.
+    const known = memory.get(containerId) as KnownContainer | undefined;
+    if (known?.spec.hooks.poststop === undefined) return;
+    const runner = { run: async (plan: Plan) => launcher.runOnce(plan), report };
+    await runPoststop(runner, known.spec, hookPlaceOf(layout, { podId: record.podId, containerId }));
+    memory.put(containerId, { ...known, spec: withoutPoststop(known.spec) });
+  }
+
   async cleanUpContainer(record: SandboxRecord, containerId: ContainerId): Promise<void> {
     const { host, layout, launcher, memory } = this.#parts;
     await launcher.runOnce(planContainerRemoval(host, { path: `${record.cgroupPath}/${containerId}` }, { timeoutMs: removeTimeoutMs }));
+    await this.#runPoststop(record, containerId);
     await this.#discard(containerPaths(layout, { podId: record.podId, containerId }).directory);
     memory.delete(containerId);
   }
@@ -189,10 +216,12 @@ export class NativeDriver implements SandboxDriver {
     for (const path of [layout.pods, layout.containers, layout.trash, layout.rootfs]) await makeDirectory(path);
     await makeSkeleton(layout.skeleton, skeletonEntries);
     for (const path of trash) this.#removeLater(path);
+    this.#features = await probeFeatures((plan) => this.#parts.launcher.runOnce(plan));
   }
 
   /** Waits for removals under way, and takes away what only pods need where there is none. */
   async close(): Promise<void> {
+    await this.#reader.close();
     await this.#removal;
     const { host, layout, launcher } = this.#parts;
     const empty = [layout.rootfs, layout.pods].map((path): Step => ({ kind: 'removeDirectory', dir: noSlot, path, ignore: [errno.noEntry, errno.notEmpty, errno.busy] }));

@@ -29,7 +29,8 @@ export async function readDevices(path: string): Promise<readonly DeviceNode[]> 
   if (!(await lstat(target)).isDirectory()) throw invalidArgument('', `device ${path}: is not a device node`);
   const nodes: DeviceNode[] = [];
   await collect(target, nodes);
-  return nodes.toSorted((a, b) => (a.path < b.path ? -1 : 1));
+  // Below the path that was asked for, also where that is a link to the directory.
+  return nodes.map((node) => ({ ...node, path: path.replace(/\/+$/, '') + node.path.slice(target.length) })).toSorted((a, b) => (a.path < b.path ? -1 : 1));
 }
 
 async function collect(directory: string, nodes: DeviceNode[]): Promise<void> {

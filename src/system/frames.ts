@@ -18,6 +18,8 @@ export const frameTypes = {
   unpack: 22,
   layerEntry: 23,
   layerContent: 24,
+  tool: 25,
+  toolResult: 26,
   hello: 32,
   execute: 33,
   create: 34,

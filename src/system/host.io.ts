@@ -69,6 +69,12 @@ async function readCgroupFacts(): Promise<CgroupFacts> {
   };
 }
 
+/** Security modules by their traces, where securityfs is not mounted. */
+async function findSecurityModules(): Promise<string> {
+  const apparmor = (await readTextIfPresent('/sys/module/apparmor/parameters/enabled')) ?? '';
+  return [...(apparmor.startsWith('Y') ? ['apparmor'] : []), ...((await exists('/sys/fs/selinux/enforce')) ? ['selinux'] : [])].join(',');
+}
+
 /** Reads everything that planning needs to know of the host. Throws where /proc is missing or the processor is unknown. */
 export async function readHostFacts(): Promise<HostFacts> {
   const [status, last, oomScoreAdj, limits, modules, cgroups] = await Promise.all([
@@ -84,7 +90,7 @@ export async function readHostFacts(): Promise<HostFacts> {
     architecture: decodeArchitecture(arch()),
     kernel: decodeKernelRelease(release()),
     cgroups,
-    securityModules: (modules ?? '')
+    securityModules: (modules ?? (await findSecurityModules()))
       .trim()
       .split(',')
       .filter((name) => name !== ''),

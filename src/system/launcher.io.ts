@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 import { RuntimeError, wrapError } from '#core';
 import { ByteReader, type Plan, encodePlan } from '#plan';
 import { FrameConnection, openSocket } from './connection.io.ts';
-import { type Frame, decodeFailure, frameTypes, planError } from './frames.ts';
+import { type ExitStatus, type Frame, decodeFailure, decodeWaitStatus, frameTypes, planError } from './frames.ts';
 import { ShimClient, type ShimConnection } from './shim.io.ts';
 
 /** How the launcher is started. */
@@ -51,6 +51,11 @@ export interface Launcher extends AsyncDisposable {
   }): Promise<ShimConnection>;
   /** Runs host and podNamespaces sections in a fresh child. Throws the failed step. */
   runOnce(plan: Plan): Promise<void>;
+  /**
+   * Runs an executable of the host to its end. A tool that fails has an exit code; this throws only where it could not be started (notFound, permissionDenied …)
+   * or was cancelled. At its deadline, or when the signal fires, it and its process group are killed; they are too when this process dies.
+   */
+  runTool(request: ToolRequest, signal?: AbortSignal): Promise<ToolResult>;
   /** Where it listens; `openUnpackSession` takes it, in any thread of this process. */
   readonly socketPath: string;
   /** Returns the function that removes the listener. */
@@ -59,6 +64,31 @@ export interface Launcher extends AsyncDisposable {
   readonly ended: Promise<void>;
   /** Ends the launcher, which gives the lock back; shims go on. Resolves when it has ended. */
   close(): Promise<void>;
+}
+
+/** An executable of the host, and what it is given. Nothing of this process's environment reaches it by itself. */
+export interface ToolRequest {
+  /** Absolute; never searched for. */
+  readonly path: string;
+  /** With the name of the program first. */
+  readonly argv: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  /** Working directory; absent: `/`. */
+  readonly directory?: string;
+  readonly stdin?: Uint8Array;
+  readonly timeoutMs: number;
+  /** What is printed beyond is read and dropped; both together at most 8 MiB. */
+  readonly stdoutBytesMax: number;
+  readonly stderrBytesMax: number;
+}
+
+/** How a tool ended and what it printed. */
+export interface ToolResult extends ExitStatus {
+  readonly timedOut: boolean;
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+  readonly stdoutTruncated: boolean;
+  readonly stderrTruncated: boolean;
 }
 
 /** What the launcher's exit statuses say; see native/launcher.c. */
@@ -110,6 +140,23 @@ export async function startLauncher(options: LauncherOptions, signal?: AbortSign
     connection?.release();
     child.unref();
   }
+}
+
+/** Read again after a wait, when it may have changed. */
+const signalled = (signal: AbortSignal | undefined): boolean => signal?.aborted === true;
+
+/** The payload of TOOL_RESULT. The outputs are copies. */
+function decodeToolResult(payload: Buffer): ToolResult {
+  const input = new ByteReader(payload);
+  const [waitStatus, flags] = [input.i32(), input.u32()];
+  return {
+    ...decodeWaitStatus(waitStatus),
+    timedOut: (flags & 1) !== 0,
+    stdoutTruncated: (flags & 2) !== 0,
+    stderrTruncated: (flags & 4) !== 0,
+    stdout: Buffer.from(input.bytes()),
+    stderr: Buffer.from(input.bytes()),
+  };
 }
 
 class LauncherClient implements Launcher {
@@ -202,6 +249,35 @@ class LauncherClient implements Launcher {
       const frame = await connection.request('run a plan', frameTypes.oneShot, (out) => out.bytes(encodePlan(plan)));
       if (frame.type === frameTypes.failed) throw planError(plan, decodeFailure(frame.payload));
     } finally {
+      connection.close();
+    }
+  }
+
+  async runTool(request: ToolRequest, signal?: AbortSignal): Promise<ToolResult> {
+    const what = `run ${request.path}`;
+    if (signal?.aborted === true) throw new RuntimeError('cancelled', `${what}: cancelled`);
+    const connection = await this.#connect(`runner of ${request.path}`);
+    // The runner sees the connection end and kills what it runs.
+    const abort = (): void => connection.close();
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      const { payload } = await connection.request(what, frameTypes.tool, (out) => {
+        out
+          .text(request.path)
+          .texts(request.argv)
+          .texts(Object.entries(request.env).map(([name, value]) => `${name}=${value}`))
+          .text(request.directory ?? '/')
+          .bytes(request.stdin ?? Buffer.alloc(0))
+          .u32(request.timeoutMs)
+          .u32(request.stdoutBytesMax)
+          .u32(request.stderrBytesMax);
+      });
+      return decodeToolResult(payload);
+    } catch (error) {
+      // An abort of the caller's is no failure of the launcher's.
+      throw signalled(signal) ? new RuntimeError('cancelled', `${what}: cancelled`, { cause: error }) : error;
+    } finally {
+      signal?.removeEventListener('abort', abort);
       connection.close();
     }
   }

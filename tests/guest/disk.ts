@@ -30,6 +30,7 @@ const commands = [
   'docker-registry',
   'skopeo',
   'umoci',
+  'apparmor_parser',
 ];
 
 /** Development tools that no integration test loads. */

@@ -8,7 +8,8 @@ import type { MessageShape } from '@bufbuild/protobuf';
 import { create } from '@bufbuild/protobuf';
 import { status } from '@grpc/grpc-js';
 import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
-import { startCriServer } from '#cri';
+import { errorCode, errorMessage } from '#core';
+import { type CallReport, startCriServer } from '#cri';
 import type { ImageSummary } from '#pod';
 import { fakeEngine } from '../fake-engine.ts';
 import { BerthHost, type Running, busybox, skipReason as berthSkipReason } from './berth-host.ts';
@@ -29,6 +30,7 @@ describe('a stream of images', () => {
     pinned: false,
   }));
   const lines: string[] = [];
+  const noteFailure = ({ method, error }: CallReport): void => void (error !== undefined && lines.push(`${method}: ${errorCode(error)}: ${errorMessage(error)}`));
   let directory: string;
   let server: Awaited<ReturnType<typeof startCriServer>>;
   let socketPath: string;
@@ -36,7 +38,7 @@ describe('a stream of images', () => {
   before(async () => {
     directory = mkdtempSync(join(tmpdir(), 'berth-cri-images-'));
     socketPath = join(directory, 'berth.sock');
-    server = await startCriServer({ engine: fakeEngine({ listImages: async () => images }), socketPath, version: '0', log: (line) => lines.push(line) });
+    server = await startCriServer({ engine: fakeEngine({ listImages: async () => images }), socketPath, version: '0', onCall: noteFailure });
   });
   after(async () => {
     await server.close();
@@ -72,7 +74,7 @@ describe('a stream of images', () => {
     assert.equal(error.code, status.CANCELLED);
     assert.equal((await client.call(listImages, {})).images.length, imageCount);
     assert.deepEqual(
-      lines.filter((line) => !line.startsWith('/runtime.v1.ImageService/StreamImages: cancelled: ')),
+      lines.filter((line) => !line.startsWith('ImageService/StreamImages: cancelled: ')),
       [],
     );
   });

@@ -11,17 +11,18 @@ import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { Client, credentials, status } from '@grpc/grpc-js';
 import type { ServiceError } from '@grpc/grpc-js';
 import { ImageService, ListImagesRequestSchema, ListImagesResponseSchema, RunPodSandboxRequestSchema, RunPodSandboxResponseSchema, RuntimeService } from '#gen/cri-v1_pb.js';
-import { RuntimeError } from '#core';
-import { startCriServer } from '#cri';
+import { RuntimeError, errorCode, errorMessage } from '#core';
+import { type CallReport, startCriServer } from '#cri';
 import type { CriServer } from '#cri';
 import { fakeEngine } from '../fake-engine.ts';
 
 const served = new Set(
-  'Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(
+  'Version Status RuntimeConfig UpdateRuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog StreamPodSandboxes ContainerStats ListContainerStats StreamContainerStats PodSandboxStats ListPodSandboxStats StreamPodSandboxStats ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(
     ' ',
   ),
 );
 const lines: string[] = [];
+const noteFailure = ({ method, error }: CallReport): void => void (error !== undefined && lines.push(`${method}: ${errorCode(error)}: ${errorMessage(error)}`));
 let directory: string;
 let server: CriServer;
 let client: Client;
@@ -33,7 +34,7 @@ before(async () => {
       throw new RuntimeError('resourceExhausted', 'list images: no space left: ä', { errno: 'ENOSPC' });
     },
   });
-  server = await startCriServer({ engine, socketPath: join(directory, 'berth.sock'), version: '0', log: (line) => lines.push(line) });
+  server = await startCriServer({ engine, socketPath: join(directory, 'berth.sock'), version: '0', onCall: noteFailure });
   client = new Client(`unix://${directory}/berth.sock`, credentials.createInsecure());
 });
 
@@ -69,11 +70,11 @@ async function firstError(path: string): Promise<ServiceError> {
 }
 
 test('an error of the engine keeps its code and its words, and is logged once', async () => {
-  await assert.rejects(call('/runtime.v1.ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), {
+  await assert.rejects(call('ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), {
     code: status.RESOURCE_EXHAUSTED,
     details: 'list images: no space left: ä',
   });
-  assert.deepEqual(lines, ['/runtime.v1.ImageService/ListImages: resourceExhausted: list images: no space left: ä']);
+  assert.deepEqual(lines, ['ImageService/ListImages: resourceExhausted: list images: no space left: ä']);
 });
 
 test('a bad request is InvalidArgument with the path in the request', async () => {
@@ -108,7 +109,7 @@ test('garbage and connections that break off harm nobody else', async () => {
   await once(aborting, 'connect');
   aborting.write(preface);
   aborting.destroy();
-  await assert.rejects(call('/runtime.v1.ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), { code: status.RESOURCE_EXHAUSTED });
+  await assert.rejects(call('ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), { code: status.RESOURCE_EXHAUSTED });
 });
 
 test('a second server at a living socket is refused, and closing removes the socket', async () => {

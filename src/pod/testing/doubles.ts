@@ -4,7 +4,7 @@
  */
 import { type Clock, type ContainerId, type Records, RuntimeError, decodeJson, encodeJson } from '#core';
 import type { NetworkPort, ProcessEnd, Sandbox, SandboxDriver, SandboxRecord, SpecDefaults } from '../ports.ts';
-import type { ContainerConfig, PodSandboxConfig } from '../types.ts';
+import type { ContainerConfig, PodSandboxConfig, SandboxUsage, UsageRequest } from '../types.ts';
 
 /** Calls in order, and the step at which the next call fails. */
 export class Journal {
@@ -99,6 +99,8 @@ export class ManualClock implements Clock {
 export class FakeSandbox implements Sandbox {
   readonly running = new Map<string, 'created' | 'running'>();
   readonly gone = Promise.withResolvers<void>();
+  /** What updates were asked for, in their order. */
+  readonly updates: { readonly resources: Parameters<Sandbox['updatePod']>[0]; readonly oomScoreAdj?: number }[] = [];
   ignoresTerm = false;
   #listener: ((end: ProcessEnd) => void) | undefined;
   readonly #journal: Journal;
@@ -162,11 +164,36 @@ export class FakeSandbox implements Sandbox {
   async attach(): Promise<never> {
     throw new RuntimeError('unimplemented', 'attach: not in this double');
   }
+  async connectPort(): Promise<never> {
+    throw new RuntimeError('unimplemented', 'connect to a port: not in this double');
+  }
   async resize(): Promise<void> {
     await this.#journal.step('resize');
   }
   async reopenLog(): Promise<void> {
     await this.#journal.step('reopenLog');
+  }
+
+  async update(_id: ContainerId, resources: Parameters<Sandbox['update']>[1], { oomScoreAdj }: Parameters<Sandbox['update']>[2]): Promise<void> {
+    await this.#journal.step('update');
+    this.updates.push({ resources, ...(oomScoreAdj === undefined ? {} : { oomScoreAdj }) });
+  }
+  async updatePod(resources: Parameters<Sandbox['updatePod']>[0]): Promise<void> {
+    await this.#journal.step('updatePod');
+    this.updates.push({ resources });
+  }
+  describe(): Readonly<Record<string, unknown>> {
+    return {};
+  }
+
+  /** What `usage` answers; absent: it fails. */
+  seen: SandboxUsage | undefined;
+  readonly usageRequests: UsageRequest[] = [];
+  async usage(request: UsageRequest): Promise<SandboxUsage> {
+    await this.#journal.step('usage');
+    this.usageRequests.push(request);
+    if (this.seen === undefined) throw new RuntimeError('internal', 'usage: nothing to tell');
+    return this.seen;
   }
 
   async removeContainer(id: ContainerId): Promise<void> {
@@ -269,8 +296,12 @@ export class FakeNetwork implements NetworkPort {
     await this.#journal.step('detach');
     this.attached.delete(podId);
   }
-  async reconcile(): Promise<void> {
+  async reconcile(livePodIds: ReadonlySet<string>): Promise<void> {
     await this.#journal.step('reconcileNetwork');
+    for (const podId of this.attached) if (!livePodIds.has(podId)) this.attached.delete(podId);
+  }
+  async updateRuntimeConfig({ podCidr }: { readonly podCidr: string }): Promise<void> {
+    await this.#journal.step(`updateRuntimeConfig ${podCidr}`);
   }
   explain(): readonly string[] {
     return ['network'];
@@ -290,6 +321,7 @@ export const fakeDefaults: SpecDefaults = {
   readonlyPaths: ['/proc/sys'],
   seccomp: () => ({ defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: [] }),
   readSeccompProfile: async () => ({ defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [] }),
+  readCdiSpecs: async () => [],
   readDevices: async (path) => [{ path, type: 'c', major: 1, minor: 7, mode: 0o666, uid: 0, gid: 0 }],
   nodeHostname: 'node-1',
   imageVolumes: 'anonymous',

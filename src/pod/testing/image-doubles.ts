@@ -28,6 +28,9 @@ export class FakeImages implements ImagePort {
     this.held.add(leaseId);
     return { storeDir: '/layers', lower: ['1'] };
   }
+  async leaseMapped(imageId: string, leaseId: string): Promise<{ storeDir: string; lower: string[]; mapLower: boolean }> {
+    return { ...this.lease(imageId, leaseId), mapLower: true };
+  }
   release(leaseId: string): void {
     this.held.delete(leaseId);
   }

@@ -1,0 +1,29 @@
+/** What the engine tells of itself: whether it can work, and changes of pods and containers. Types only. */
+import type { ContainerId, PodSandboxId } from '#core';
+import type { ContainerStatus, PodSandboxStatus } from './types.ts';
+
+/** The pod and its containers as they were right after a change. */
+export interface EventSnapshot {
+  /** Of a removed pod: as it was last. */
+  readonly pod: PodSandboxStatus;
+  /** Without what has been removed. */
+  readonly containers: readonly ContainerStatus[];
+}
+
+/** A change of a pod or container, in the order in which it was recorded. The snapshot is absent where the pod's record is gone before its container's. */
+export type EngineEvent =
+  | { readonly kind: 'podCreated' | 'podStopped' | 'podRemoved'; readonly podSandboxId: PodSandboxId; readonly atNs: bigint; readonly snapshot?: EventSnapshot }
+  | {
+      readonly kind: 'containerCreated' | 'containerStarted' | 'containerStopped' | 'containerRemoved';
+      readonly podSandboxId: PodSandboxId;
+      readonly containerId: ContainerId;
+      readonly atNs: bigint;
+      readonly snapshot?: EventSnapshot;
+    };
+
+/** Whether pods can be made. `runtimeReason` is one word, `runtimeMessage` a sentence; absent where all is well. */
+export interface RuntimeReadiness {
+  readonly runtimeReady: boolean;
+  readonly runtimeReason?: string;
+  readonly runtimeMessage?: string;
+}

@@ -1,0 +1,198 @@
+/** Updates over in-memory ports: what is recorded and when, what a failure and a crash leave, what a pod's limits are. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { PodEngine } from './engine.ts';
+import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, fakeDefaults, podConfig } from './testing/doubles.ts';
+import { FakeImages } from './testing/image-doubles.ts';
+import type { ContainerConfig, EngineEvent, PodSandboxConfig } from './types.ts';
+
+async function setUp({ pod = {}, container = {} }: { readonly pod?: Partial<PodSandboxConfig>; readonly container?: Partial<ContainerConfig> } = {}) {
+  const journal = new Journal();
+  const [clock, records, reported] = [new ManualClock(), new MemoryRecords(), new Array<unknown>()];
+  const [driver, network, images] = [new FakeDriver(journal, clock), new FakeNetwork(journal), new FakeImages(journal)];
+  const openEngine = (): PodEngine =>
+    new PodEngine({
+      records,
+      clock,
+      drivers: new Map([['native', driver]]),
+      defaultHandler: 'native',
+      images,
+      network,
+      containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
+      layerUsage: async () => undefined,
+      defaults: fakeDefaults,
+      version: '0',
+      readiness: () => ({ runtimeReady: true }),
+      info: () => ({}),
+      report: (error) => reported.push(error),
+    });
+  const engine = openEngine();
+  const podId = await engine.runPodSandbox(podConfig(pod));
+  const id = await engine.createContainer(podId, containerConfig({ resources: { cpuShares: 512n, memoryLimitBytes: 100n }, annotations: { a: '1' }, ...container }));
+  await engine.startContainer(id);
+  const sandbox = driver.alive.get(podId);
+  assert.ok(sandbox !== undefined);
+  return { journal, records, reported, openEngine, engine, podId, id, sandbox };
+}
+
+describe('an update of a container', () => {
+  it('gives the sandbox all resources, old and new, and is told and kept', async () => {
+    const { engine, id, sandbox, openEngine } = await setUp();
+    await engine.updateContainer(id.slice(0, 12), { resources: { cpuShares: 2n, oomScoreAdj: 5 }, annotations: { b: '2' } });
+    assert.deepEqual(sandbox.updates, [
+      { resources: { devices: [], memory: { limit: 100n }, cpu: { shares: 2n }, hugepageLimits: [], unified: {}, unsupported: [] }, oomScoreAdj: 5 },
+    ]);
+    for (const reader of [engine, openEngine()]) {
+      const { resources, annotations } = await reader.containerStatus(id);
+      assert.deepEqual(
+        [resources, annotations],
+        [
+          { cpuShares: 2n, memoryLimitBytes: 100n, oomScoreAdj: 5 },
+          { a: '1', b: '2' },
+        ],
+      );
+    }
+  });
+
+  it('of annotations alone does not touch the sandbox', async () => {
+    const { engine, id, sandbox } = await setUp();
+    await engine.updateContainer(id, { annotations: { a: '2' } });
+    assert.deepEqual([sandbox.updates, (await engine.containerStatus(id)).annotations], [[], { a: '2' }]);
+  });
+
+  it('that fails leaves what held', async () => {
+    const { engine, id, journal, openEngine } = await setUp();
+    journal.failAt = 'update';
+    await assert.rejects(engine.updateContainer(id, { resources: { cpuShares: 2n }, annotations: { a: '2' } }), {
+      code: 'resourceExhausted',
+      message: 'update container app: update: injected',
+    });
+    for (const reader of [engine, openEngine()]) {
+      const { resources, annotations } = await reader.containerStatus(id);
+      assert.deepEqual([resources, annotations], [{ cpuShares: 512n, memoryLimitBytes: 100n }, { a: '1' }]);
+    }
+  });
+
+  it('is told only once it holds, and waits for another one', async () => {
+    const { engine, id, journal } = await setUp();
+    const seen: unknown[] = [];
+    journal.onStep = async (step) => {
+      if (step === 'update') seen.push((await engine.containerStatus(id)).resources?.cpuShares);
+    };
+    await Promise.all([engine.updateContainer(id, { resources: { cpuShares: 2n } }), engine.updateContainer(id, { resources: { cpuShares: 3n } })]);
+    assert.deepEqual([...seen, (await engine.containerStatus(id)).resources?.cpuShares], [512n, 2n, 3n]);
+  });
+
+  it('that a dead engine had under way is finished by the next one', async () => {
+    const { engine, id, journal, sandbox, openEngine } = await setUp();
+    journal.onStep = async (step) => (step === 'update' ? new Promise<void>(() => undefined) : undefined);
+    void engine.updateContainer(id, { resources: { cpuShares: 2n } });
+    await new Promise((resolve) => setImmediate(resolve));
+    journal.onStep = undefined;
+    const next = openEngine();
+    await next.reconcile();
+    assert.equal(sandbox.updates.length, 1);
+    assert.equal((await next.containerStatus(id)).resources?.cpuShares, 2n);
+    await openEngine().reconcile();
+    assert.equal(sandbox.updates.length, 1);
+  });
+
+  it('that cannot be finished is taken back and told', async () => {
+    const { engine, id, journal, openEngine, reported } = await setUp();
+    journal.onStep = async (step) => (step === 'update' ? new Promise<void>(() => undefined) : undefined);
+    void engine.updateContainer(id, { resources: { cpuShares: 2n } });
+    await new Promise((resolve) => setImmediate(resolve));
+    journal.onStep = undefined;
+    journal.failAt = 'update';
+    const next = openEngine();
+    await next.reconcile();
+    assert.equal((await next.containerStatus(id)).resources?.cpuShares, 512n);
+    assert.deepEqual(reported.map(String), [
+      `RuntimeError: finish the update of container ${id}: update: injected`,
+      `RuntimeError: take back the update of container ${id}: update: injected`,
+    ]);
+  });
+
+  it('needs one that has not ended', async () => {
+    const { engine, id } = await setUp();
+    await engine.stopContainer(id, { timeoutMs: 0 });
+    await assert.rejects(engine.updateContainer(id, {}), { code: 'failedPrecondition', message: `update container ${id}: container is exited, not created or running` });
+    await assert.rejects(engine.updateContainer('nobody', {}), { code: 'notFound' });
+  });
+});
+
+describe('an update of a pod', () => {
+  const resources = { memoryLimitBytes: 100n };
+
+  it('limits its group: the containers’ together and the overhead', async () => {
+    const { engine, podId, sandbox } = await setUp({ pod: { resources, overhead: { memoryLimitBytes: 7n } } });
+    await engine.updatePodSandbox(podId, { resources: { memoryLimitBytes: 200n } });
+    assert.deepEqual(
+      sandbox.updates.map((update) => update.resources.memory),
+      [{ limit: 207n }],
+    );
+    const info = await engine.podSandboxInfo(podId);
+    assert.deepEqual([info['resources'], info['overhead']], [{ memoryLimitBytes: 200n }, { memoryLimitBytes: 7n }]);
+  });
+
+  it('below a parent that somebody else limits is recorded and no more', async () => {
+    const { engine, podId, sandbox } = await setUp({ pod: { cgroupParent: '/kubepods/pod1', resources } });
+    await engine.updatePodSandbox(podId, { resources: { memoryLimitBytes: 200n } });
+    assert.deepEqual(sandbox.updates, []);
+    assert.deepEqual((await engine.podSandboxInfo(podId))['resources'], { memoryLimitBytes: 200n });
+  });
+
+  it('that fails changes nothing, and one that is stopped takes none', async () => {
+    const { engine, podId, journal } = await setUp();
+    journal.failAt = 'updatePod';
+    await assert.rejects(engine.updatePodSandbox(podId, { resources }), { code: 'resourceExhausted', message: 'update pod sandbox default/web: updatePod: injected' });
+    assert.equal((await engine.podSandboxInfo(podId))['resources'], undefined);
+    journal.failAt = undefined;
+    await engine.stopPodSandbox(podId);
+    await assert.rejects(engine.updatePodSandbox(podId, { resources }), { code: 'failedPrecondition', message: /is not ready$/ });
+  });
+});
+
+describe('events', () => {
+  it('tell the start before the end, also where the end comes before the answer to the start', async () => {
+    const { engine, journal, podId, sandbox } = await setUp();
+    const cancel = new AbortController();
+    const kinds: string[] = [];
+    const reading = (async (): Promise<void> => {
+      for await (const event of engine.events(cancel.signal)) kinds.push(`${event.kind} ${event.snapshot?.containers.at(-1)?.state ?? ''}`);
+    })();
+    await new Promise((resolve) => setImmediate(resolve));
+    const id = await engine.createContainer(podId, containerConfig({ metadata: { name: 'short', attempt: 0 } }));
+    journal.onStep = (step) => (step === 'startContainer' ? sandbox.end(id, 4) : undefined);
+    await engine.startContainer(id);
+    journal.onStep = undefined;
+    const { state, exitCode, startedAtNs, finishedAtNs } = await engine.containerStatus(id);
+    assert.deepEqual([state, exitCode, startedAtNs > 0n, finishedAtNs >= startedAtNs], ['exited', 4, true, true]);
+    cancel.abort();
+    await reading;
+    assert.deepEqual(kinds, ['containerCreated created', 'containerStarted running', 'containerStopped exited']);
+  });
+
+  it('hold the pod and its containers as they were then, also of what is removed', async () => {
+    const { engine, podId, id } = await setUp();
+    const cancel = new AbortController();
+    const events: EngineEvent[] = [];
+    const reading = (async (): Promise<void> => {
+      for await (const event of engine.events(cancel.signal)) events.push(event);
+    })();
+    await new Promise((resolve) => setImmediate(resolve));
+    await engine.stopContainer(id, { timeoutMs: 0 });
+    await engine.removePodSandbox(podId);
+    cancel.abort();
+    await reading;
+    assert.deepEqual(
+      events.map(({ kind, snapshot }) => [kind, snapshot?.pod.id, snapshot?.pod.state, snapshot?.containers.map(({ state }) => state)]),
+      [
+        ['containerStopped', podId, 'ready', ['exited']],
+        ['podStopped', podId, 'notReady', ['exited']],
+        ['containerRemoved', podId, 'notReady', []],
+        ['podRemoved', podId, 'notReady', []],
+      ],
+    );
+  });
+});

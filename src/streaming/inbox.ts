@@ -1,0 +1,86 @@
+/**
+ * Bytes that have come for one stream and wait for their reader. In: pieces, the end, a failure. Out: the same, in order, once. It bounds
+ * nothing itself: it tells how much waits, and whoever fills it stops reading.
+ */
+import type { RuntimeError } from '#core';
+
+/** What a piece costs besides its bytes. */
+const pieceBytes = 256;
+
+/** A queue of bytes with one reader. */
+export class ByteInbox implements AsyncIterable<Uint8Array> {
+  #pieces: Uint8Array[] = [];
+  #bytes = 0;
+  #isEnded = false;
+  #isDiscarding = false;
+  #failure: RuntimeError | undefined;
+  #wake: (() => void) | undefined;
+  readonly #onTaken: (byteCount: number) => void;
+
+  /** `onTaken` is called with the number of bytes that were read or dropped. */
+  constructor(onTaken: (byteCount: number) => void) {
+    this.#onTaken = onTaken;
+  }
+
+  /** How much memory waits, in bytes: what came in crumbs weighs more than it says. */
+  get weight(): number {
+    return this.#bytes + this.#pieces.length * pieceBytes;
+  }
+
+  push(piece: Uint8Array): void {
+    if (piece.length === 0) return;
+    if (this.#isDiscarding || this.#isEnded) {
+      this.#onTaken(piece.length);
+      return;
+    }
+    this.#pieces.push(piece);
+    this.#bytes += piece.length;
+    this.#wake?.();
+  }
+
+  /** The reader finishes after what waits. */
+  end(): void {
+    this.#isEnded = true;
+    this.#wake?.();
+  }
+
+  /** The reader gets the error at once; what waits is dropped. Nothing after `end`. */
+  fail(error: RuntimeError): void {
+    if (this.#isEnded) return;
+    this.#failure = error;
+    this.#drop();
+    this.end();
+  }
+
+  discard(): void {
+    this.#isDiscarding = true;
+    this.#drop();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void, void> {
+    for (;;) {
+      const piece = this.#pieces.shift();
+      if (piece !== undefined) {
+        this.#bytes -= piece.length;
+        this.#onTaken(piece.length);
+        yield piece;
+      } else if (this.#failure !== undefined) {
+        throw this.#failure;
+      } else if (this.#isEnded) {
+        return;
+      } else {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        this.#wake = resolve;
+        await promise;
+        this.#wake = undefined;
+      }
+    }
+  }
+
+  #drop(): void {
+    const dropped = this.#bytes;
+    this.#pieces = [];
+    this.#bytes = 0;
+    if (dropped > 0) this.#onTaken(dropped);
+  }
+}

@@ -1,0 +1,272 @@
+/** The kernel's statistics: texts as kernels write them, and directories that look like groups. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { after, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { type Clock, limits } from '#core';
+import { readGroup } from './cgroup-stats-read.io.ts';
+import { GroupReader } from './cgroup-stats.io.ts';
+import { countLines, decodeBlkio, decodeCounters, decodeIoStat, decodeLinks, decodeNumber, decodePressure, onlyKnown } from './cgroup-stats.ts';
+
+const scratch = mkdtempSync(`${tmpdir()}/cgroup-stats-`);
+after(() => rmSync(scratch, { recursive: true }));
+
+/** A directory with these files. */
+function makeGroup(name: string, files: Readonly<Record<string, string>>): string {
+  const directory = `${scratch}/${name}`;
+  mkdirSync(directory, { recursive: true });
+  for (const [file, text] of Object.entries(files)) writeFileSync(`${directory}/${file}`, text);
+  return directory;
+}
+
+/** Time stands still; deadlines pass when they are told to. */
+class DeadlineClock implements Clock {
+  readonly #sleepers = new Set<() => void>();
+
+  nowNs(): bigint {
+    return 7n;
+  }
+
+  monotonicMs(): number {
+    return 0;
+  }
+
+  async sleep(_durationMs: number, signal?: AbortSignal): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    this.#sleepers.add(resolve);
+    signal?.addEventListener('abort', () => reject(new Error('aborted')), { once: true });
+    return promise;
+  }
+
+  pass(): void {
+    for (const wake of this.#sleepers) wake();
+    this.#sleepers.clear();
+  }
+
+  randomBytes(count: number): Uint8Array {
+    return new Uint8Array(count);
+  }
+}
+
+/** Where a descriptor of this process leads; empty where it is gone meanwhile. */
+function linkOf(descriptor: string): string {
+  try {
+    return readlinkSync(`/proc/self/fd/${descriptor}`);
+  } catch {
+    return '';
+  }
+}
+
+test('numbers are numbers, and max is none', () => {
+  assert.deepEqual(
+    ['12\n', '18446744073709551615', 'max\n', '', '-1', '1 2', undefined].map((text) => decodeNumber(text)),
+    [12n, 18446744073709551615n, undefined, undefined, undefined, undefined, undefined],
+  );
+});
+
+test('counters are read line by line, whatever else is in between', () => {
+  assert.deepEqual(
+    [...decodeCounters('usage_usec 5\ngarbage\nx -1\nanon 18446744073709551615\ny 1 2\n')],
+    [
+      ['usage_usec', 5n],
+      ['anon', 18446744073709551615n],
+    ],
+  );
+  assert.equal(countLines('1\n2\n30'), 2);
+  assert.equal(countLines(undefined), 0);
+});
+
+test('pressure is in nanoseconds, and lines that a kernel does not have are absent', () => {
+  assert.deepEqual(decodePressure('some avg10=1.50 avg60=0.02 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n'), {
+    some: { totalNs: 12_000n, avg10: 1.5, avg60: 0.02, avg300: 0 },
+    full: { totalNs: 3000n, avg10: 0, avg60: 0, avg300: 0 },
+  });
+  assert.deepEqual(Object.keys(decodePressure('some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n') ?? {}), ['some']);
+  assert.equal(decodePressure(''), undefined);
+  assert.equal(decodePressure(undefined), undefined);
+});
+
+test('devices are read from io.stat and from the two files of blkio', () => {
+  assert.deepEqual(decodeIoStat('8:0 rbytes=4096 wbytes=10 rios=1 wios=2 dbytes=9 dios=9\n7:1\n259:3 rbytes=1\n'), [
+    { major: 8, minor: 0, readBytes: 4096n, writeBytes: 10n, reads: 1n, writes: 2n },
+    { major: 259, minor: 3, readBytes: 1n, writeBytes: 0n, reads: 0n, writes: 0n },
+  ]);
+  assert.deepEqual(decodeBlkio('8:0 Read 4096\n8:0 Write 10\n8:0 Sync 1\nTotal 4106\n', '8:0 Read 1\n8:0 Write 2\nTotal 3\n'), [
+    { major: 8, minor: 0, readBytes: 4096n, writeBytes: 10n, reads: 1n, writes: 2n },
+  ]);
+});
+
+test('interfaces are read with their columns, and headings are none', () => {
+  const text = `Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
+  eth0:1234567890123 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0
+short: 1 2 3
+`;
+  const [lo, eth0, ...others] = decodeLinks(text);
+  assert.equal(lo?.name, 'lo');
+  assert.deepEqual(eth0, {
+    name: 'eth0',
+    rxBytes: 1234567890123n,
+    rxPackets: 2n,
+    rxErrors: 3n,
+    rxDropped: 4n,
+    txBytes: 5n,
+    txPackets: 6n,
+    txErrors: 7n,
+    txDropped: 8n,
+  });
+  assert.deepEqual(others, []);
+});
+
+test('only what is undefined is left out', () => {
+  assert.deepEqual(Object.entries(onlyKnown({ a: 0n, b: undefined, c: '', d: false })), [
+    ['a', 0n],
+    ['c', ''],
+    ['d', false],
+  ]);
+});
+
+test('a group of cgroup v2 is read', () => {
+  const unified = makeGroup('v2', {
+    'cpu.stat': 'usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 1\nthrottled_usec 6\n',
+    'cpu.pressure': 'some avg10=0.00 avg60=0.00 avg300=0.00 total=1\n',
+    'memory.current': '1000\n',
+    'memory.stat': 'anon 300\nfile 500\nfile_mapped 7\nkernel 90\ninactive_file 400\nactive_file 100\npgfault 11\npgmajfault 2\n',
+    'memory.max': '2000\n',
+    'memory.events': 'low 0\nmax 5\noom 1\noom_kill 1\n',
+    'memory.swap.current': '64\n',
+    'memory.swap.max': 'max\n',
+    'io.stat': '4095:7 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n',
+    'cgroup.stat': 'nr_descendants 1\n',
+    'cgroup.procs': '10\n11\n',
+    'cgroup.threads': '10\n11\n12\n',
+    'pids.max': '50\n',
+  });
+  makeGroup('v2/below', { 'cgroup.procs': '13\n', 'cgroup.threads': '13\n' });
+  assert.deepEqual(readGroup({ unified, v1: {} }, {}, 7n), {
+    atNs: 7n,
+    cpu: {
+      usageNs: 30_000n,
+      userNs: 20_000n,
+      systemNs: 10_000n,
+      periods: 4n,
+      throttledPeriods: 1n,
+      throttledNs: 6000n,
+      pressure: { some: { totalNs: 1000n, avg10: 0, avg60: 0, avg300: 0 } },
+    },
+    memory: {
+      usageBytes: 1000n,
+      workingSetBytes: 600n,
+      limitBytes: 2000n,
+      rssBytes: 300n,
+      cacheBytes: 500n,
+      mappedFileBytes: 7n,
+      activeFileBytes: 100n,
+      inactiveFileBytes: 400n,
+      kernelBytes: 90n,
+      failures: 5n,
+      oomKills: 1n,
+      pageFaults: 11n,
+      majorPageFaults: 2n,
+    },
+    swap: { usageBytes: 64n },
+    io: { devices: [{ device: '4095:7', major: 4095, minor: 7, readBytes: 1n, writeBytes: 2n, reads: 3n, writes: 4n }] },
+    processes: { processes: 3, threads: 4, threadsMax: 50n },
+  });
+});
+
+const memoryV1 = {
+  'memory.usage_in_bytes': '1000\n',
+  'memory.stat': 'total_inactive_file 1200\ntotal_rss 3\ntotal_swap 64\ntotal_pgfault 8\n',
+  'memory.limit_in_bytes': '9223372036854771712\n',
+  'memory.memsw.limit_in_bytes': '9223372036854771712\n',
+  'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 2\n',
+};
+
+test('a group beside a cgroup2 tree has its processor time there and its memory in v1', () => {
+  const unified = makeGroup('hybrid/unified', { 'cpu.stat': 'usage_usec 30\n', 'cgroup.procs': '1\n', 'cgroup.threads': '1\n' });
+  const cpu = makeGroup('hybrid/cpu', { 'cpu.stat': 'nr_periods 4\nnr_throttled 1\nthrottled_time 6\n' });
+  const blkio = makeGroup('hybrid/blkio', { 'blkio.throttle.io_service_bytes_recursive': '4095:7 Read 1\nTotal 1\n' });
+  const reading = readGroup({ unified, v1: { cpu, blkio, memory: makeGroup('hybrid/memory', memoryV1), pids: `${scratch}/none` } }, {}, 7n);
+  assert.deepEqual(reading, {
+    atNs: 7n,
+    cpu: { usageNs: 30_000n, periods: 4n, throttledPeriods: 1n, throttledNs: 6n },
+    memory: { usageBytes: 1000n, workingSetBytes: 0n, rssBytes: 3n, inactiveFileBytes: 1200n, oomKills: 2n, pageFaults: 8n },
+    swap: { usageBytes: 64n },
+    io: { devices: [{ device: '4095:7', major: 4095, minor: 7, readBytes: 1n, writeBytes: 0n, reads: 0n, writes: 0n }] },
+    processes: { processes: 1, threads: 1 },
+  });
+});
+
+test('a group of v1 alone has its time from cpuacct, and swap has what the common limit leaves', () => {
+  const cpuacct = makeGroup('v1/cpuacct', { 'cpuacct.usage': '30\n', 'cpuacct.usage_user': '20\n', 'cpuacct.usage_sys': '10\n' });
+  const memory = makeGroup('v1/memory', { ...memoryV1, 'memory.limit_in_bytes': '4096\n', 'memory.memsw.limit_in_bytes': '5000\n' });
+  const reading = readGroup({ v1: { cpuacct, memory, devices: makeGroup('v1/devices', { 'cgroup.procs': '1\n2\n', tasks: '1\n2\n3\n' }) } }, {}, 7n);
+  assert.deepEqual(reading.cpu, { usageNs: 30n, userNs: 20n, systemNs: 10n });
+  assert.equal(reading.memory?.limitBytes, 4096n);
+  assert.deepEqual(reading.swap, { usageBytes: 64n, limitBytes: 904n });
+  assert.deepEqual(reading.processes, { processes: 2, threads: 3 });
+  assert.equal(reading.io, undefined);
+});
+
+test('a group that is gone has nothing but the time', () => {
+  assert.deepEqual(readGroup({ unified: `${scratch}/gone`, v1: { memory: `${scratch}/gone` } }, {}, 7n), { atNs: 7n });
+});
+
+test('descriptors and limits are counted where they are asked for', () => {
+  const unified = makeGroup('self', { 'cgroup.procs': `${process.pid}\n`, 'cgroup.threads': `${process.pid}\n` });
+  assert.equal(readGroup({ unified, v1: {} }, {}, 7n).processes?.fileDescriptors, undefined);
+  const { processes } = readGroup({ unified, v1: {} }, { processDetails: true }, 7n);
+  assert.ok((processes?.fileDescriptors ?? 0) >= 3);
+  assert.equal(typeof processes?.sockets, 'number');
+});
+
+test('a file that hangs costs its own look, and after some nothing is begun until one returns', async () => {
+  const clock = new DeadlineClock();
+  const reader = new GroupReader(clock);
+  const read = async (unified: string) => reader.read({ unified, v1: {} });
+  const healthy = makeGroup('healthy', { 'cpu.stat': 'usage_usec 1\n' });
+  // Nobody writes into these, so whoever reads from them waits. This process holds the other end of each.
+  const hung = Array.from({ length: limits.statsReadsMax }, (_, index) => {
+    const directory = makeGroup(`hung-${index}`, {});
+    execFileSync('mkfifo', [`${directory}/cpu.pressure`]);
+    return { directory, fifo: `${directory}/cpu.pressure`, descriptor: openSync(`${directory}/cpu.pressure`, constants.O_RDWR) };
+  });
+  const openings = (path: string): number => readdirSync('/proc/self/fd').filter((name) => linkOf(name) === path).length;
+  for (const { directory, fifo } of hung) {
+    const [first, behind] = [read(directory), read(healthy)];
+    while (openings(fifo) < 2) await setImmediate();
+    clock.pass();
+    assert.deepEqual(await first, { atNs: 7n });
+    // The last thread that may hang takes those behind it along.
+    assert.equal((await behind).cpu?.usageNs, fifo === hung.at(-1)?.fifo ? undefined : 1000n);
+  }
+  assert.deepEqual(await read(healthy), { atNs: 7n });
+  for (const { descriptor } of hung) {
+    writeSync(descriptor, '\n');
+    closeSync(descriptor);
+  }
+  while ((await read(healthy)).cpu?.usageNs !== 1000n) await setImmediate();
+  await reader.close();
+});
+
+test('interfaces of a process count only while it is in its group', async () => {
+  const reader = new GroupReader(new DeadlineClock());
+  assert.deepEqual(await reader.processLinks(process.pid, '/no/such/group'), []);
+  assert.deepEqual(await reader.processLinks(0, ''), []);
+  assert.ok((await reader.hostLinks()).some(({ name }) => name === 'lo'));
+  assert.ok((await reader.read({ v1: {} })).atNs > 7n);
+  await reader.close();
+});
+
+test('a reader that is closed gives up what it has begun, and can be asked again', async () => {
+  const reader = new GroupReader(new DeadlineClock());
+  const look = reader.read({ v1: {} });
+  await reader.close();
+  assert.deepEqual(await look, { atNs: 7n });
+  assert.ok((await reader.read({ v1: {} })).atNs > 7n);
+  await reader.close();
+});

@@ -1,0 +1,21 @@
+/* Sleeps until it is told to end. In: SIGTERM or SIGINT. Out: status 0. It reaps what loses its parent in a shared PID namespace. */
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void end(int signal) {
+  (void)signal;
+  _exit(0);
+}
+
+static void reap(int signal) {
+  (void)signal;
+  while (waitpid(-1, 0, WNOHANG) > 0) {}
+}
+
+int main(void) {
+  signal(SIGTERM, end);
+  signal(SIGINT, end);
+  signal(SIGCHLD, reap);
+  for (;;) pause();
+}
