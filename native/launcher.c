@@ -313,11 +313,13 @@ static void take_lock(const char *lock_file) {
   /* The holder may be about to exit after its engine's death. */
   for (int attempt = 0; flock(launcher.lock, LOCK_EX | LOCK_NB) < 0; attempt++) {
     if (errno != EWOULDBLOCK && errno != EINTR) launcher_exit(73);
-    if (attempt < 10) {
+    if (pread(launcher.lock, text, sizeof text - 1, 0) < 0) text[0] = 0;
+    /* A launcher that is gone has left the lock to the runners of its tools, which end as soon as they have killed them. */
+    bool is_gone = kill((pid_t)strtoul(text, NULL, 10), 0) < 0 && errno == ESRCH;
+    if (attempt < (is_gone ? 500 : 10)) {
       usleep(10000);
       continue;
     }
-    if (pread(launcher.lock, text, sizeof text - 1, 0) < 0) text[0] = 0;
     tell(FRAME_LOCKED, NULL, (pid_t)strtoul(text, NULL, 10), 0);
     _exit(0);
   }

@@ -46,7 +46,7 @@ find_missing_packages() {
     has_any /usr/include/stdio.h || need libc6-dev 'the sanitizer builds of the helper are linked with it'
     has nft || need nftables 'the tests read the rules that Berth makes'
     has ip || need iproute2 'the tests look at links and addresses'
-    has_any /usr/lib/cni/bridge /opt/cni/bin/bridge || need containernetworking-plugins 'network plugins that pods of the tests are attached by'
+    has_any /usr/lib/cni/bridge || need containernetworking-plugins 'network plugins that pods of the tests are attached by'
     has iptables || need iptables 'those plugins make their rules with it'
     has docker-registry || need docker-registry 'a registry on the loopback interface to pull from'
     has skopeo || need skopeo 'puts test images into that registry'
@@ -79,9 +79,9 @@ header_is_current() { is_newer build/setup/header src/plan src/core/limits.ts na
 native_is_current() { [ -x native/build/berth-shim ] && is_newer build/setup/native native -path native/build -prune -o -type f; }
 bundle_is_current() { [ -f dist/berth.mjs ] && is_newer dist/berth.mjs src package-lock.json scripts/bundle.ts \( -type d -o -name '*.ts' ! -name '*.test.ts' -o -name package-lock.json \); }
 has_go() { PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin; has go; }
-go_tools_are_current() { ! has_go || { is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
+go_tools_are_current() { ! has_go || { is_newer build/go/cni/tuning tests/cni && is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
 # What the conformance suite of CRI is run with; its script does nothing where all is there.
-conformance_is_ready() { [ "$profile" = run ] || [ "$user" != 0 ] || ! has_go || { [ -f build/conformance/layers/groups.tar.gz ] && is_newer build/go/critest tests/conformance/go; }; }
+conformance_is_ready() { [ "$profile" = run ] || [ "$user" != 0 ] || ! has_go || { is_newer build/conformance/layers/groups.tar.gz tests/conformance/image-trees.ts && is_newer build/go/critest tests/conformance/go; }; }
 native_tests_are_current() { [ -x native/build/run_plan ] && is_newer native/build/run_plan native/tests; }
 debian_image_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || [ -f build/debian-image/index.json ]; }
 guest_kernel_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || has_any "$guest_packages"/boot/vmlinuz-6.1.*; }
@@ -217,8 +217,8 @@ if [ "$profile" = tests ]; then
   fi
   make -s -C native/tests 9>&- || fail 'compile the tests of the native helper: make failed, its words are above'
   if ! go_tools_are_current; then
-    say 'builds crictl and criprobe from their Go modules, for the tests of the CRI door'
-    scripts/build-go-tools.sh 9>&- || fail 'build the Go programs of the tests: see above'
+    say 'builds crictl, criprobe and the newest network plugins from their Go modules, for the tests of the CRI door and of networks'
+    { scripts/build-go-tools.sh && scripts/build-go-tools.sh cni; } 9>&- || fail 'build the Go programs of the tests: see above'
   fi
   if ! conformance_is_ready; then
     say 'builds critest from its Go module and makes the images that it wants, for the conformance suite of CRI'

@@ -65,6 +65,21 @@ test('the tests that show what is honoured exist, and each of them shows somethi
   }
 });
 
+test('a test that shows a field is in a file that names the field', () => {
+  for (const direction of directions)
+    for (const message of reachable(roots[direction]))
+      for (const field of message.fields) {
+        const fate = table[direction][nameOf(message, field)];
+        if (fate === undefined || !('honoured' in fate)) continue;
+        const pattern = new RegExp(String.raw`\b(?:${field.name}|${field.localName})\b`);
+        const files = fate.honoured.map((key) => table.tests[key]?.file ?? '');
+        assert.ok(
+          files.some((file) => pattern.test(readProjectFile(file))),
+          `${direction} ${nameOf(message, field)}: not in ${files.join(', ')}`,
+        );
+      }
+});
+
 test('what is reached only through refused or ignored fields is said to be so, and nothing else is', () => {
   for (const direction of directions) {
     const fates = table[direction];

@@ -11,6 +11,7 @@ import { runDoctor } from './run-doctor.ts';
 import { engineFiles, programFiles } from './locations.ts';
 import { runTool } from './run-tool.ts';
 import { openSession } from './session.ts';
+import type { Settings } from './settings.ts';
 
 // SAFETY: the program's own package.json has a version.
 const { version } = JSON.parse(readFileSync(programFiles.packageJson, 'utf8')) as { version: string };
@@ -20,6 +21,15 @@ let request: ConfigurationRequest = {};
 let loaded: Configuration | undefined;
 /** Commands load it with their options before they open anything. */
 const configuration = (): Configuration => (loaded ??= loadConfiguration(request, process.env));
+
+/** For doctor, which tells by another check why they cannot be read. */
+function networkSettings(): Settings['network'] | undefined {
+  try {
+    return configuration().settings.network;
+  } catch {
+    return undefined;
+  }
+}
 
 process.exitCode = await runCli(process.argv.slice(2), {
   version,
@@ -38,7 +48,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   findCredentials: async (name) =>
     findCredentials(name, { home: process.env['HOME'], xdgRuntimeDir: process.env['XDG_RUNTIME_DIR'], uid: process.geteuid?.() ?? 0, env: process.env, runTool }),
   doctor: async (location) => ({
-    checks: [checkConfiguration(configuration), ...(await checkCdi(() => configuration().settings.cdi.specDirs)), ...(await runDoctor(location)).checks],
+    checks: [checkConfiguration(configuration), ...(await checkCdi(() => configuration().settings.cdi.specDirs)), ...(await runDoctor(location, networkSettings())).checks],
   }),
   explainBundle,
   startDaemon: async (options) => {

@@ -38,6 +38,13 @@ function cniPodOf(podId: PodSandboxId, { metadata, annotations, portMappings, dn
   return { podId, name, namespace, uid, annotations, portMappings, ...(dns === undefined ? {} : { dns }), cgroupPath: cgroupParent };
 }
 
+/** PATH of network plugins: the engine's own, and where iptables and its like lie even where a service's PATH has no such directory. */
+export function pluginSearchPath(own: string | undefined): string {
+  return [
+    ...new Set([...(own ?? '').split(':').filter((directory) => directory.startsWith('/')), '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']),
+  ].join(':');
+}
+
 /** One attach of each kind. */
 type Attach = NetworkPort['attach'];
 

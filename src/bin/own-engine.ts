@@ -16,7 +16,7 @@ import { type HostFacts, type Launcher, SqliteRecords, listDirectory, makeDirect
 import { CdiFiles } from './cdi-files.ts';
 import { ContainerUsage } from './container-usage.ts';
 import { type Location, engineFiles, hostNames, programFiles } from './locations.ts';
-import { createNetworkPort } from './network-port.ts';
+import { createNetworkPort, pluginSearchPath } from './network-port.ts';
 import { securityDefaults } from './security-modules.ts';
 import { createImagePort } from './ports.ts';
 import type { Settings } from './settings.ts';
@@ -59,13 +59,6 @@ function specDefaults(host: HostFacts, imageVolumes: ImageVolumePolicy, cdi: Cdi
     readHostDns: async () => decodeResolvConf(readText('/etc/resolv.conf', '')),
     readHostHosts: async () => readText('/etc/hosts', '127.0.0.1\tlocalhost\n'),
   };
-}
-
-/** PATH of network plugins: the engine's own, and where iptables and its like lie even where a service's PATH has no such directory. */
-function pluginSearchPath(own: string | undefined): string {
-  return [
-    ...new Set([...(own ?? '').split(':').filter((directory) => directory.startsWith('/')), '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']),
-  ].join(':');
 }
 
 /** Without its launcher an engine makes no pods; it is about to end then. */

@@ -7,15 +7,20 @@ import { readHostFacts, startLauncher } from '#system';
 import { buildDoctorReport } from './doctor.ts';
 import { type Location, hostNames, programFiles } from './locations.ts';
 import { probeNetwork } from './probe-network.ts';
+import type { Settings } from './settings.ts';
 
-/** Probes in a scratch directory that is gone afterwards. */
-export async function runDoctor(location: Location): Promise<DoctorReport> {
+/** Probes in a scratch directory that is gone afterwards. Without settings, which may be unreadable, the built-in network is looked at. */
+export async function runDoctor(location: Location, settings?: Settings['network']): Promise<DoctorReport> {
   const directory = await mkdtemp(`${tmpdir()}/berth-doctor-`);
   try {
     const result = await startLauncher({ executable: programFiles.shim, runDir: directory, lockFile: `${directory}/lock` });
     if (result.kind === 'locked') throw new RuntimeError('internal', `bug: ${directory} is locked by process ${result.pid}`);
     await using launcher = result.launcher;
-    return await buildDoctorReport({ facts: await readHostFacts(), run: async (plan) => launcher.runOnce(plan), network: async (run) => probeNetwork(run, hostNames(location)) });
+    return await buildDoctorReport({
+      facts: await readHostFacts(),
+      run: async (plan) => launcher.runOnce(plan),
+      network: async () => probeNetwork(launcher, { names: hostNames(location), settings }),
+    });
   } finally {
     await rm(directory, { recursive: true, force: true });
   }

@@ -81,9 +81,13 @@ function word<const T extends string>(choices: readonly T[]): Kind<T> {
   );
 }
 
+/** How much the daemon logs. */
 export const logLevel: Kind<LogLevel> = word(['error', 'warn', 'info', 'debug']);
+/** Form of the daemon's log. */
 export const logFormat: Kind<LogFormat> = word(['json', 'text']);
+/** Who gives pods their network. */
 export const networkMode: Kind<NetworkMode> = word(['bridge', 'cni', 'none']);
+/** What becomes of the volumes that images declare. */
 export const imageVolumes: Kind<'anonymous' | 'tmpfs' | 'ignore'> = word(['anonymous', 'tmpfs', 'ignore']);
 
 /** A whole number between two bounds, both of them allowed. */

@@ -140,7 +140,7 @@ const network = {
     fallback: undefined,
     fallbackWords: '10.88.0.0/16 in /run/berth, else one of the run directory',
     variable: 'BERTH_NETWORK_SUBNET',
-    help: 'Network of the built-in bridge. It can be changed while no pod has an address.',
+    help: 'Network of the built-in bridge. Change it while no pod has an address.',
   }),
   mtu: setting<number | undefined>({
     kind: integer({ min: 576, max: 65535 }),

@@ -105,8 +105,9 @@ export function addConfigCommands(program: Command, context: CliContext): void {
         await context.print(formatDefaults(context.deps.configuration.describe()).join('\n'));
         return;
       }
-      const view = withDirectories(context, flags, context.configuration(flags));
+      const found = context.configuration(flags);
       if (flags.check === true) return;
+      const view = withDirectories(context, flags, found);
       if (flags.output === 'json') await context.json(configurationDocument(view));
       else await context.print(formatConfiguration(view).join('\n'));
     }),

@@ -144,6 +144,27 @@ export interface Transfer {
   remove(): Promise<void>;
 }
 
+/** A connection that a program has made to a forwarded port. */
+export interface ForwardConnection {
+  /** Until the client ends its side; throws when it breaks the connection. At most one reader. */
+  read(): AsyncIterable<Uint8Array>;
+  /** Resolves once the bytes are handed on. */
+  write(data: Uint8Array): Promise<void>;
+  /** Ends this side, after what was written. */
+  end(): Promise<void>;
+  destroy(): void;
+  /** The client has gone. */
+  isClosed(): boolean;
+}
+
+/** A port of this machine that is listened on. */
+export interface PortListener {
+  /** With the port, such as `127.0.0.1:8080`. */
+  readonly address: string;
+  /** Cuts the connections too. */
+  close(): Promise<void>;
+}
+
 /** One line of `berth doctor`. */
 export interface DoctorCheck {
   /** What was looked at, such as `cgroup v2`. */
@@ -179,6 +200,8 @@ export interface CliDependencies {
   readHostFacts(location: EngineLocation): Promise<HostFacts>;
   /** `lasting`: the command may take long, so that others need not wait for its end to become the owner. */
   openEngine(location: EngineLocation, options: { readonly lasting: boolean }): Promise<EngineSession>;
+  /** Port 0: any free one. */
+  listenOnPort(where: { readonly address: string; readonly port: number }, onConnection: (connection: ForwardConnection) => void): Promise<PortListener>;
   /** Below the engine's state directory, so that an engine of any process reaches it. */
   openTransfer(location: EngineLocation): Promise<Transfer>;
   /** The user's credentials for a registry or a repository of it, from the files of docker and podman and their helpers; undefined for none. */

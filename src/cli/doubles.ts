@@ -121,6 +121,10 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
         close: async () => void calls.push('close'),
       };
     },
+    listenOnPort: async ({ address, port }) => {
+      calls.push(`listen ${address} ${port}`);
+      return { address: `${address}:${port}`, close: async () => void calls.push('stop listening') };
+    },
     openTransfer: async () => ({
       path: '/transfer/archive',
       fill: async (source) => {

@@ -3,6 +3,7 @@ import { open, stat } from 'node:fs/promises';
 import { RuntimeError, errnoName, wrapError } from '#core';
 import { createVolumes, podrunDirectories, readHostFacts } from '#podrun';
 import type { CliDependencies, CliIo, CliSink } from './dependencies.ts';
+import { listenOnPort } from './listen-ports.io.ts';
 import { hostLogFiles } from './log-files.io.ts';
 
 function isClosedPipe(error: Error): boolean {
@@ -135,6 +136,6 @@ function createIo(): CliIo {
 }
 
 /** The ports that only touch this process and its host's files; `bin/` adds the engine and the rest. */
-export function createHostPorts(): Pick<CliDependencies, 'io' | 'logFiles' | 'openVolumes' | 'readHostFacts'> {
-  return { io: createIo(), logFiles: hostLogFiles, openVolumes: (location) => createVolumes(podrunDirectories(location)), readHostFacts };
+export function createHostPorts(): Pick<CliDependencies, 'io' | 'logFiles' | 'openVolumes' | 'readHostFacts' | 'listenOnPort'> {
+  return { io: createIo(), listenOnPort, logFiles: hostLogFiles, openVolumes: (location) => createVolumes(podrunDirectories(location)), readHostFacts };
 }

@@ -4,6 +4,7 @@ import { addConfigCommands } from './config-commands.ts';
 import { type CliContext, addGlobalOptions } from './context.ts';
 import { addImageCommands } from './image-commands.ts';
 import { addLifecycleCommands } from './lifecycle-commands.ts';
+import { addPortForwardCommand } from './port-forward-command.ts';
 import { addQueryCommands } from './query-commands.ts';
 import { addRunCommand } from './run-command.ts';
 import { addStatsCommand } from './stats-command.ts';
@@ -48,6 +49,7 @@ Every command has its own help: berth run --help`,
   addQueryCommands(program, context);
   addStatsCommand(program, context);
   addLifecycleCommands(program, context);
+  addPortForwardCommand(program, context);
   addImageCommands(program, context);
   addSystemCommands(program, context);
   addConfigCommands(program, context);

@@ -23,6 +23,7 @@ interface Row {
   readonly usage: GroupUsage | undefined;
   readonly network: NetworkUsage | undefined;
   readonly layerBytes: number | undefined;
+  readonly processes: number | undefined;
 }
 
 async function select(engine: Engine, references: readonly string[]): Promise<Selection> {
@@ -45,14 +46,26 @@ async function look(engine: Engine, selection: Selection): Promise<Look> {
 }
 
 function rowOf(pod: string, container: ContainerStats): Row {
-  return { pod, container: container.metadata.name, usage: container.usage, network: undefined, layerBytes: container.writableLayer?.usedBytes };
+  return {
+    pod,
+    container: container.metadata.name,
+    usage: container.usage,
+    network: undefined,
+    layerBytes: container.writableLayer?.usedBytes,
+    processes: container.usage?.processes?.processes,
+  };
+}
+
+/** A pod's own group holds no process but those of its containers' groups. */
+function sumProcesses(containers: readonly ContainerStats[]): number {
+  return containers.reduce((sum, { usage }) => sum + (usage?.processes?.processes ?? 0), 0);
 }
 
 /** A pod's own line, then its containers that run. */
 function rowsOf(found: Look, podNames: ReadonlyMap<string, string>): readonly Row[] {
   return found.flatMap((stats): readonly Row[] => {
     if (stats.kind === 'container') return [rowOf(podNames.get(stats.podSandboxId) ?? shortId(stats.podSandboxId), stats)];
-    const own = { pod: stats.metadata.name, container: '', usage: stats.usage, network: stats.network, layerBytes: undefined };
+    const own = { pod: stats.metadata.name, container: '', usage: stats.usage, network: stats.network, layerBytes: undefined, processes: sumProcesses(stats.containers) };
     return [own, ...stats.containers.filter(({ usage }) => usage !== undefined).map((container) => rowOf(stats.metadata.name, container))];
   });
 }
@@ -74,7 +87,7 @@ const columns: Readonly<Record<string, (row: Row) => string>> = {
   MEMORY: ({ usage }) => bytes(usage?.memory?.workingSetBytes),
   LIMIT: ({ usage }) => bytes(usage?.memory?.limitBytes),
   SWAP: ({ usage }) => bytes(usage?.swap?.usageBytes),
-  PIDS: ({ usage }) => String(usage?.processes?.processes ?? '-'),
+  PIDS: ({ processes }) => String(processes ?? '-'),
   'READ / WRITTEN': ({ usage }) => traffic(usage?.io?.devices.map(({ readBytes, writeBytes }: DeviceIo) => [readBytes, writeBytes])),
   'RECEIVED / SENT': ({ network }) => traffic(network?.interfaces.map(({ rxBytes, txBytes }) => [rxBytes, txBytes])),
   LAYER: ({ layerBytes }) => bytes(layerBytes),

@@ -52,7 +52,7 @@ test('a pod has its own line, then its containers that run; what is not known is
       .map((text) => text.split(/ {2,}/)),
     [
       ['POD', 'CONTAINER', 'CPU', 'MEMORY', 'LIMIT', 'SWAP', 'PIDS', 'READ / WRITTEN', 'RECEIVED / SENT', 'LAYER', 'PRESSURE CPU MEM IO'],
-      ['web', '-', '-', '-', '-', '-', '-', '-', '2.0 KiB / 10 B', '-', '-'],
+      ['web', '-', '-', '-', '-', '-', '3', '-', '2.0 KiB / 10 B', '-', '-'],
       ['web', 'server', '125.0%', '2.0 MiB', '64 MiB', '0 B', '3', '2.0 KiB / 4.0 KiB', '-', '20 KiB', '12.3% - -'],
     ],
   );

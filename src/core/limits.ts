@@ -64,10 +64,9 @@ export const limits = {
   statsFileBytesMax: 256 * 1024,
   /** /proc/<pid>/net/dev of a host with some thousand interfaces. */
   statsLinksBytesMax: 1024 * 1024,
-  /** Threads that may hang in the kernel before no look is begun any more, how long a look may take, and how long the thread waits for the next one. */
+  /** Files that are read at once, and that may hang before no more are begun: Node reads files on four threads. */
   statsReadsMax: 2,
   statsReadTimeoutMs: 5_000,
-  statsIdleTimeoutMs: 60_000,
   /** Groups of one container, block devices of one group, processes of one group and descriptors of one process that are looked at. */
   statsGroupsMax: 256,
   statsDevicesMax: 64,

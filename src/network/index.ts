@@ -2,6 +2,7 @@
 export { BridgeNetwork, type BridgeNetworkParts } from './network.ts';
 export { CniNetwork, type CniNetworkParts } from './cni-network.ts';
 export { cniFiles } from './cni-files.io.ts';
+export { probeCni } from './cni-probe.ts';
 export { attachLoopback } from './none.ts';
 export { type NetlinkWording, describeNetlink } from './describe.ts';
 export { networkHostReader } from './host-reader.io.ts';

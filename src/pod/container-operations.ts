@@ -153,13 +153,9 @@ export class ContainerOperations {
     const container = this.#state.store.getContainer(id);
     if (container.state !== 'created') throw new RuntimeError('failedPrecondition', `start container ${id}: container is ${container.state}, not created`);
     const { clock } = this.#state.deps;
-    // Taken before, so that no end is older than its start.
-    this.#state.starting.set(id, clock.nowNs());
     try {
-      const { pid } = await this.#state.sandbox(container.podId).startContainer(id);
-      this.#state.recordStart(id, pid);
+      await this.#state.recordStart(id, async () => this.#state.sandbox(container.podId).startContainer(id));
     } catch (error) {
-      this.#state.starting.delete(id);
       const failure = wrapError(`start container ${container.config.metadata.name}`, error);
       this.#state.recordEnd(id, { exitCode: 128, reason: 'StartError', message: failure.message, endedAtNs: clock.nowNs() });
       throw failure;

@@ -46,8 +46,8 @@ export class EngineState {
   readonly sandboxes = new Map<string, Sandbox>();
   /** One per container that has not ended; resolved once its end is recorded. */
   readonly ends = new Map<string, PromiseWithResolvers<void>>();
-  /** Containers that have been asked to start and have not been recorded as running, with the time of asking. */
-  readonly starting = new Map<string, bigint>();
+  /** Containers that have been asked to start and whose answer is not there yet; an end that comes first waits for it. */
+  readonly #starting = new Map<string, { readonly startedAtNs: bigint; end?: ContainerEnd }>();
   readonly locks = new KeyedMutex();
   readonly subscribers = new Set<BoundedQueue<EngineEvent>>();
 
@@ -84,22 +84,33 @@ export class EngineState {
 
   /** Ends of execs are not recorded. */
   onProcessEnd(end: ProcessEnd): void {
-    if (this.store.findContainer(end.processId) !== undefined) this.recordEnd(end.processId, endOf(end));
+    if (this.store.findContainer(end.processId) === undefined) return;
+    const starting = this.#starting.get(end.processId);
+    // Whether the process ran at all is known with the answer alone: one whose command cannot be executed ends too.
+    if (starting === undefined) this.recordEnd(end.processId, endOf(end));
+    else starting.end = endOf(end);
   }
 
-  /** Once per start; the end of a short-lived process may be told before the answer to its start is. */
-  recordStart(id: string, pid?: number): void {
-    const startedAtNs = this.starting.get(id);
-    const container = this.store.findContainer(id);
-    this.starting.delete(id);
-    if (startedAtNs === undefined || container?.state !== 'created') return;
-    this.store.moveContainer(id, { state: 'running', startedAtNs, pid: pid ?? container.pid });
-    this.publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: container.id, atNs: startedAtNs });
+  /** Runs what starts the container and records its start, then an end that came meanwhile. Rejects as `start` does; nothing is recorded then. */
+  async recordStart(id: string, start: () => Promise<{ readonly pid: number }>): Promise<void> {
+    // Taken before, so that no end is older than its start.
+    const starting: { readonly startedAtNs: bigint; end?: ContainerEnd } = { startedAtNs: this.deps.clock.nowNs() };
+    this.#starting.set(id, starting);
+    try {
+      const { pid } = await start();
+      const container = this.store.findContainer(id);
+      // Its pod may have been stopped meanwhile.
+      if (container?.state !== 'created') return;
+      this.store.moveContainer(id, { state: 'running', startedAtNs: starting.startedAtNs, pid });
+      this.publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: container.id, atNs: starting.startedAtNs });
+      if (starting.end !== undefined) this.recordEnd(id, starting.end);
+    } finally {
+      this.#starting.delete(id);
+    }
   }
 
   /** Once per container; a later end of the same container is passed over. */
   recordEnd(id: string, end: ContainerEnd): void {
-    this.recordStart(id);
     const container = this.store.findContainer(id);
     // A container that was never created has no end: its create fails and rolls back.
     if (container === undefined || container.state === 'exited' || container.state === 'creating') return;

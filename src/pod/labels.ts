@@ -50,9 +50,23 @@ export function categoriesOf(podId: string): string {
   return `c${Math.min(first, second)},c${Math.max(first, second)}`;
 }
 
+/** The label of what the containers of a pod share. */
+export function podMountLabel(pod: Pick<PodSandboxConfig, 'security'>, podId: string, defaults: Pick<SpecDefaults, 'selinux'>): { readonly mountLabel?: string } {
+  const labels = selinuxOf({ pod, container: { security: { privileged: false } }, podId }, defaults);
+  return labels === undefined ? {} : { mountLabel: labels.mount };
+}
+
 /** The labels of a container; undefined on a node without SELinux. Those of the request replace the parts of the default's. Throws failedPrecondition. */
 export function selinuxOf(
-  { pod, container, podId }: { readonly pod: Pick<PodSandboxConfig, 'security'>; readonly container: Pick<ContainerConfig, 'security'>; readonly podId: string },
+  {
+    pod,
+    container,
+    podId,
+  }: {
+    readonly pod: Pick<PodSandboxConfig, 'security'>;
+    readonly container: { readonly security: Pick<ContainerConfig['security'], 'selinux' | 'privileged'> };
+    readonly podId: string;
+  },
   { selinux: defaults }: Pick<SpecDefaults, 'selinux'>,
 ): ContainerLabels | undefined {
   const asked: SelinuxOptions | undefined = container.security.selinux ?? pod.security.selinux;

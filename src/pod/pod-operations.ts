@@ -6,7 +6,7 @@ import { type PodSandboxId, RuntimeError, encodeId, encodeJson, podSandboxId, wi
 import { type EngineState, endOf } from './engine-state.ts';
 import { defaultHostname, encodeHosts, encodeResolvConf } from './files.ts';
 import { JoinedCreates, abandonable } from './joins.ts';
-import { checkPodLabels } from './labels.ts';
+import { checkPodLabels, podMountLabel } from './labels.ts';
 import type { NetworkAttachment, OpaquePlan, PodFiles, Sandbox, SandboxDriver, SandboxRequest } from './ports.ts';
 import { type ContainerRecord, type PodRecord, podKey } from './store.ts';
 import type { PodSandboxConfig } from './types.ts';
@@ -60,7 +60,7 @@ export class PodOperations {
     const id = podSandboxId(encodeId(clock.randomBytes(32)));
     const hostNetwork = config.security.namespaces.network === 'node';
     const hostname = config.hostname !== '' ? config.hostname : hostNetwork ? this.#state.deps.defaults.nodeHostname : defaultHostname(config.metadata.name);
-    const request: SandboxRequest = requestOf({ id, config, hostname, foreground });
+    const request: SandboxRequest = { ...requestOf({ id, config, hostname, foreground }), ...podMountLabel(config, id, this.#state.deps.defaults) };
     try {
       await withRollback(async (rollback) => {
         let pod: PodRecord = { id, config, hostname, state: 'creating', createdAtNs: clock.nowNs(), runtimeHandler: handler, foreground, sandbox: driver.plan(request) };

@@ -66,6 +66,8 @@ export interface SandboxRequest {
   readonly foreground: boolean;
   /** Limits of the whole pod; absent: none of its own. */
   readonly resources?: SpecResources;
+  /** SELinux label of the pod's shared memory; absent without SELinux, and where the sandbox exists already. */
+  readonly mountLabel?: string;
 }
 
 /** What a driver must be told to find a sandbox again, or what is left of it. Stored with the pod's record before it is made. */

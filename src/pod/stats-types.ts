@@ -48,6 +48,7 @@ export interface MemoryUsage {
   readonly activeFileBytes?: bigint;
   readonly inactiveFileBytes?: bigint;
   readonly kernelBytes?: bigint;
+  /** These three only in a look at details. */
   readonly maxUsageBytes?: bigint;
   /** How often the limit was hit. */
   readonly failures?: bigint;
@@ -85,10 +86,10 @@ export interface IoUsage {
 /** Processes of the group and of everything below it. */
 export interface ProcessUsage {
   readonly processes: number;
+  /** These only in a look at details. */
   readonly threads?: number;
   /** Absent: unlimited. */
   readonly threadsMax?: bigint;
-  /** Only where they were asked for. */
   readonly fileDescriptors?: number;
   readonly sockets?: number;
   /** Soft limit of open files of the first process. */
@@ -136,8 +137,8 @@ export interface UsageRequest {
   readonly containerIds: readonly ContainerId[];
   /** The group and the network of the whole pod too; with `link` its counters are read on the host. */
   readonly pod?: { readonly link?: PodLink };
-  /** Also open descriptors, which takes a look at every process. */
-  readonly processDetails?: boolean;
+  /** Also peaks, events, threads and open descriptors, which takes a look at every process. */
+  readonly details?: boolean;
 }
 
 /** What a sandbox saw. Whatever could not be read in time is absent; it never throws for that. */

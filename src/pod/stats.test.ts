@@ -182,7 +182,7 @@ test('metrics carry the labels of their descriptors, in order', async () => {
   assert.ok(pod);
   assert.deepEqual(others, []);
   assert.equal(pod.podSandboxId, podId);
-  assert.equal(sandbox.usageRequests[0]?.processDetails, true);
+  assert.equal(sandbox.usageRequests[0]?.details, true);
   const descriptors = await engine.metricDescriptors();
   const [container] = pod.containers;
   assert.ok(container);

@@ -72,14 +72,14 @@ export class StatsOperations {
     const pods = this.#state.store.pods().filter((pod) => pod.state === 'ready');
     return Promise.all(
       pods.map(async (pod) => {
-        const stats = await this.#pod(pod, { processDetails: true });
+        const stats = await this.#pod(pod, { details: true });
         const containers = this.#state.store.containers(pod.id).map((container) => describeContainer(container, pod));
         return describeMetrics({ stats, cgroupPath: pod.sandbox.cgroupPath, containers, nowNs: this.#state.deps.clock.nowNs() });
       }),
     );
   }
 
-  async #pod(pod: PodRecord, options: Pick<UsageRequest, 'processDetails'>): Promise<PodSandboxStats> {
+  async #pod(pod: PodRecord, options: Pick<UsageRequest, 'details'>): Promise<PodSandboxStats> {
     const containers = this.#state.store.containers(pod.id).filter(({ state }) => state !== 'creating');
     const link = linkOfAttachment(pod.attachment?.details);
     const looked = this.#look(pod.id, { containerIds: counted(containers), pod: link === undefined ? {} : { link }, ...options });
@@ -96,7 +96,7 @@ export class StatsOperations {
     };
   }
 
-  async #containersOf(podId: string, containers: readonly ContainerRecord[], options: Pick<UsageRequest, 'processDetails'>): Promise<ContainerStats[]> {
+  async #containersOf(podId: string, containers: readonly ContainerRecord[], options: Pick<UsageRequest, 'details'>): Promise<ContainerStats[]> {
     return this.#describe(containers, this.#look(podId, { containerIds: counted(containers), ...options }));
   }
 

@@ -121,6 +121,18 @@ describe('an update of a container', () => {
   });
 });
 
+describe('a start that fails', () => {
+  it('is told as such, also where the end of its process is told first', async () => {
+    const { engine, journal, podId, sandbox } = await setUp();
+    const id = await engine.createContainer(podId, containerConfig({ metadata: { name: 'wrong', attempt: 0 } }));
+    journal.failAt = 'startContainer';
+    journal.onStep = (step) => (step === 'startContainer' ? sandbox.end(id, 127) : undefined);
+    await assert.rejects(engine.startContainer(id), { message: 'start container wrong: startContainer: injected' });
+    const { exitCode, reason, message } = await engine.containerStatus(id);
+    assert.deepEqual([exitCode, reason, message], [128, 'StartError', 'start container wrong: startContainer: injected']);
+  });
+});
+
 describe('an update of a pod', () => {
   const resources = { memoryLimitBytes: 100n };
 

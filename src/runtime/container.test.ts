@@ -332,3 +332,22 @@ test('bounds bind mounts and layers by what the kernel and the plan can hold', (
     message: /^mount the root: 900 layers need \d+ bytes of options, at most 4095$/,
   });
 });
+
+test('a hook stands where its rights are: before the pivot with the engine’s, before the program with the program’s', () => {
+  const hooks = { createRuntime: [{ path: '/host' }], createContainer: [{ path: '/setup' }], startContainer: [{ path: '/inside' }] };
+  for (const noNewPrivileges of [false, true]) {
+    const spec = makeSpec({ top: { hooks }, process: { noNewPrivileges }, linux: { seccomp: { defaultAction: 'SCMP_ACT_ALLOW' } } });
+    const { sections } = planContainer(makeInput(spec, v2Host, { hookPlace: { id: 'c', bundle: '/b' } }));
+    const order = sections.flatMap(({ steps }) => steps.map((step) => (step.kind === 'runHook' ? step.file : step.kind)));
+    const at = (kind: string): number => order.indexOf(kind);
+    assert.deepEqual(
+      sections.filter(({ steps }) => steps.some((step) => step.kind === 'runHook' && step.file === '/host')).map(({ actor, barrier }) => [actor, barrier]),
+      [['podNamespaces', 1000]],
+    );
+    assert.ok(at('barrier') < at('/setup') && at('moveMount') < at('/setup') && at('/setup') + 1 === at('pivotRoot'), order.join(' '));
+    for (const kind of ['limitCapabilities', 'setGroups', 'setUser', 'setCapabilities', 'setSeccomp', 'newSession']) assert.ok(order.lastIndexOf(kind) < at('/inside'), kind);
+    assert.deepEqual(order.slice(at('/inside')), ['/inside', 'execute']);
+  }
+  const withHooks = makeSpec({ top: { hooks } });
+  assert.throws(() => planContainer(makeInput(withHooks, v2Host)), { code: 'unimplemented', message: 'hooks: not supported (without a bundle directory)' });
+});

@@ -54,8 +54,8 @@ export function planLabels(process: Pick<SpecProcess, 'apparmorProfile' | 'selin
   ];
 }
 
-/** File systems that take a label for everything on them; procfs, sysfs and cgroupfs have labels of their own. */
-const labelled = new Set(['tmpfs', 'mqueue', 'devpts', 'ramfs']);
+/** File systems that take a label for everything on them. procfs, sysfs and cgroupfs have labels of their own; that of an IPC namespace's mqueue exists before it is mounted. */
+const labelled = new Set(['tmpfs', 'devpts', 'ramfs']);
 
 /** What a document's mount label adds to the options of a new file system. */
 export function labelOptions(type: string, mountLabel: string | undefined): readonly string[] {

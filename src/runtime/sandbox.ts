@@ -12,6 +12,7 @@ import { type HostFacts } from '#system';
 import { cgroupDriver } from './cgroup.ts';
 import { type CgroupPlacement } from './cgroup-driver.ts';
 import { type PodSharing } from './namespaces.ts';
+import { labelOptions } from './lsm.ts';
 import { planOomWrite } from './process.ts';
 import { localSlots, podSlots } from './slots.ts';
 import { planSysctls } from './sysctl.ts';
@@ -24,7 +25,11 @@ export interface PlanSandboxInput {
   readonly hostname?: string;
   readonly sysctls: Readonly<Record<string, string>>;
   /** Size of the pod's /dev/shm; absent: none is made. */
-  readonly shm?: { readonly sizeBytes: number };
+  readonly shm?: {
+    readonly sizeBytes: number;
+    /** SELinux label of everything in it, as its containers may use it. */
+    readonly mountLabel?: string;
+  };
   /** An existing directory of the host, covered inside the pod's mount namespace only. */
   readonly mountpoint: string;
   /** One PID namespace for all containers, with a pause process as its init. */
@@ -84,7 +89,7 @@ function planPodMounts({ shm, mountpoint, sharePid, userMappings }: PlanSandboxI
     ...(shm === undefined
       ? []
       : ([
-          { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`, ...owner], attributes: protectedAttributes, out: scratch },
+          { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`, ...owner, ...labelOptions('tmpfs', shm.mountLabel)], attributes: protectedAttributes, out: scratch },
           { kind: 'moveMount', from: scratch, root: podRoot, target: '/shm', create: createTarget.none, noLinks: 1 },
         ] as const)),
     { kind: 'pivotRoot', root: podRoot },

@@ -43,7 +43,7 @@ export function planPod({ host, layout, record, request }: PodContext): SandboxP
     hostname: request.hostname,
     sysctls: request.config.sysctls,
     ...(request.resources === undefined ? {} : { resources: request.resources }),
-    ...(namespaces.ipc === 'pod' ? { shm: { sizeBytes: shmSizeBytes } } : {}),
+    ...(namespaces.ipc === 'pod' ? { shm: { sizeBytes: shmSizeBytes, ...(request.mountLabel === undefined ? {} : { mountLabel: request.mountLabel }) } } : {}),
     mountpoint: layout.rootfs,
     sharePid: namespaces.pid === 'pod',
     cgroup: { path: record.cgroupPath, ...(request.config.cgroupParent === '' ? {} : { controllers: allControllers(host) }) },

@@ -221,7 +221,6 @@ export class NativeDriver implements SandboxDriver {
 
   /** Waits for removals under way, and takes away what only pods need where there is none. */
   async close(): Promise<void> {
-    await this.#reader.close();
     await this.#removal;
     const { host, layout, launcher } = this.#parts;
     const empty = [layout.rootfs, layout.pods].map((path): Step => ({ kind: 'removeDirectory', dir: noSlot, path, ignore: [errno.noEntry, errno.notEmpty, errno.busy] }));

@@ -50,11 +50,12 @@ async function readInterfaces({ record, reader, pidOf }: UsageContext, request: 
 /** One look at what the request names. Never throws for what is gone meanwhile. */
 export async function readUsage(context: UsageContext, request: UsageRequest): Promise<SandboxUsage> {
   const { host, record, reader } = context;
-  const read = async (path: string, processDetails: boolean) => reader.read(statsGroups(host.cgroups, { path }), { processDetails });
+  const { details = false } = request;
+  const read = async (path: string, processes: boolean) => reader.read(statsGroups(host.cgroups, { path }), { details, processes });
   const [pod, interfaces, ...containers] = await Promise.all([
     request.pod === undefined ? undefined : read(record.cgroupPath, false),
     request.pod === undefined ? [] : readInterfaces(context, request, request.pod.link),
-    ...request.containerIds.map(async (id) => [id, await read(`${record.cgroupPath}/${id}`, request.processDetails === true)] as const),
+    ...request.containerIds.map(async (id) => [id, await read(`${record.cgroupPath}/${id}`, true)] as const),
   ]);
   return {
     ...(pod === undefined ? {} : { pod }),

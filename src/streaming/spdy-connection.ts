@@ -91,6 +91,8 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
       }
       this.#outbox.post(encodeFrame({ kind: 'goAway', lastId: this.#lastId, status: goAwayStatus.protocolError }));
       this.#end();
+      // Nobody reads any more, but what comes must go.
+      duplex.resume();
       await this.#linger();
       return error;
     }

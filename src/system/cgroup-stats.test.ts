@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { after, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { type Clock, limits } from '#core';
-import { readGroup } from './cgroup-stats-read.io.ts';
 import { GroupReader } from './cgroup-stats.io.ts';
+import { KernelFiles } from './kernel-files.io.ts';
 import { countLines, decodeBlkio, decodeCounters, decodeIoStat, decodeLinks, decodeNumber, decodePressure, onlyKnown } from './cgroup-stats.ts';
 
 const scratch = mkdtempSync(`${tmpdir()}/cgroup-stats-`);
@@ -24,13 +24,14 @@ function makeGroup(name: string, files: Readonly<Record<string, string>>): strin
 /** Time stands still; deadlines pass when they are told to. */
 class DeadlineClock implements Clock {
   readonly #sleepers = new Set<() => void>();
+  #nowMs = 0;
 
   nowNs(): bigint {
     return 7n;
   }
 
   monotonicMs(): number {
-    return 0;
+    return this.#nowMs;
   }
 
   async sleep(_durationMs: number, signal?: AbortSignal): Promise<void> {
@@ -40,7 +41,8 @@ class DeadlineClock implements Clock {
     return promise;
   }
 
-  pass(): void {
+  pass(durationMs: number): void {
+    this.#nowMs += durationMs;
     for (const wake of this.#sleepers) wake();
     this.#sleepers.clear();
   }
@@ -58,6 +60,9 @@ function linkOf(descriptor: string): string {
     return '';
   }
 }
+
+/** True once somebody beside the test has opened the file. */
+const isRead = (path: string): boolean => readdirSync('/proc/self/fd').filter((name) => linkOf(name) === path).length > 1;
 
 test('numbers are numbers, and max is none', () => {
   assert.deepEqual(
@@ -129,7 +134,7 @@ test('only what is undefined is left out', () => {
   ]);
 });
 
-test('a group of cgroup v2 is read', () => {
+test('a group of cgroup v2 is read', async () => {
   const unified = makeGroup('v2', {
     'cpu.stat': 'usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 1\nthrottled_usec 6\n',
     'cpu.pressure': 'some avg10=0.00 avg60=0.00 avg300=0.00 total=1\n',
@@ -141,12 +146,12 @@ test('a group of cgroup v2 is read', () => {
     'memory.swap.max': 'max\n',
     'io.stat': '4095:7 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n',
     'cgroup.stat': 'nr_descendants 1\n',
-    'cgroup.procs': '10\n11\n',
-    'cgroup.threads': '10\n11\n12\n',
+    'cgroup.procs': '4195001\n4195002\n',
+    'cgroup.threads': '4195001\n4195002\n4195003\n',
     'pids.max': '50\n',
   });
-  makeGroup('v2/below', { 'cgroup.procs': '13\n', 'cgroup.threads': '13\n' });
-  assert.deepEqual(readGroup({ unified, v1: {} }, {}, 7n), {
+  makeGroup('v2/below', { 'cgroup.procs': '4195004\n', 'cgroup.threads': '4195004\n' });
+  assert.deepEqual(await new GroupReader(new DeadlineClock()).read({ unified, v1: {} }, { details: true }), {
     atNs: 7n,
     cpu: {
       usageNs: 30_000n,
@@ -174,7 +179,7 @@ test('a group of cgroup v2 is read', () => {
     },
     swap: { usageBytes: 64n },
     io: { devices: [{ device: '4095:7', major: 4095, minor: 7, readBytes: 1n, writeBytes: 2n, reads: 3n, writes: 4n }] },
-    processes: { processes: 3, threads: 4, threadsMax: 50n },
+    processes: { processes: 3, threads: 4, threadsMax: 50n, fileDescriptors: 0, sockets: 0 },
   });
 });
 
@@ -186,63 +191,76 @@ const memoryV1 = {
   'memory.oom_control': 'oom_kill_disable 0\nunder_oom 0\noom_kill 2\n',
 };
 
-test('a group beside a cgroup2 tree has its processor time there and its memory in v1', () => {
-  const unified = makeGroup('hybrid/unified', { 'cpu.stat': 'usage_usec 30\n', 'cgroup.procs': '1\n', 'cgroup.threads': '1\n' });
+test('a group beside a cgroup2 tree has its processor time there and its memory in v1', async () => {
+  const unified = makeGroup('hybrid/unified', { 'cpu.stat': 'usage_usec 30\n', 'cgroup.procs': '4195001\n', 'cgroup.threads': '4195001\n' });
   const cpu = makeGroup('hybrid/cpu', { 'cpu.stat': 'nr_periods 4\nnr_throttled 1\nthrottled_time 6\n' });
   const blkio = makeGroup('hybrid/blkio', { 'blkio.throttle.io_service_bytes_recursive': '4095:7 Read 1\nTotal 1\n' });
-  const reading = readGroup({ unified, v1: { cpu, blkio, memory: makeGroup('hybrid/memory', memoryV1), pids: `${scratch}/none` } }, {}, 7n);
+  const reading = await new GroupReader(new DeadlineClock()).read(
+    { unified, v1: { cpu, blkio, memory: makeGroup('hybrid/memory', memoryV1), pids: `${scratch}/none` } },
+    { details: true },
+  );
   assert.deepEqual(reading, {
     atNs: 7n,
     cpu: { usageNs: 30_000n, periods: 4n, throttledPeriods: 1n, throttledNs: 6n },
     memory: { usageBytes: 1000n, workingSetBytes: 0n, rssBytes: 3n, inactiveFileBytes: 1200n, oomKills: 2n, pageFaults: 8n },
     swap: { usageBytes: 64n },
     io: { devices: [{ device: '4095:7', major: 4095, minor: 7, readBytes: 1n, writeBytes: 0n, reads: 0n, writes: 0n }] },
-    processes: { processes: 1, threads: 1 },
+    processes: { processes: 1, threads: 1, fileDescriptors: 0, sockets: 0 },
   });
 });
 
-test('a group of v1 alone has its time from cpuacct, and swap has what the common limit leaves', () => {
+test('a group of v1 alone has its time from cpuacct, and swap has what the common limit leaves', async () => {
   const cpuacct = makeGroup('v1/cpuacct', { 'cpuacct.usage': '30\n', 'cpuacct.usage_user': '20\n', 'cpuacct.usage_sys': '10\n' });
   const memory = makeGroup('v1/memory', { ...memoryV1, 'memory.limit_in_bytes': '4096\n', 'memory.memsw.limit_in_bytes': '5000\n' });
-  const reading = readGroup({ v1: { cpuacct, memory, devices: makeGroup('v1/devices', { 'cgroup.procs': '1\n2\n', tasks: '1\n2\n3\n' }) } }, {}, 7n);
+  const reading = await new GroupReader(new DeadlineClock()).read(
+    { v1: { cpuacct, memory, devices: makeGroup('v1/devices', { 'cgroup.procs': '4195001\n4195002\n', tasks: '4195001\n4195002\n4195003\n' }) } },
+    { details: true },
+  );
   assert.deepEqual(reading.cpu, { usageNs: 30n, userNs: 20n, systemNs: 10n });
   assert.equal(reading.memory?.limitBytes, 4096n);
   assert.deepEqual(reading.swap, { usageBytes: 64n, limitBytes: 904n });
-  assert.deepEqual(reading.processes, { processes: 2, threads: 3 });
+  assert.deepEqual(reading.processes, { processes: 2, threads: 3, fileDescriptors: 0, sockets: 0 });
   assert.equal(reading.io, undefined);
 });
 
-test('a group that is gone has nothing but the time', () => {
-  assert.deepEqual(readGroup({ unified: `${scratch}/gone`, v1: { memory: `${scratch}/gone` } }, {}, 7n), { atNs: 7n });
+test('a look without details leaves out what takes more files, and a group of groups its processes', async () => {
+  const unified = `${scratch}/v2`;
+  const { memory, processes } = await new GroupReader(new DeadlineClock()).read({ unified, v1: {} });
+  assert.deepEqual([memory?.usageBytes, memory?.oomKills, memory?.failures, processes], [1000n, undefined, undefined, { processes: 3 }]);
+  assert.equal((await new GroupReader(new DeadlineClock()).read({ unified, v1: {} }, { details: true, processes: false })).processes, undefined);
 });
 
-test('descriptors and limits are counted where they are asked for', () => {
+test('a group that is gone has nothing but the time', async () => {
+  assert.deepEqual(await new GroupReader(new DeadlineClock()).read({ unified: `${scratch}/gone`, v1: { memory: `${scratch}/gone` } }), { atNs: 7n });
+});
+
+test('descriptors and limits are counted where they are asked for', async () => {
   const unified = makeGroup('self', { 'cgroup.procs': `${process.pid}\n`, 'cgroup.threads': `${process.pid}\n` });
-  assert.equal(readGroup({ unified, v1: {} }, {}, 7n).processes?.fileDescriptors, undefined);
-  const { processes } = readGroup({ unified, v1: {} }, { processDetails: true }, 7n);
+  assert.equal((await new GroupReader(new DeadlineClock()).read({ unified, v1: {} })).processes?.fileDescriptors, undefined);
+  const { processes } = await new GroupReader(new DeadlineClock()).read({ unified, v1: {} }, { details: true });
   assert.ok((processes?.fileDescriptors ?? 0) >= 3);
   assert.equal(typeof processes?.sockets, 'number');
 });
 
-test('a file that hangs costs its own look, and after some nothing is begun until one returns', async () => {
+test('a file that hangs is left out, and after some nothing is begun until one returns', async () => {
   const clock = new DeadlineClock();
   const reader = new GroupReader(clock);
   const read = async (unified: string) => reader.read({ unified, v1: {} });
   const healthy = makeGroup('healthy', { 'cpu.stat': 'usage_usec 1\n' });
   // Nobody writes into these, so whoever reads from them waits. This process holds the other end of each.
   const hung = Array.from({ length: limits.statsReadsMax }, (_, index) => {
-    const directory = makeGroup(`hung-${index}`, {});
+    const directory = makeGroup(`hung-${index}`, { 'cpu.stat': 'usage_usec 2\n' });
     execFileSync('mkfifo', [`${directory}/cpu.pressure`]);
-    return { directory, fifo: `${directory}/cpu.pressure`, descriptor: openSync(`${directory}/cpu.pressure`, constants.O_RDWR) };
+    return { directory, descriptor: openSync(`${directory}/cpu.pressure`, constants.O_RDWR) };
   });
-  const openings = (path: string): number => readdirSync('/proc/self/fd').filter((name) => linkOf(name) === path).length;
-  for (const { directory, fifo } of hung) {
-    const [first, behind] = [read(directory), read(healthy)];
-    while (openings(fifo) < 2) await setImmediate();
-    clock.pass();
-    assert.deepEqual(await first, { atNs: 7n });
-    // The last thread that may hang takes those behind it along.
-    assert.equal((await behind).cpu?.usageNs, fifo === hung.at(-1)?.fifo ? undefined : 1000n);
+  for (const [index, { directory }] of hung.entries()) {
+    const isLast = index === hung.length - 1;
+    const look = read(directory);
+    // While one more may be read, the others go on beside the file that hangs.
+    if (!isLast) assert.equal((await read(healthy)).cpu?.usageNs, 1000n);
+    while (!isRead(`${directory}/cpu.pressure`)) await setImmediate();
+    clock.pass(limits.statsReadTimeoutMs);
+    assert.deepEqual(await look, { atNs: 7n, cpu: { usageNs: 2000n } });
   }
   assert.deepEqual(await read(healthy), { atNs: 7n });
   for (const { descriptor } of hung) {
@@ -250,23 +268,21 @@ test('a file that hangs costs its own look, and after some nothing is begun unti
     closeSync(descriptor);
   }
   while ((await read(healthy)).cpu?.usageNs !== 1000n) await setImmediate();
-  await reader.close();
+});
+
+test('a list longer than a buffer is read whole, up to its bound', async () => {
+  const files = new KernelFiles(new DeadlineClock());
+  const lines = Array.from({ length: 20_000 }, (_, index) => `${100_000 + index}\n`);
+  const directory = makeGroup('long', { list: lines.join('') });
+  assert.equal(countLines(await files.read(`${directory}/list`)), 20_000);
+  assert.ok(((await files.read(`${directory}/list`, 10_000)) ?? '').length < 40_000);
+  assert.equal(await files.read(`${directory}/none`), undefined);
+  assert.equal(await files.read(directory), undefined);
 });
 
 test('interfaces of a process count only while it is in its group', async () => {
   const reader = new GroupReader(new DeadlineClock());
   assert.deepEqual(await reader.processLinks(process.pid, '/no/such/group'), []);
   assert.deepEqual(await reader.processLinks(0, ''), []);
-  assert.ok((await reader.hostLinks()).some(({ name }) => name === 'lo'));
-  assert.ok((await reader.read({ v1: {} })).atNs > 7n);
-  await reader.close();
-});
-
-test('a reader that is closed gives up what it has begun, and can be asked again', async () => {
-  const reader = new GroupReader(new DeadlineClock());
-  const look = reader.read({ v1: {} });
-  await reader.close();
-  assert.deepEqual(await look, { atNs: 7n });
-  assert.ok((await reader.read({ v1: {} })).atNs > 7n);
-  await reader.close();
+  assert.ok((await Promise.all([reader.hostLinks(), reader.hostLinks()])).every((links) => links.some(({ name }) => name === 'lo')));
 });

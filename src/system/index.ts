@@ -7,7 +7,6 @@ export * from './host-facts.ts';
 export * from './host.io.ts';
 export * from './cgroup-stats.ts';
 export * from './cgroup-stats.io.ts';
-export * from './cgroup-stats-read.io.ts';
 export * from './directories.io.ts';
 export * from './frames.ts';
 export * from './launcher.io.ts';

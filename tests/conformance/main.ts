@@ -1,7 +1,7 @@
 /**
  * `npm run conformance:cri`: the official conformance suite of CRI against Berth and against the newest containerd, in the same hour on the same
  * machine. In: options that narrow the runs. Out: a line per run, every difference from expected.json, outcomes as JSON in
- * build/conformance/results/; exit status 1 for any difference. Started by run.sh, in namespaces of its own.
+ * build/conformance/results/; exit status 1 for any difference. Started by scripts/conformance.sh, in namespaces of its own.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -37,6 +37,13 @@ make_layers() {
   mv "$layers.new" "$layers"
 }
 
+# runc's seccomp support is C.
+find_seccomp() {
+  [ -e /usr/include/seccomp.h ] && command -v pkg-config >/dev/null 2>&1 && return 0
+  echo 'conformance: installs libseccomp-dev and pkg-config, which the newest runc is built with'
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends libseccomp-dev pkg-config >build/conformance/apt.log 2>&1 || { cat build/conformance/apt.log >&2; return 1; }
+}
+
 mkdir -p build/conformance
 unpack_packages
 make_layers
@@ -45,6 +52,7 @@ case ${1-} in
   '') ;;
   peers)
     scripts/build-go-tools.sh containerd
+    [ -x build/go/runc ] || find_seccomp
     scripts/build-go-tools.sh runc
     ;;
   *) echo 'usage: tests/conformance/prepare.sh [peers]' >&2; exit 2 ;;

@@ -9,6 +9,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeService } from '#gen/cri-v1_pb.js';
+import { slowness } from '../integration/berth-host.ts';
 import { CriClient } from '../integration/cri-host.ts';
 import { openRepository, putImages, sandboxImage, writeMirrors } from './images.ts';
 
@@ -22,7 +23,7 @@ export type PeerName = 'berth' | 'containerd';
 export type NetworkName = 'bridge' | 'cni';
 
 /** How long anything is waited for that must come by itself. */
-const patienceMs = 60_000;
+const patienceMs = 60_000 * slowness;
 
 /** A program that runs until it is told to end; its output is kept in a file. */
 export class Service implements AsyncDisposable {

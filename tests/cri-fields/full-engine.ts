@@ -3,9 +3,9 @@ import { containerId, podSandboxId } from '#core';
 import type { ContainerStats, ContainerStatus, Engine, EngineEvent, GroupUsage, ImageSummary, LayerUsage, PodSandboxStats, PodSandboxStatus, Pressure, PressureLine } from '#pod';
 import { fakeEngine } from '../fake-engine.ts';
 
-const line: PressureLine = { totalNs: 1n, avg10: 1, avg60: 2, avg300: 3 };
-const pressure: Pressure = { some: line, full: line };
-const user = { uids: [{ containerId: 1, hostId: 65_536, size: 65_535 }], gids: [{ containerId: 1, hostId: 65_536, size: 65_535 }] };
+const line = (totalNs: bigint): PressureLine => ({ totalNs, avg10: 1, avg60: 2, avg300: 3 });
+const pressure = (firstNs: bigint): Pressure => ({ some: line(firstNs), full: line(firstNs + 1n) });
+const user = { uids: [{ containerId: 1, hostId: 65_536, size: 65_535 }], gids: [{ containerId: 2, hostId: 131_072, size: 65_534 }] };
 const pod: PodSandboxStatus = {
   id: podSandboxId('p1'),
   metadata: { name: 'web', uid: 'u1', namespace: 'shop', attempt: 1 },
@@ -57,8 +57,8 @@ const container: ContainerStatus = {
     memorySwapLimitBytes: 5n,
     oomScoreAdj: 6,
     cpusetCpus: '0',
-    cpusetMems: '0',
-    hugepageLimits: [{ pageSize: '2MB', limit: 1n }],
+    cpusetMems: '1',
+    hugepageLimits: [{ pageSize: '2MB', limit: 7n }],
     unified: { 'memory.high': '1' },
   },
   stopSignal: 'SIGINT',
@@ -82,14 +82,14 @@ const image: ImageSummary = {
 };
 
 const usage: GroupUsage = {
-  atNs: 1n,
-  cpu: { usageNs: 1n, nanoCores: 2n, pressure },
-  memory: { usageBytes: 2n, workingSetBytes: 1n, limitBytes: 9n, rssBytes: 1n, pageFaults: 1n, majorPageFaults: 1n, pressure },
-  swap: { usageBytes: 1n, limitBytes: 2n },
-  io: { devices: [], pressure },
+  atNs: 100n,
+  cpu: { usageNs: 101n, nanoCores: 102n, pressure: pressure(10n) },
+  memory: { usageBytes: 203n, workingSetBytes: 201n, limitBytes: 900n, rssBytes: 204n, pageFaults: 205n, majorPageFaults: 206n, pressure: pressure(20n) },
+  swap: { usageBytes: 302n, limitBytes: 1000n },
+  io: { devices: [], pressure: pressure(30n) },
   processes: { processes: 3 },
 };
-const writableLayer: LayerUsage = { atNs: 1n, mountpoint: '/', usedBytes: 1, inodesUsed: 1 };
+const writableLayer: LayerUsage = { atNs: 401n, mountpoint: '/layers', usedBytes: 402, inodesUsed: 403 };
 const containerStats: ContainerStats = {
   id: container.id,
   podSandboxId: pod.id,
@@ -106,11 +106,13 @@ const podStats: PodSandboxStats = {
   labels: pod.labels,
   annotations: pod.annotations,
   usage,
-  network: { atNs: 1n, interfaces: [{ name: 'eth0', rxBytes: 1n, rxPackets: 1n, rxErrors: 1n, rxDropped: 1n, txBytes: 1n, txPackets: 1n, txErrors: 1n, txDropped: 1n }] },
+  network: { atNs: 501n, interfaces: [{ name: 'eth0', rxBytes: 1n, rxPackets: 2n, rxErrors: 3n, rxDropped: 4n, txBytes: 5n, txPackets: 6n, txErrors: 7n, txDropped: 8n }] },
   containers: [containerStats],
 };
-const metric = { name: 'm', kind: 'gauge', labelValues: ['l'], value: 1n, atNs: 1n } as const;
-const event: EngineEvent = { kind: 'containerStopped', podSandboxId: pod.id, containerId: container.id, atNs: 1n, snapshot: { pod, containers: [container] } };
+const metric = { name: 'm', kind: 'gauge', labelValues: ['l'], value: 601n, atNs: 602n } as const;
+/** Its user namespace is the node's, by name. */
+const ofTheNode: PodSandboxStatus = { ...pod, namespaces: { ...pod.namespaces, user: { uids: [], gids: [] } } };
+const event: EngineEvent = { kind: 'containerStopped', podSandboxId: pod.id, containerId: container.id, atNs: 1n, snapshot: { pod: ofTheNode, containers: [container] } };
 const nothing = async (): Promise<void> => undefined;
 
 /** Answers every call that the doors make. */

@@ -2,6 +2,7 @@
 import type { DescMethod, JsonValue, Message } from '@bufbuild/protobuf';
 import { create, fromJson } from '@bufbuild/protobuf';
 import { ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
+import type { Engine } from '#pod';
 import { buildImageHandlers } from '../../src/cri/image-service.ts';
 import { buildRuntimeHandlers } from '../../src/cri/runtime-service.ts';
 import { fullEngine } from './full-engine.ts';
@@ -10,13 +11,20 @@ import { fieldsSet, traceReads } from './trace.ts';
 type Handler = (request: unknown, context: { readonly signal: AbortSignal }) => Promise<Readonly<Record<string, unknown>>> | AsyncIterable<Readonly<Record<string, unknown>>>;
 
 const context = { signal: new AbortController().signal };
-const handlers: ReadonlyMap<string, Handler> = new Map(
+
+/** Handlers over that engine by their local names; `onUrl` is told what each URL stands for. */
+function buildHandlers(engine: Engine, onUrl: (target: unknown) => void): ReadonlyMap<string, Handler> {
+  const streaming = {
+    url: (target: unknown) => {
+      onUrl(target);
+      return 'http://127.0.0.1:1/exec/token';
+    },
+  };
   // SAFETY: each handler gets the request of its own method below.
-  Object.entries({
-    ...buildRuntimeHandlers({ engine: fullEngine, version: '1', streaming: { url: () => 'http://127.0.0.1:1/exec/token' } }),
-    ...buildImageHandlers(fullEngine),
-  } as unknown as Readonly<Record<string, Handler>>),
-);
+  return new Map(Object.entries({ ...buildRuntimeHandlers({ engine, version: '1', streaming }), ...buildImageHandlers(engine) } as unknown as Readonly<Record<string, Handler>>));
+}
+
+const handlers = buildHandlers(fullEngine, () => undefined);
 
 /** Every method of both services that has a handler, by its name. */
 export const served: ReadonlyMap<string, DescMethod> = new Map(
@@ -51,4 +59,25 @@ export async function observe(
     }
   }
   return { sent, read, answered };
+}
+
+/** What the handler asks the engine for, and what the URLs that it answers stand for. Signals are left out. */
+export async function callsOf(method: DescMethod, request: JsonValue): Promise<readonly (readonly [name: string, ...args: readonly unknown[]])[]> {
+  const calls: (readonly [string, ...unknown[]])[] = [];
+  const engine = new Proxy(fullEngine, {
+    get: (target, name, receiver) => {
+      const member: unknown = Reflect.get(target, name, receiver);
+      if (typeof member !== 'function') return member;
+      return (...args: readonly unknown[]): unknown => {
+        calls.push([String(name), ...args.filter((arg) => !(arg instanceof AbortSignal))]);
+        return Reflect.apply(member, target, args);
+      };
+    },
+  });
+  const handler = buildHandlers(engine, (target) => void calls.push(['url', target])).get(method.localName);
+  if (handler === undefined) throw new Error(`no handler of ${method.name}`);
+  const answer = handler(fromJson(method.input, request), context);
+  if (Symbol.asyncIterator in answer) await Array.fromAsync(answer);
+  else await answer;
+  return calls;
 }

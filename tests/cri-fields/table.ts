@@ -43,14 +43,7 @@ export const table = JSON.parse(tableText) as FieldTable;
 const words = { honoured: 'honoured', refused: 'refused', checked: 'checked', ignored: 'ignored', within: 'part of' } as const;
 
 function describeFate(fate: Fate): readonly [string, string] {
-  if ('honoured' in fate)
-    return [
-      words.honoured,
-      fate.honoured
-        .map((key) => table.tests[key])
-        .map((test) => (test === undefined ? '' : `${test.name} ([${test.file.replace(/^.*\//, '')}](../${test.file}))`))
-        .join('; '),
-    ];
+  if ('honoured' in fate) return [words.honoured, fate.honoured.map((key) => `[${key}](#tests)`).join(', ')];
   if ('refused' in fate) return [words.refused, `\`${fate.refused}\``];
   if ('checked' in fate) return [words.checked, fate.checked];
   if ('ignored' in fate) return [words.ignored, fate.ignored];
@@ -85,7 +78,7 @@ export function describeTable(methods: readonly DescMethod[]): string {
     'What becomes of each field of each message that a served RPC takes or gives. The table is `tests/cri-fields.json`; `tests/cri-fields.test.ts` fails on a field that is not in it, and looks whether the',
     'doors read what is honoured and nothing that is ignored, refuse what is refused with this text, and set in their answers what is honoured and nothing else. A message that goes in both directions is in both halves.',
     '',
-    '- **honoured**: it has the effect that the interface describes; the test that shows it.',
+    '- **honoured**: it has the effect that the interface describes; and the test that shows it ([below](#tests)).',
     '- **checked**: a wrong value is refused, a right one has no effect, and why.',
     '- **refused**: the request fails, with this text.',
     '- **ignored**: nobody looks at it, or no answer has it, and why.',
@@ -98,6 +91,12 @@ export function describeTable(methods: readonly DescMethod[]): string {
     '',
     ...describeDirection('Requests', methods, 'input', table.request),
     ...describeDirection('Answers', methods, 'output', table.response),
+    '## Tests',
+    '',
+    '| | File | Test |',
+    '|---|---|---|',
+    ...Object.entries(table.tests).map(([key, { file, name }]) => `| ${key} | [${file}](../${file}) | ${name.replaceAll('|', String.raw`\|`)} |`),
+    '',
   ]
     .join('\n')
     .replace(/\n+$/, '\n');

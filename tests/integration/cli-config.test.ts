@@ -197,6 +197,23 @@ describe('a daemon by its configuration', { skip: skipReason() }, () => {
     await line(({ method }) => method === 'RuntimeService/ListContainers');
   });
 
+  test('a reader that takes nothing of the log holds nobody up, and gets whole lines when it goes on', async () => {
+    const { stderr } = daemon.child;
+    assert.ok(stderr !== null);
+    const answers = (): number => lines().filter(({ method }) => method === 'RuntimeService/Version').length;
+    const before = answers();
+    stderr.pause();
+    // About 200 KiB of lines: more than a pipe and a stream hold, and less than what may wait.
+    const calls = 1500;
+    for (let done = 0; done < calls; done += 50) await Promise.all(Array.from({ length: 50 }, async () => client.call(RuntimeService.method.version, {})));
+    stderr.resume();
+    const deadline = performance.now() + patienceMs;
+    while (answers() < before + calls) {
+      assert.ok(performance.now() < deadline, `${answers() - before} of ${calls} lines`);
+      await sleep(50);
+    }
+  });
+
   test('each change of a pod and a container is one line, with the same key for the same id everywhere, and nothing of what is secret', async () => {
     const config = { metadata: { name: 'web', uid: 'u1', namespace: 'shop', attempt: 0 }, logDirectory: host.scratch('logs'), hostname: 'web' };
     const { podSandboxId } = await client.call(RuntimeService.method.runPodSandbox, { config });

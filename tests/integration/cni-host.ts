@@ -33,10 +33,13 @@ export const passOn = `case $CNI_COMMAND in
   ADD) echo "$input" | sed 's/.*"prevResult":\\({.*}\\)}$/\\1/' ;;
 esac`;
 
-/** Names of namespaces that are pinned for pods. */
-export const pins = (): string[] => (existsSync('/run/netns') ? readdirSync('/run/netns').filter((name) => name.startsWith('berth-')) : []);
-/** True where the path is a namespace and not the file that a pin leaves. */
-export const isNamespace = (path: string): boolean => statfsSync(path).type === 0x6e736673;
+/** Where a pod's namespace is pinned. */
+export const pinOf = (podSandboxId: string): string => `/run/netns/berth-${podSandboxId.slice(0, 26)}`;
+/** True where the path is a namespace, as this mount namespace sees it, and not the file that a pin leaves. */
+export const isNamespace = (path: string): boolean => existsSync(path) && statfsSync(path).type === 0x6e736673;
+/** Pods' namespaces that are pinned here. The directory is the host's, so files of other runs may lie in it. */
+export const pins = (): string[] =>
+  (existsSync('/run/netns') ? readdirSync('/run/netns') : []).map((name) => `/run/netns/${name}`).filter((path) => path.startsWith('/run/netns/berth-') && isNamespace(path));
 
 /** Waits until the condition holds. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
@@ -118,6 +121,18 @@ ${body}
     const condition = status?.conditions.find(({ type }) => type === 'NetworkReady');
     assert.ok(condition !== undefined);
     return { status: condition.status, reason: condition.reason, message: condition.message };
+  }
+
+  /** Waits until the network is not ready for this reason; an answer may be the last one while plugins are being asked. */
+  async notReady(message: string | RegExp): Promise<void> {
+    let last = '';
+    await until(`the network is not ready: ${String(message)}`, async () => {
+      const condition = await this.networkCondition();
+      last = condition.message;
+      return !condition.status && (typeof message === 'string' ? last === message : message.test(last));
+    }).catch((error: unknown) => {
+      throw new Error(`the condition says ${JSON.stringify(last)}`, { cause: error });
+    });
   }
 
   /** Waits for NetworkReady. */

@@ -24,9 +24,9 @@ const run = async (host: CniHost): Promise<string> => (await host.cri.call(metho
 
 test('a template becomes the configuration once the ranges of the node are told, again when they change, and never against another file', { skip }, async () => {
   await using host = await CniHost.open({ plugins: debianPlugins, template: (directory) => template.replace('STATE', directory) });
-  assert.equal((await host.networkCondition()).status, false);
+  await host.notReady(/^no CNI configuration/);
   await range(host, '10.78.1.0/24,fd78::/64');
-  assert.equal((await host.networkCondition()).message, '');
+  await host.ready();
   const first = await run(host);
   const [ip, ip6] = await host.addresses(first);
   assert.match(`${ip} ${ip6}`, /^10\.78\.1\.\d+ fd78::/);
@@ -93,4 +93,12 @@ test('a pod of one command is detached at its end, and after a kill by the next 
     // Its own disposal would take the daemon of this test for something left behind.
     rmSync(berth.directory, { recursive: true, force: true });
   }
+});
+
+test('doctor tells which network pods would get, or why they would get none', { skip }, async () => {
+  await using host = await CniHost.open({ plugins: debianPlugins });
+  const told = async (): Promise<string> => (await host.cri.host.berth(['doctor'])).stdout.replaceAll(/ +/g, ' ');
+  assert.match(await told(), new RegExp(`limited network no CNI configuration \\(\\.conflist, \\.conf or \\.json\\) in ${host.configDir}\n see docs/networks\\.md`));
+  host.configure({ cniVersion: '1.0.0', name: 'shown', plugins: [{ type: 'ptp' }, { type: 'portmap' }] });
+  assert.match(await told(), new RegExp(`ok network CNI 1\\.0\\.0 network shown of ${host.configDir}/10-test\\.conflist: ptp, portmap`));
 });

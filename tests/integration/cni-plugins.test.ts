@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { after, before, beforeEach, test } from 'node:test';
 import { status } from '@grpc/grpc-js';
 import { NamespaceMode } from '#gen/cri-v1_pb.js';
-import { CniHost, debianPlugins, isNamespace, method, passOn, pins, shell, skipWithout, until } from './cni-host.ts';
+import { CniHost, debianPlugins, isNamespace, method, passOn, pinOf, pins, shell, skipWithout, until } from './cni-host.ts';
 
 const skip = skipWithout(debianPlugins);
 let host: CniHost;
@@ -41,7 +41,10 @@ beforeEach(async () => {
 
 const run = async (more: Parameters<CniHost['cri']['podConfig']>[0] = {}): Promise<string> =>
   (await host.cri.call(method.runPodSandbox, { config: host.cri.podConfig(more) })).podSandboxId;
-const remove = async (podSandboxId: string): Promise<void> => void (await host.cri.call(method.removePodSandbox, { podSandboxId }));
+const remove = async (podSandboxId: string): Promise<void> => {
+  await host.cri.call(method.removePodSandbox, { podSandboxId });
+  assert.equal(existsSync(pinOf(podSandboxId)), false);
+};
 /** The commands that pods bring about; STATUS and GC have their own times. */
 const commands = (name: string): string[] => host.calls(name).flatMap(({ command }) => (/ADD|DEL|CHECK/.test(command) ? [command] : []));
 
@@ -53,7 +56,7 @@ test('plugins get the configuration, the pod, its capabilities and the result be
   });
   const { podSandboxId } = await host.cri.call(method.runPodSandbox, { config });
   const [add] = host.calls('first').filter(({ command }) => command === 'ADD');
-  const netns = `/run/netns/berth-${podSandboxId.slice(0, 26)}`;
+  const netns = pinOf(podSandboxId);
   const { name, namespace, uid } = config.metadata ?? {};
   assert.equal(
     add?.env,
@@ -94,7 +97,8 @@ test('plugins get the configuration, the pod, its capabilities and the result be
 test('without a configuration, or with a broken first one, the network is not ready, says why, and pods are refused; those on the host run', { skip }, async () => {
   host.configure(undefined);
   const none = `no CNI configuration (.conflist, .conf or .json) in ${host.configDir}`;
-  assert.deepEqual(await host.networkCondition(), { status: false, reason: 'NetworkPluginNotReady', message: none });
+  await host.notReady(none);
+  assert.equal((await host.networkCondition()).reason, 'NetworkPluginNotReady');
   const config = host.cri.podConfig();
   await assert.rejects(host.cri.call(method.runPodSandbox, { config }), (error: { code: number; details: string }) => {
     assert.equal(error.code, status.UNAVAILABLE);
@@ -107,24 +111,24 @@ test('without a configuration, or with a broken first one, the network is not re
   await remove(await run({ linux: { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } } }));
   writeFileSync(`${host.configDir}/00-broken.conflist`, '{"cniVersion": "9.9.9", "name": "x", "plugins": [{"type": "first"}]}');
   writeFileSync(`${host.configDir}/10-good.conflist`, JSON.stringify(twoPlugins()));
-  assert.equal((await host.networkCondition()).message, `CNI configuration ${host.configDir}/00-broken.conflist: cniVersion: "9.9.9" is none of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0`);
+  await host.notReady(`CNI configuration ${host.configDir}/00-broken.conflist: cniVersion: "9.9.9" is none of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0`);
   rmSync(`${host.configDir}/00-broken.conflist`);
   await host.ready();
   host.configure(twoPlugins({ plugins: [{ type: 'absent' }] }));
-  assert.equal((await host.networkCondition()).message, `CNI plugin absent: no such executable in ${host.directory}/bin, ${debianPlugins}`);
+  await host.notReady(`CNI plugin absent: no such executable in ${host.directory}/bin, ${debianPlugins}`);
   host.configure(twoPlugins({ plugins: [{ type: '../bin/first' }] }));
-  assert.match((await host.networkCondition()).message, /plugins\[0\]\.type: "\.\.\/bin\/first" does not match/);
+  await host.notReady(/plugins\[0\]\.type: "\.\.\/bin\/first" does not match/);
   // Debian's plugins end at 1.0.0; a list may offer several versions.
   host.configure(twoPlugins({ plugins: [{ type: 'bridge' }] }));
-  assert.match((await host.networkCondition()).message, /^CNI plugin bridge: has versions .*1\.0\.0, and not 1\.1\.0$/);
+  await host.notReady(/^CNI plugin bridge: has versions .*1\.0\.0, and not 1\.1\.0$/);
   host.configure(twoPlugins({ cniVersions: ['1.0.0', '0.4.0'], plugins: [{ type: 'bridge' }] }));
-  assert.equal((await host.networkCondition()).status, true);
+  await host.ready();
 });
 
 test('what STATUS says is the condition, until it says otherwise', { skip }, async () => {
   host.script('first', `${answer}\n[ $CNI_COMMAND != STATUS ] || [ -e ${host.directory}/state/up ] || { ${fail('the agent is not there', 50)}; }`);
   host.configure(twoPlugins({ name: 'with-status' }));
-  await until('the plugin has said no', async () => (await host.networkCondition()).message === 'CNI plugin first: STATUS: the agent is not there; as told');
+  await host.notReady('CNI plugin first: STATUS: the agent is not there; as told');
   await assert.rejects(run(), /UNAVAILABLE.*network is not ready: CNI plugin first: STATUS: the agent is not there; as told/);
   writeFileSync(`${host.directory}/state/up`, '');
   await remove(await run());
@@ -170,7 +174,7 @@ test('a DEL that fails fails Stop and Remove, keeps the namespace, and is tried 
   assert.equal((await host.cri.ended(containerId)).exitCode, 137);
   assert.equal((await host.podStatus(podSandboxId)).status?.state, 1);
   await assert.rejects(host.cri.call(method.removePodSandbox, { podSandboxId }), /DEL: not now/);
-  assert.ok(isNamespace(`/run/netns/${pins()[0]}`));
+  assert.ok(isNamespace(pinOf(podSandboxId)));
   host.forgetCalls('first');
   await host.cri.restart('SIGTERM');
   await until('the next daemon has tried', () => commands('first').includes('DEL'));
@@ -218,7 +222,7 @@ for (const { name, damage } of [
 ]) {
   test(`DEL comes also where the pinned namespace ${name}`, { skip }, async () => {
     const podSandboxId = await run();
-    shell(damage.replaceAll('PATH', `/run/netns/${pins()[0]}`));
+    shell(damage.replaceAll('PATH', pinOf(podSandboxId)));
     host.script('first', `${answer}\n[ $CNI_COMMAND != DEL ] || { [ ! -e "$CNI_NETNS" ] || exit 9; }`);
     await remove(podSandboxId);
     assert.deepEqual([commands('first'), pins()], [['ADD', 'DEL'], []]);

@@ -143,6 +143,30 @@ describe('CDI devices', { skip: skipReason() }, () => {
     await remove(podSandboxId);
   });
 
+  test('in a user namespace devices and mounts have the owners of the container, and hooks reach its root', async () => {
+    const made = join(directory, 'seen-mapped');
+    const mount = script('mount-mapped', `${busybox} mount -t tmpfs none rootfs/mnt && ${busybox} touch rootfs/mnt/by-the-hook && ${busybox} cat >${made}`);
+    write(join(low, 'mapped.json'), 'vendor.com/mapped', {
+      a: {
+        deviceNodes: [{ path: '/dev/vendor-mapped', hostPath: '/dev/zero', fileMode: 0o600 }],
+        mounts: [
+          { hostPath: vendor, containerPath: '/vendor', options: ['ro', 'bind'] },
+          { hostPath: vendor, containerPath: '/mnt/again' },
+        ],
+        hooks: [{ hookName: 'createContainer', path: mount }],
+      },
+    });
+    const ids = [{ containerId: 0, hostId: 100_000, length: 65_536 }];
+    const linux = { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER, usernsOptions: { mode: NamespaceMode.POD, uids: ids, gids: ids } } } };
+    const { podSandboxId, containerId } = await host.startContainer('sleep 1000', { pod: { linux }, container: { linux, CDIDevices: [{ name: 'vendor.com/mapped=a' }] } });
+    assert.equal(
+      await shell(containerId, 'stat -c "%n %u %a" /dev/vendor-mapped /vendor/library; head -c 2 /dev/vendor-mapped | od -An -tx1; ls /mnt; grep -c 100000 /proc/self/uid_map'),
+      '/dev/vendor-mapped 0 600\n/vendor/library 0 644\n 00 00\nby-the-hook\n1\n',
+    );
+    assert.equal(stateOf(readFileSync(made, 'utf8'))['pid'], 1);
+    await remove(podSandboxId);
+  });
+
   test('a specification that has changed counts for the next container', async () => {
     const path = join(high, 'changing.json');
     write(path, 'vendor.com/changing', { a: { env: ['VALUE=one'] } });

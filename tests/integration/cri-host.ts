@@ -74,11 +74,11 @@ export class CriHost implements AsyncDisposable {
     this.client = new CriClient(socketPath);
   }
 
-  /** With the busybox image; `args` go to the daemon. */
-  static async open(args: readonly string[] = []): Promise<CriHost> {
+  /** With the busybox image; `args` go to the daemon. `installed`: as users start it, see BerthHost. */
+  static async open(args: readonly string[] = [], options: { readonly installed?: boolean } = {}): Promise<CriHost> {
     const host = await BerthHost.open();
     const socketPath = `${host.run}/berth.sock`;
-    return new CriHost(host, socketPath, await startDaemon(host, socketPath, args));
+    return new CriHost(host, socketPath, await startDaemon(host, socketPath, args, options));
   }
 
   /** The daemon's own process, as its children and files are found by. */
@@ -149,8 +149,8 @@ export class CriHost implements AsyncDisposable {
   }
 }
 
-async function startDaemon(host: BerthHost, socketPath: string, args: readonly string[]): Promise<Running> {
-  const daemon = host.start(['daemon', '--socket', socketPath, ...args]);
+async function startDaemon(host: BerthHost, socketPath: string, args: readonly string[], options: { readonly installed?: boolean } = {}): Promise<Running> {
+  const daemon = host.start(['daemon', '--socket', socketPath, ...args], undefined, options);
   const deadline = performance.now() + patienceMs;
   while (!readFileSync('/proc/net/unix', 'utf8').includes(socketPath)) {
     assert.ok(daemon.child.exitCode === null && performance.now() < deadline, 'the daemon does not listen');

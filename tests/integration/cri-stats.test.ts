@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test';
 import type { StreamContainerStatsResponse, StreamPodSandboxMetricsResponse, StreamPodSandboxStatsResponse } from '#gen/cri-v1_pb.js';
 import { LinuxContainerResourcesSchema, MetricType, NamespaceMode, RuntimeService } from '#gen/cri-v1_pb.js';
 import { create } from '@bufbuild/protobuf';
-import { busybox, patienceMs, skipReason } from './berth-host.ts';
+import { busybox, image, patienceMs, skipReason } from './berth-host.ts';
 import { CriHost } from './cri-host.ts';
 
 const skip = skipReason();
@@ -191,7 +191,7 @@ test('filters choose, and streams give what lists give', { skip }, async () => {
 });
 
 test('metrics are described, labelled and counted', { skip }, async () => {
-  const { containerId, podSandboxId } = await host.startContainer('sleep 100000', { container: { image: { image: 'localhost/busybox:latest', userSpecifiedImage: 'busybox' } } });
+  const { containerId, podSandboxId } = await host.startContainer('sleep 100000', { container: { image: { image, userSpecifiedImage: 'busybox' } } });
   await shell(containerId, 'head -c 4194304 /dev/zero > /dev/shm/taken');
   const { descriptors } = await host.call(rpc.listMetricDescriptors, {});
   const { podMetrics } = await host.call(rpc.listPodSandboxMetrics, {});

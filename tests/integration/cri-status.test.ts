@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { status as grpcStatus } from '@grpc/grpc-js';
 import { CgroupDriver, ContainerState, PodSandboxState, RuntimeService, Signal } from '#gen/cri-v1_pb.js';
-import { busybox, image, skipReason } from './berth-host.ts';
+import { busybox, image, patienceMs, skipReason } from './berth-host.ts';
 import { CriHost } from './cri-host.ts';
 
 const { method } = RuntimeService;
@@ -100,7 +100,10 @@ describe('status', { skip: skipReason() }, () => {
   });
 
   test('of a container that is killed by a stop is that of the signal', async () => {
-    const { podSandboxId, containerId } = await cri.startContainer("trap '' TERM; while :; do sleep 1; done");
+    const { podSandboxId, containerId } = await cri.startContainer("trap '' TERM; : > /ready; while :; do sleep 1; done");
+    const deadline = performance.now() + patienceMs;
+    while ((await cri.call(method.execSync, { containerId, cmd: [busybox, 'test', '-e', '/ready'] })).exitCode !== 0)
+      assert.ok(performance.now() < deadline, 'the trap is not set');
     await cri.call(method.stopContainer, { containerId, timeout: 1n });
     const { status } = await cri.call(method.containerStatus, { containerId });
     assert.deepEqual([status?.exitCode, status?.reason, status?.state], [137, 'Error', ContainerState.CONTAINER_EXITED]);

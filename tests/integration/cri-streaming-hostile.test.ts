@@ -313,7 +313,7 @@ describe('backpressure', () => {
         const client = new WebSocket(host.server.url(exec), v4);
         client.on('error', () => undefined);
         client.on('message', () => undefined);
-        await until('the process', () => host.processes.length === 1);
+        await until('the process', () => host.processes.length === 1 && client.readyState === client.OPEN);
         [pause, resume, end] = [() => client.pause(), () => client.resume(), () => client.terminate()];
       }
       pause();
@@ -341,7 +341,7 @@ describe('backpressure', () => {
       } else {
         const client = new WebSocket(host.server.url(exec), v4);
         client.on('error', () => undefined);
-        await until('the process', () => host.processes.length === 1);
+        await until('the process', () => host.processes.length === 1 && client.readyState === client.OPEN);
         const message = Buffer.concat([Buffer.of(0), piece]);
         [write, buffered] = [() => (client.send(message), client.bufferedAmount === 0), () => client.bufferedAmount];
         // SAFETY: the package keeps the socket here; nothing public resets it.
@@ -410,7 +410,7 @@ describe('WebSocket messages', () => {
     await using host = await open();
     const client = new WebSocket(host.server.url({ ...exec, tty: true }), v4);
     const send = (channel: number, text: string): void => client.send(Buffer.concat([Buffer.of(channel), Buffer.from(text)]));
-    await until('the process', () => host.processes.length === 1);
+    await until('the process', () => host.processes.length === 1 && client.readyState === client.OPEN);
     client.send(Buffer.alloc(0));
     for (const channel of [1, 2, 3, 5, 77, 255]) send(channel, 'nonsense');
     for (const size of ['{"Width":-1,"Height":5}', '{"Width":1e9,"Height":5}']) send(4, size);

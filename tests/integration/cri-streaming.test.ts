@@ -12,6 +12,7 @@ import { NamespaceMode, RuntimeService } from '#gen/cri-v1_pb.js';
 import { readFacts } from '../facts.ts';
 import { busybox, patienceMs } from './berth-host.ts';
 import { CriHost } from './cri-host.ts';
+import { SpdyClient } from './stream-clients.ts';
 
 const run = promisify(execFile);
 const repository = fileURLToPath(new URL('../..', import.meta.url));
@@ -231,4 +232,91 @@ describe('streams with crictl', { skip }, () => {
       await client.untilOutput('connection refused: nobody listens at 127.0.0.1 or ::1');
     });
   }
+
+  /** Pids of processes in the container whose command line holds the text. */
+  const processesOf = async (text: string): Promise<string[]> => {
+    const script = `for p in /proc/[0-9]*; do ${busybox} tr '\\0' ' ' <$p/cmdline 2>/dev/null | ${busybox} grep -q '${text}' && echo $p; done; true`;
+    const { stdout } = await host.call(RuntimeService.method.execSync, {
+      containerId,
+      cmd: [busybox, 'sh', '-c', script.replace(text, `[${text[0]}]${text.slice(1)}`)],
+      timeout: 60n,
+    });
+    return Buffer.from(stdout).toString().split('\n').filter(Boolean);
+  };
+
+  goTest('a terminal follows its size, and its command ends with its client', async () => {
+    const { url } = await host.call(RuntimeService.method.exec, { containerId, cmd: [busybox, 'sh'], tty: true, stdin: true, stdout: true });
+    const client = await SpdyClient.open(url, ['v4.channel.k8s.io']);
+    const [, stdin, stdout, resize] = ['error', 'stdin', 'stdout', 'resize'].map((streamtype) => client.stream({ streamtype }));
+    assert.ok(stdin && stdout && resize);
+    client.write(resize, '{"Width":111,"Height":22}\n');
+    // Until the size has come: it is handed on beside the input.
+    client.write(stdin, `until ${busybox} stty size | ${busybox} grep '22 111'; do ${busybox} sleep 0.1; done; ${busybox} sleep 7777\n`);
+    await until(() => /^22 111/m.test(stdout.text));
+    client.write(resize, '{"Width":44,"Height":33}\n');
+    await until(async () => (await processesOf('sleep 7777')).length === 1);
+    // Ctrl-C reaches the command, not the shell.
+    client.write(stdin, '\x03');
+    client.write(stdin, `until ${busybox} stty size | ${busybox} grep '33 44'; do ${busybox} sleep 0.1; done; ${busybox} sleep 8888\n`);
+    await until(() => /^33 44/m.test(stdout.text));
+    await until(async () => (await processesOf('sleep 8888')).length === 1);
+    client.socket.destroy();
+    await until(async () => (await processesOf('sleep 8888')).length === 0);
+    assert.deepEqual(await processesOf('sleep 7777'), []);
+  });
+
+  goTest('requests that make no sense are refused, with the field that is wrong', async () => {
+    const { exec, attach, portForward, removeContainer, stopContainer } = RuntimeService.method;
+    const rejects = async (call: Promise<unknown>, code: number, message: RegExp): Promise<void> =>
+      assert.rejects(call, (error: { code: number; details: string }) => error.code === code && message.test(error.details));
+    const streams = { stdin: false, stdout: true, stderr: false, tty: false };
+    await rejects(host.call(exec, { containerId, cmd: ['true'] }), 3, /^stdin: one of stdin, stdout and stderr must be set/);
+    await rejects(host.call(exec, { containerId, cmd: ['true'], ...streams, stderr: true, tty: true }), 3, /^stderr: must not be set with tty/);
+    await rejects(host.call(exec, { containerId, cmd: [], ...streams }), 3, /^cmd: required/);
+    await rejects(host.call(exec, { containerId: '', cmd: ['true'], ...streams }), 3, /^container_id: required/);
+    await rejects(host.call(exec, { containerId: 'f'.repeat(64), cmd: ['true'], ...streams }), 5, /does not exist/);
+    await rejects(host.call(attach, { containerId, tty: true, stdout: true, stderr: true }), 3, /^stderr: must not be set with tty/);
+    await rejects(host.call(attach, { containerId }), 3, /^stdin: one of/);
+    await rejects(host.call(portForward, { podSandboxId: '' }), 3, /^pod_sandbox_id: required/);
+    await rejects(host.call(portForward, { podSandboxId, port: [80, 65_536] }), 3, /^port\[1\]: must be 1 to 65535, not 65536/);
+    await rejects(host.call(portForward, { podSandboxId: 'f'.repeat(64) }), 5, /does not exist/);
+    const ended = await host.startContainer('exit 0');
+    await host.ended(ended.containerId);
+    await rejects(host.call(exec, { containerId: ended.containerId, cmd: ['true'], ...streams }), 9, /container is exited, not running/);
+    await rejects(host.call(attach, { containerId: ended.containerId, ...streams }), 9, /container is exited, not running/);
+    await host.call(RuntimeService.method.stopPodSandbox, { podSandboxId: ended.podSandboxId });
+    await rejects(host.call(portForward, { podSandboxId: ended.podSandboxId }), 9, /the pod is not ready/);
+    // A container that ends between the call and the connection is told on the error stream.
+    const late = await host.startContainer(`${busybox} sleep 100000`);
+    const { url } = await host.call(exec, { containerId: late.containerId, cmd: ['true'], ...streams });
+    await host.call(stopContainer, { containerId: late.containerId, timeout: 0n });
+    const client = await SpdyClient.open(url, ['v4.channel.k8s.io']);
+    const [error] = [client.stream({ streamtype: 'error' }), client.stream({ streamtype: 'stdout' })];
+    await until(() => client.isClosed);
+    assert.match(error.text, /"reason":"InternalError".*container is exited, not running/);
+    await host.call(removeContainer, { containerId: late.containerId });
+  });
+
+  goTest('berth port-forward carries connections of this machine, as a client of the daemon', async () => {
+    const [echo, nobody] = [await freePort(), await freePort()];
+    const forward = host.host.start(['port-forward', podSandboxId.slice(0, 12), `${echo}:7000`, `${nobody}:7009`]);
+    await forward.untilOutput(`127.0.0.1:${nobody} -> 7009`);
+    const text = 'echo '.repeat(50_000);
+    assert.equal(await talk(echo, text), text);
+    await talk(nobody, 'anybody?').catch(() => '');
+    await forward.untilOutput('connection refused: nobody listens at 127.0.0.1 or ::1');
+    forward.child.kill('SIGINT');
+    assert.equal((await forward.finished).status, 0);
+    await until(() => forwardProcesses() === 0);
+  });
+
+  goTest('an engine that starts again serves new streams of pods that went on', async () => {
+    await host.restart('SIGKILL');
+    const { stdout } = await crictl('exec', containerId, busybox, 'echo', 'again');
+    assert.equal(stdout, 'again\n');
+    const port = await freePort();
+    await using client = start('port-forward', podSandboxId, `${port}:7000`);
+    await client.untilOutput(`Forwarding from 127.0.0.1:${port}`);
+    assert.equal(await talk(port, 'still here'), 'still here');
+  });
 });

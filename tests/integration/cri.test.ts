@@ -17,7 +17,7 @@ import type { CriServer } from '#cri';
 import { fakeEngine } from '../fake-engine.ts';
 
 const served = new Set(
-  'Version Status RuntimeConfig UpdateRuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog StreamPodSandboxes ContainerStats ListContainerStats StreamContainerStats PodSandboxStats ListPodSandboxStats StreamPodSandboxStats ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(
+  'Version Status RuntimeConfig UpdateRuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers ExecSync ReopenContainerLog StreamPodSandboxes StreamContainers UpdateContainerResources UpdatePodSandboxResources GetContainerEvents ContainerStats ListContainerStats StreamContainerStats PodSandboxStats ListPodSandboxStats StreamPodSandboxStats ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo'.split(
     ' ',
   ),
 );
@@ -70,7 +70,7 @@ async function firstError(path: string): Promise<ServiceError> {
 }
 
 test('an error of the engine keeps its code and its words, and is logged once', async () => {
-  await assert.rejects(call('ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), {
+  await assert.rejects(call('/runtime.v1.ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), {
     code: status.RESOURCE_EXHAUSTED,
     details: 'list images: no space left: ä',
   });
@@ -109,7 +109,7 @@ test('garbage and connections that break off harm nobody else', async () => {
   await once(aborting, 'connect');
   aborting.write(preface);
   aborting.destroy();
-  await assert.rejects(call('ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), { code: status.RESOURCE_EXHAUSTED });
+  await assert.rejects(call('/runtime.v1.ImageService/ListImages', ListImagesRequestSchema, ListImagesResponseSchema, {}), { code: status.RESOURCE_EXHAUSTED });
 });
 
 test('a second server at a living socket is refused, and closing removes the socket', async () => {

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError } from '#core';
 import { type HookKind, type RuntimeSpec, type SpecHook, hookKinds } from '#oci';
 import { type HookPlace, type PlanContainerInput, bundleSteps, oomFileOf, planContainer, planContainerRemoval, planPoststart, planPoststop } from '#runtime';
-import { type RuntimeHost, type TestPod, makeSpec, skipReason, startRuntimeHost } from './runtime-host.ts';
+import { type RuntimeHost, type TestPod, makeSpec, skipReason, startRuntimeHost, writeRoot } from './runtime-host.ts';
 
 const patienceMs = 30_000;
 
@@ -47,7 +47,8 @@ describe('hooks', { skip: skipReason() }, () => {
   let serial = 0;
 
   before(async () => {
-    host = await startRuntimeHost();
+    // On a disk, where older kernels map owners too.
+    host = await startRuntimeHost('/var/tmp');
     pod = await host.makePod();
     shared = await host.makePod({ sharePid: true });
     // On the host and inside the container alike; `$1` is where it writes.
@@ -186,6 +187,38 @@ describe('hooks', { skip: skipReason() }, () => {
     assert.ok(readFileSync(seen, 'utf8').includes(`pid=${readlinkSync('/proc/self/ns/pid')}`));
     assert.notEqual(readlinkSync(`/proc/${pid}/ns/pid`), readlinkSync('/proc/self/ns/pid'));
     await remove(made, shared);
+  });
+
+  test('below a user namespace createContainer hooks are in the container’s other namespaces, with the host’s files', async () => {
+    const storeDir = join(host.directory, 'store');
+    for (const name of ['lower', 'upper', 'work', 'mnt']) mkdirSync(join(storeDir, name), { recursive: true });
+    writeRoot(join(storeDir, 'lower'));
+    const own = await host.makePod({ namespaces: { net: false, ipc: false, uts: false } });
+    const [seen, looked] = [join(host.directory, 'seen-mapped'), join(host.directory, 'seen-mapped-root')];
+    const mount = script('mount-mapped', `mount -t tmpfs none rootfs/data && echo from-the-hook > rootfs/data/file && readlink /proc/self/ns/user >>${looked}`);
+    const made = await make(
+      { createRuntime: [hook(script('look-mapped', `ls rootfs/bin/busybox >>${looked}`))], createContainer: [hook(join(host.directory, 'hook'), seen), hook(mount)] },
+      { of: own, args: ['sh', '-c', 'cat /data/file; id -u; exec sleep 1000'] },
+    );
+    const range = { containerId: 0, hostId: 200_000, size: 65_536 };
+    const { linux } = made.spec;
+    const namespaces = ['user', 'pid', 'network', 'mount', 'ipc', 'uts', 'cgroup'].map((type) => ({ type }) as (typeof linux.namespaces)[number]);
+    const spec: RuntimeSpec = { ...made.spec, linux: { ...linux, namespaces, hasIdMappings: true, uidMappings: [range], gidMappings: [range] } };
+    const rootfs = { kind: 'overlay', storeDir, lower: ['lower'], upper: 'upper', work: 'work', mountpoint: join(storeDir, 'mnt'), mapLower: true } as const;
+    const mapped: Made = { ...made, spec, input: { ...made.input, spec, rootfs } };
+    const pid = await create(mapped, own);
+    await own.shim.startProcess(made.place.id);
+    const log = join(own.logDirectory, `${made.place.id}.log`);
+    await until('the lines of the container', () => readFileSync(log, 'utf8').split('\n').length > 2);
+    assert.match(readFileSync(log, 'utf8'), /stdout F from-the-hook\n.*stdout F 0\n/);
+    const [mountNamespace, pidNamespace, net] = ['mnt', 'pid', 'net'].map((type) => readlinkSync(`/proc/${pid}/ns/${type}`));
+    const [line, state] = readFileSync(seen, 'utf8').split('\n');
+    assert.ok(line?.includes(`cwd=${made.place.bundle} mnt=${mountNamespace} pid=${pidNamespace} net=${net} uid=0`), line ?? '');
+    assert.equal((JSON.parse(state ?? '') as { readonly pid: number }).pid, 1);
+    assert.equal(readFileSync(looked, 'utf8'), `rootfs/bin/busybox\n${readlinkSync('/proc/self/ns/user')}\n`);
+    assert.deepEqual(readdirSync(join(storeDir, 'mnt')), [], 'the root or the stage reached the host');
+    await remove(mapped, own);
+    await own[Symbol.asyncDispose]();
   });
 
   test('a failing hook fails the creation with its path, its exit code and the end of its words', async () => {

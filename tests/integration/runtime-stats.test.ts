@@ -26,7 +26,7 @@ after(async () => {
 });
 
 const cgroupOf = (name: string): string => `/berth-test/${pod.id}/${name}`;
-const read = async (path: string, processDetails = false): Promise<GroupReading> => reader.read(statsGroups(runtime.host.cgroups, { path }), { processDetails });
+const read = async (path: string): Promise<GroupReading> => reader.read(statsGroups(runtime.host.cgroups, { path }), { details: true });
 
 async function until(path: string, holds: (reading: GroupReading) => boolean): Promise<GroupReading> {
   const deadline = performance.now() + patienceMs;
@@ -59,7 +59,7 @@ test('a group tells of its time, memory, swap, pressure and processes', { skip }
   assert.equal(reading.cpu?.pressure?.some !== undefined, counts);
   assert.equal(reading.memory?.pressure?.some !== undefined, counts);
   assert.equal(reading.io?.pressure?.some !== undefined, counts);
-  const detailed = await read(cgroupOf('busy'), true);
+  const detailed = await read(cgroupOf('busy'));
   assert.ok((detailed.processes?.fileDescriptors ?? 0) >= 3 && (detailed.processes?.openFilesMax ?? 0n) > 0n);
   const whole = await read(`/berth-test/${pod.id}`);
   assert.ok((whole.cpu?.usageNs ?? 0n) >= (detailed.cpu?.usageNs ?? 0n) && (whole.memory?.usageBytes ?? 0n) > 0n);

@@ -142,7 +142,7 @@ describe('the runtime', { skip }, () => {
 
   it('looks users up inside the root', async () => {
     const { output } = await pod.run('user', makeSpec(environment.host, { args: sh('id; echo $HOME; echo hello > /dev/stdout') }), { askIdentity: true });
-    assert.equal(output, 'uid=1000(web) gid=1001(web) groups=2002(extra)\n/srv/web\nhello\n');
+    assert.equal(output, 'uid=1000(web) gid=1001(web) groups=1001(web),2002(extra)\n/srv/web\nhello\n');
   });
 
   it('is not held up by identity files that are no files, and says who is unknown', async () => {
