@@ -96,9 +96,10 @@ async function carry(
       streams.close();
     }
   } catch (error) {
-    connection.destroy();
     // What the client or an interrupt ended is no failure.
-    if (!(error instanceof RuntimeError) || (error.code !== 'cancelled' && !connection.isClosed())) throw error;
+    const isWanted = connection.isClosed() || signal.aborted;
+    connection.destroy();
+    if (!isWanted) throw error;
   }
 }
 

@@ -44,7 +44,7 @@ async function connectOnce(
       heard.push('destroy');
       over.resolve();
     },
-    isClosed: () => false,
+    isClosed: () => heard.includes('destroy'),
   };
   const listenOnPort: CliDependencies['listenOnPort'] = async ({ address, port }, onConnection) => {
     onConnection(connection);

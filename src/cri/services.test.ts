@@ -131,6 +131,9 @@ test('Status has the two required conditions, and facts only when asked', async 
   assert.equal(answer.info, undefined);
   const verbose = await runtime({ status }).status(create(StatusRequestSchema, { verbose: true }), context);
   assert.deepEqual(verbose.info, { info: '{"stateDirectory":"/s"}' });
+  const ended = async () => ({ ...(await status()), runtimeReady: false, runtimeReason: 'LauncherEnded', runtimeMessage: 'it has ended' });
+  const bad = await runtime({ status: ended }).status(create(StatusRequestSchema), context);
+  assert.deepEqual(bad.status?.conditions?.[0], { type: 'RuntimeReady', status: false, reason: 'LauncherEnded', message: 'it has ended' });
 });
 
 test('Stop and Remove of what is absent succeed, as CRI wants them idempotent', async () => {

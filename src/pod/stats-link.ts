@@ -10,20 +10,13 @@ function field(value: unknown, name: string): unknown {
 }
 
 /**
- * The built-in bridge names both ends. Of a result of CNI plugins (specification 1.1, "Success": `sandbox` is set for interfaces of the pod) they are
- * known where the pod has one interface and the host one veth of it, as the plugins bridge and ptp tell. Otherwise a process of the pod has to be asked.
+ * Both ends of the pod's link, where its network names them and the pod has no other interface: what CNI plugins made is in their result
+ * (CNI specification, "Success": `sandbox` is set for interfaces of the pod). Otherwise a process of the pod has to be asked.
  */
 export function linkOfAttachment(details: unknown): PodLink | undefined {
-  const name = field(details, 'interface');
-  if (typeof name !== 'string') return undefined;
-  const own = field(details, 'hostInterface');
-  if (typeof own === 'string') return { name, hostInterface: own };
+  const [name, hostInterface] = [field(details, 'interface'), field(details, 'hostInterface')];
+  if (typeof name !== 'string' || typeof hostInterface !== 'string') return undefined;
   const interfaces = field(field(details, 'cniResult'), 'interfaces');
-  if (!Array.isArray(interfaces)) return undefined;
-  const isInside = (entry: unknown): boolean => (field(entry, 'sandbox') ?? '') !== '';
-  const [inside, ...more] = interfaces.filter(isInside);
-  const peers = interfaces.filter((entry) => !isInside(entry)).flatMap((entry) => field(entry, 'name') ?? []);
-  const [peer, ...others] = peers.filter((candidate) => typeof candidate === 'string' && candidate.startsWith('veth'));
-  if (field(inside, 'name') !== name || more.length > 0 || typeof peer !== 'string' || others.length > 0) return undefined;
-  return { name, hostInterface: peer };
+  const inside = Array.isArray(interfaces) ? interfaces.filter((entry) => (field(entry, 'sandbox') ?? '') !== '') : [];
+  return inside.length > 1 ? undefined : { name, hostInterface };
 }

@@ -231,25 +231,20 @@ test('descriptors have unique names, and a help text each', async () => {
   }
 });
 
-test('both ends of a link are found where the network told of them without doubt', () => {
-  const cni = (interfaces: unknown): unknown => ({ interface: 'eth0', netnsPath: '/run/netns/x', cniResult: { cniVersion: '1.1.0', interfaces } });
+test('both ends of a link are those that the network named, and none where the pod has several', () => {
+  const cni = (...interfaces: readonly unknown[]): unknown => ({ interface: 'eth0', hostInterface: 'veth7', cniResult: { cniVersion: '1.1.0', interfaces } });
   const inside = { name: 'eth0', sandbox: '/run/netns/x' };
-  assert.deepEqual(linkOfAttachment({ interface: 'eth0', hostInterface: 'veth7' }), { name: 'eth0', hostInterface: 'veth7' });
-  assert.deepEqual(linkOfAttachment(cni([{ name: 'cni0' }, { name: 'veth1234' }, inside])), { name: 'eth0', hostInterface: 'veth1234' });
-  assert.deepEqual(linkOfAttachment(cni([{ name: 'veth1234', sandbox: '' }, inside])), { name: 'eth0', hostInterface: 'veth1234' });
+  const link = { name: 'eth0', hostInterface: 'veth7' };
+  assert.deepEqual(linkOfAttachment({ interface: 'eth0', hostInterface: 'veth7' }), link);
+  assert.deepEqual(linkOfAttachment(cni({ name: 'cni0' }, { name: 'veth7', sandbox: '' }, inside, null, 7)), link);
   const unclear: readonly unknown[] = [
     undefined,
     null,
     'text',
     {},
     { interface: 'lo' },
-    cni(undefined),
-    cni([inside]),
-    cni([{ name: 'cni0' }, inside]),
-    cni([{ name: 'veth1' }, { name: 'veth2' }, inside]),
-    cni([{ name: 'veth1' }, inside, { name: 'net1', sandbox: '/run/netns/x' }]),
-    cni([{ name: 'veth1' }, { name: 'eth1', sandbox: '/run/netns/x' }]),
-    cni([null, 7, inside]),
+    { hostInterface: 'veth7' },
+    cni({ name: 'veth7' }, inside, { name: 'net1', sandbox: '/run/netns/x' }),
   ];
   for (const details of unclear) assert.equal(linkOfAttachment(details), undefined, JSON.stringify(details));
 });

@@ -180,14 +180,19 @@ function settleOwners({ path, mapOwners = true, origin }: Extract<VolumeSource, 
 }
 
 /** What the engine put behind the mount in place of a path. */
-function planVolume(mount: SpecMount, source: VolumeSource, options: MountOptions, slot: number, users: ContainerUsers | undefined): MountPlan {
+function planVolume(mount: SpecMount, source: VolumeSource, options: MountOptions, slot: number, { users, mountLabel }: Pick<MountContext, 'users' | 'mountLabel'>): MountPlan {
   const alone: MountOptions = { ...options, recursive: false };
   if (source.kind === 'layers') {
     const { origin } = source;
     const attributes = bindAttributes(slot, { ...alone, set: imageMountAttributes(options.set) }, origin);
-    return { sources: [], podSources: [], prepare: openLayers(source, slot, users?.slot), attach: [...attributes, ...attachBind(slot, mount.destination, origin)] };
+    return {
+      sources: [],
+      podSources: [],
+      prepare: openLayers(source, slot, { userNamespace: users?.slot, mountLabel }),
+      attach: [...attributes, ...attachBind(slot, mount.destination, origin)],
+    };
   }
-  const { sources, attach } = openOwn(source, slot);
+  const { sources, attach } = openOwn(source, slot, mountLabel);
   // Owners in a directory of the engine's are numbers of the container.
   const mapped = source.kind === 'directory' && users !== undefined ? [settleOwners(source, slot, users)] : [];
   return {
@@ -312,7 +317,7 @@ function planMount(mount: SpecMount, index: number, slots: Slots, context: Mount
   if (context.users !== undefined && (options.propagation & ms.shared) !== 0) throw unsupported(`${path}.options`, 'passing mounts of a user namespace on to the host');
   if (mount.destination === '/') throw invalidArgument(`${path}.destination`, 'must not be the root');
   const volume = Object.hasOwn(context.volumes, mount.source ?? '') ? context.volumes[mount.source ?? ''] : undefined;
-  if (volume !== undefined) return planVolume(mount, volume, options, slots.next(origin), context.users);
+  if (volume !== undefined) return planVolume(mount, volume, options, slots.next(origin), context);
   if (options.bind || type === 'bind') return planBind(mount, options, slots, context, { path, origin });
   if (mount.idMapped || options.idMap !== undefined) throw unsupported(`${path}.uidMappings`, 'only binds are mapped');
   if (type === '' || type === 'none') throw invalidArgument(`${path}.type`, 'required unless the mount is a bind');

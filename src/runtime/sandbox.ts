@@ -89,7 +89,13 @@ function planPodMounts({ shm, mountpoint, sharePid, userMappings }: PlanSandboxI
     ...(shm === undefined
       ? []
       : ([
-          { kind: 'newFileSystem', type: 'tmpfs', options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`, ...owner, ...labelOptions('tmpfs', shm.mountLabel)], attributes: protectedAttributes, out: scratch },
+          {
+            kind: 'newFileSystem',
+            type: 'tmpfs',
+            options: ['source=shm', 'mode=1777', `size=${shm.sizeBytes}`, ...owner, ...labelOptions('tmpfs', shm.mountLabel)],
+            attributes: protectedAttributes,
+            out: scratch,
+          },
           { kind: 'moveMount', from: scratch, root: podRoot, target: '/shm', create: createTarget.none, noLinks: 1 },
         ] as const)),
     { kind: 'pivotRoot', root: podRoot },

@@ -7,6 +7,7 @@
  */
 import { limits } from '#core';
 import { type Step, createTarget, mountAttr, ms, noSlot, open, resolve } from '#plan';
+import { labelOptions, overlayLabel } from './lsm.ts';
 import { overlayOptions } from './overlay.ts';
 import { localSlots } from './slots.ts';
 import { mapMount } from './user-namespace.ts';
@@ -62,7 +63,11 @@ function mapLayers(
 }
 
 /** An image's layers, with the wanted part cloned into the slot. Runs in the container's mount namespace before its root is made. */
-export function openLayers(source: Extract<VolumeSource, { kind: 'layers' }>, slot: number, userNamespace?: number): readonly Step[] {
+export function openLayers(
+  source: Extract<VolumeSource, { kind: 'layers' }>,
+  slot: number,
+  { userNamespace, mountLabel }: { readonly userNamespace?: number | undefined; readonly mountLabel?: string | undefined } = {},
+): readonly Step[] {
   const { storeDir, subPath, mountpoint } = source;
   const origin = `${source.origin}.image`;
   // Two layers at least, or there is no overlay without an upper one; and so whiteouts of a single layer are none of the volume's files.
@@ -79,7 +84,16 @@ export function openLayers(source: Extract<VolumeSource, { kind: 'layers' }>, sl
   const mapped = userNamespace === undefined || source.mapLower !== true ? { cover: [], uncover: [] } : mapLayers(source, userNamespace, origin);
   return [
     ...mapped.cover,
-    { kind: 'mount', cwd: storeDir, source: 'overlay', target: mountpoint, type: 'overlay', flags, data: overlayOptions({ lower }, origin), origin },
+    {
+      kind: 'mount',
+      cwd: storeDir,
+      source: 'overlay',
+      target: mountpoint,
+      type: 'overlay',
+      flags,
+      data: overlayOptions({ lower, options: overlayLabel(mountLabel) }, origin),
+      origin,
+    },
     ...(subPath === '' ? [whole] : part),
     { kind: 'unmount', path: mountpoint, flags: detach, origin },
     ...mapped.uncover,
@@ -92,11 +106,18 @@ export function imageMountAttributes(asked: number): number {
 }
 
 /** A file system of the container's own in the slot, writable and empty. Sources of the host are cloned, memory is made when it is attached. */
-export function openOwn(source: Exclude<VolumeSource, { kind: 'layers' }>, slot: number): { readonly sources: readonly Step[]; readonly attach: readonly Step[] } {
+export function openOwn(
+  source: Exclude<VolumeSource, { kind: 'layers' }>,
+  slot: number,
+  mountLabel?: string,
+): { readonly sources: readonly Step[]; readonly attach: readonly Step[] } {
   const { origin } = source;
   if (source.kind === 'directory') return { sources: [{ kind: 'openTree', dir: noSlot, path: source.path, resolve: 0, recursive: 0, out: slot, origin }], attach: [] };
   const attributes = mountAttr.noSuid | mountAttr.noDev;
-  return { sources: [], attach: [{ kind: 'newFileSystem', type: 'tmpfs', options: ['source=tmpfs', 'mode=755'], attributes, out: slot, origin }] };
+  return {
+    sources: [],
+    attach: [{ kind: 'newFileSystem', type: 'tmpfs', options: ['source=tmpfs', 'mode=755', ...labelOptions('tmpfs', mountLabel)], attributes, out: slot, origin }],
+  };
 }
 
 /** Fills the slot with what the root holds at the target, its own owner and mode included, and covers that with it. */

@@ -28,13 +28,20 @@ export async function runPoststart(runner: HookRunner, spec: RuntimeSpec, place:
   if (spec.hooks.poststart !== undefined) await runEach(planPoststart(spec, place, pid), runner, `run the poststart hooks of container ${place.id}`);
 }
 
-/** Runs the hooks of poststop in order. */
-export async function runPoststop(runner: HookRunner, spec: RuntimeSpec, place: HookPlace): Promise<void> {
-  if (spec.hooks.poststop !== undefined) await runEach(planPoststop(spec, place), runner, `run the poststop hooks of container ${place.id}`);
-}
-
-/** The document without what has run already, so that it never runs twice. */
-export function withoutPoststop(spec: RuntimeSpec): RuntimeSpec {
+/** The document without what has run already. */
+function withoutPoststop(spec: RuntimeSpec): RuntimeSpec {
   const { poststop: _done, ...hooks } = spec.hooks;
   return { ...spec, hooks };
+}
+
+/** Runs the hooks of poststop in order, and gives what is to be remembered from then on to `remember`, so that they never run twice. */
+export async function runPoststop<T extends { readonly spec: RuntimeSpec }>(
+  runner: HookRunner,
+  place: HookPlace,
+  known: T | undefined,
+  remember: (known: T) => void,
+): Promise<void> {
+  if (known?.spec.hooks.poststop === undefined) return;
+  await runEach(planPoststop(known.spec, place), runner, `run the poststop hooks of container ${place.id}`);
+  remember({ ...known, spec: withoutPoststop(known.spec) });
 }

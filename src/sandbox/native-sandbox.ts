@@ -18,11 +18,24 @@ import type {
   UsageRequest,
 } from '#pod';
 import { type Plan } from '#plan';
-import { type HookPlace, type PlanContainerInput, type PlanExecInput, hooksTimeoutMs, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planForward, planPayload, resolveIdentity } from '#runtime';
+import {
+  type HookPlace,
+  type PlanContainerInput,
+  type PlanExecInput,
+  hooksTimeoutMs,
+  oomFileOf,
+  planContainer,
+  planContainerKill,
+  planContainerRemoval,
+  planExec,
+  planForward,
+  planPayload,
+  resolveIdentity,
+} from '#runtime';
 import { type AskedFile, type GroupReader, type ShimAttachment, type ShimConnection } from '#system';
 import { type PodContext, asPlan, containerInput, planCommit, planPod, planShutdown, planUndo, planWritableLayer, prepend, userRequest } from './native-plans.ts';
 import { connectPort } from './connect-port.ts';
-import { type HookRunner, hookPlaceOf, runPoststart, runPoststop, withoutPoststop } from './hooks.ts';
+import { type HookRunner, hookPlaceOf, runPoststart, runPoststop } from './hooks.ts';
 import { containerPaths } from './layout.ts';
 import { checkPodUpdate, mergeSpecResources, updateGroup } from './native-update.ts';
 import { streamsOf } from './streams.ts';
@@ -298,11 +311,7 @@ export class NativeSandbox implements Sandbox {
     await this.signal(id, sigkill);
     await shim.execute(planContainerRemoval(context.host, this.#cgroupOf(id), { timeoutMs: killTimeoutMs }));
     await unlessAbsent(shim.removeProcess(id));
-    const known = this.#find(id);
-    if (known?.spec.hooks.poststop !== undefined) {
-      await runPoststop(this.#hookRunner, known.spec, this.#hookPlace(id));
-      this.#remember(id, { ...known, spec: withoutPoststop(known.spec) });
-    }
+    await runPoststop(this.#hookRunner, this.#hookPlace(id), this.#find(id), (known) => this.#remember(id, known));
     await discardLayer(id);
     memory.delete(id);
     this.#containers.delete(id);

@@ -7,7 +7,7 @@ import type { ContainerRequest, Sandbox, SandboxDriver, SandboxRecord, SandboxRe
 import { type Plan, type Step, errno, explainPlan, noSlot } from '#plan';
 import { planContainer, planContainerRemoval } from '#runtime';
 import { GroupReader, type HostFacts, type Launcher, connectShim, makeDirectory, makeSkeleton, moveToTrash, removeDirectory } from '#system';
-import { hookPlaceOf, runPoststop, withoutPoststop } from './hooks.ts';
+import { hookPlaceOf, runPoststop } from './hooks.ts';
 import { type NativeLayout, containerPaths, skeletonEntries } from './layout.ts';
 import { type NativeFeatures, probeFeatures } from './features.ts';
 import { type PodContext, containerInput, planPod, planRelease, planWritableLayer, prepend, shimCgroups, userMappingsOf } from './native-plans.ts';
@@ -171,10 +171,8 @@ export class NativeDriver implements SandboxDriver {
     const { layout, launcher, memory, report } = this.#parts;
     // SAFETY: the sandboxes of this class are the only writers of this memory.
     const known = memory.get(containerId) as KnownContainer | undefined;
-    if (known?.spec.hooks.poststop === undefined) return;
     const runner = { run: async (plan: Plan) => launcher.runOnce(plan), report };
-    await runPoststop(runner, known.spec, hookPlaceOf(layout, { podId: record.podId, containerId }));
-    memory.put(containerId, { ...known, spec: withoutPoststop(known.spec) });
+    await runPoststop(runner, hookPlaceOf(layout, { podId: record.podId, containerId }), known, (next) => memory.put(containerId, next));
   }
 
   async cleanUpContainer(record: SandboxRecord, containerId: ContainerId): Promise<void> {

@@ -5,7 +5,7 @@
 import { type IncomingMessage, STATUS_CODES, type ServerResponse, createServer } from 'node:http';
 import { type AddressInfo, isIPv6 } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { WebSocketServer, createWebSocketStream } from 'ws';
+import { type WebSocket, WebSocketServer, createWebSocketStream } from 'ws';
 import { type Clock, RuntimeError, errorMessage, limits, wrapError } from '#core';
 import { decodePort } from './port-forward.ts';
 import { type WebSocketProtocol, commandProtocols, forwardProtocol, negotiate, splitNames, tunnelProtocol, webSocketProtocols } from './protocols.ts';
@@ -166,7 +166,7 @@ class UpgradeServer implements StreamingServer {
     chosenProtocols.set(request, protocol.name);
     // The library allows no slash in a name, as RFC 6455 does not, but the tunnel's name has one.
     delete request.headers['sec-websocket-protocol'];
-    const opened = Promise.withResolvers<import('ws').WebSocket | undefined>();
+    const opened = Promise.withResolvers<WebSocket | undefined>();
     // A handshake that fails is answered there, and then nothing is opened.
     socket.once('close', () => opened.resolve(undefined));
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => opened.resolve(webSocket));
@@ -185,7 +185,7 @@ interface Upgrade {
   readonly head: Buffer;
 }
 
-async function serveWebSocket(socket: import('ws').WebSocket, target: StreamTarget, protocol: WebSocketProtocol, context: SessionContext): Promise<void> {
+async function serveWebSocket(socket: WebSocket, target: StreamTarget, protocol: WebSocketProtocol, context: SessionContext): Promise<void> {
   if (target.kind !== 'portForward') await serveWebSocketCommand(socket, target, protocol, context);
   else if (protocol.name === tunnelProtocol) await serveSpdyForward(createWebSocketStream(socket), target, context);
   else await serveWebSocketForward(socket, target, protocol, context);

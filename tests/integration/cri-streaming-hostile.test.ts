@@ -1,49 +1,15 @@
 /** Clients that want to hurt the streaming server: each gets a refusal or loses its connection, costs a bounded amount, and takes only its own process along. */
 import assert from 'node:assert/strict';
-import type { Socket } from 'node:net';
 import { describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { constants, deflateRawSync } from 'node:zlib';
 import { WebSocket } from 'ws';
-import { type Clock, limits } from '#core';
-import { type StreamTarget, type StreamingServer, startStreamingServer } from '#streaming';
+import { limits } from '#core';
+import type { StreamTarget } from '#streaming';
 import { systemClock } from '#system';
 import { encodeFrame } from '../../src/streaming/spdy-frames.ts';
-import { FakeProcess, SpdyClient, fakeBackend, idleProcess, request, spdyRequest, until } from './stream-clients.ts';
+import { SpdyClient, execTarget as exec, openExec, openStreamHost as open, request, spdyRequest, until, v4 } from './stream-clients.ts';
 
-const exec = { kind: 'exec', containerId: 'c', command: ['x'], stdin: true, stdout: true, stderr: false, tty: false } as const satisfies StreamTarget;
 const ports = { kind: 'portForward', podSandboxId: 'p', ports: [] } as const;
-const v4 = ['v4.channel.k8s.io'];
-
-interface Host extends AsyncDisposable {
-  readonly server: StreamingServer;
-  readonly processes: FakeProcess[];
-  readonly log: string[];
-}
-
-interface HostOptions {
-  readonly make?: () => FakeProcess;
-  readonly idleTimeoutMs?: number;
-  readonly creationTimeoutMs?: number;
-  readonly clock?: Clock;
-}
-
-async function open({ make = idleProcess, idleTimeoutMs = 3_600_000, creationTimeoutMs = 3_600_000, clock = systemClock }: HostOptions = {}): Promise<Host> {
-  const backend = fakeBackend(make);
-  const log: string[] = [];
-  const server = await startStreamingServer({ address: '127.0.0.1', port: 0, idleTimeoutMs, creationTimeoutMs, backend, clock, log: (line) => log.push(line) });
-  return { server, log, processes: backend.processes, [Symbol.asyncDispose]: async () => server.close() };
-}
-
-/** An exec whose streams are all open. */
-async function openExec(host: Host): Promise<{ readonly client: SpdyClient; readonly stdin: ReturnType<SpdyClient['stream']>; readonly stdout: ReturnType<SpdyClient['stream']> }> {
-  const before = host.processes.length;
-  const client = await SpdyClient.open(host.server.url(exec), v4);
-  const [stdin, stdout] = [client.stream({ streamtype: 'stdin' }), client.stream({ streamtype: 'stdout' })];
-  client.stream({ streamtype: 'error' });
-  await until('the process', () => host.processes.length === before + 1);
-  return { client, stdin, stdout };
-}
 
 async function statusOf(url: string, lines: readonly string[]): Promise<{ readonly status: number; readonly text: string }> {
   const { socket, answer } = await request(url, lines);
@@ -278,90 +244,6 @@ describe('time', () => {
     await host.server.close();
     await until('the ends', () => client.isClosed && socket.readyState === socket.CLOSED && host.processes.every((process) => process.isClosed));
   });
-});
-
-describe('backpressure', () => {
-  const piece = Buffer.alloc(64 * 1024, 'x');
-  /** What may be under way between a process and a client that does not read: buffers of two sockets, and ours. */
-  const underWayBytesMax = 64 * 1024 * 1024;
-
-  /** Waits until the number has stopped growing. */
-  async function settled(value: () => number): Promise<number> {
-    for (let last = -1, now = value(); ; last = now, now = value()) {
-      if (now === last && now > 0) return now;
-      assert.ok(now < underWayBytesMax, `${now} bytes are under way`);
-      await sleep(300);
-    }
-  }
-
-  for (const carrier of ['SPDY', 'WebSocket'] as const) {
-    test(`a client over ${carrier} that does not read stops the process's output, not its own end`, async () => {
-      let produced = 0;
-      const make = (): FakeProcess =>
-        new FakeProcess(async function* (process) {
-          while (!process.isClosed) {
-            produced += piece.length;
-            yield { stream: 1, data: piece };
-          }
-        });
-      await using host = await open({ make });
-      let pause: () => void, resume: () => void, end: () => void;
-      if (carrier === 'SPDY') {
-        const { client } = await openExec(host);
-        [pause, resume, end] = [() => client.socket.pause(), () => client.socket.resume(), () => client.socket.destroy()];
-      } else {
-        const client = new WebSocket(host.server.url(exec), v4);
-        client.on('error', () => undefined);
-        client.on('message', () => undefined);
-        await until('the process', () => host.processes.length === 1 && client.readyState === client.OPEN);
-        [pause, resume, end] = [() => client.pause(), () => client.resume(), () => client.terminate()];
-      }
-      pause();
-      const atRest = await settled(() => produced);
-      resume();
-      await until('more output', () => produced > atRest + 8 * 1024 * 1024);
-      pause();
-      end();
-      await until('the end of the process', () => host.processes[0]?.isClosed === true);
-    });
-
-    test(`a process that does not read stops a client over ${carrier}, whose death is noticed all the same`, async () => {
-      const gate = Promise.withResolvers<void>();
-      const make = (): FakeProcess => {
-        const process = idleProcess();
-        process.accept = gate.promise;
-        return process;
-      };
-      await using host = await open({ make });
-      let write: () => boolean, buffered: () => number, end: () => void;
-      if (carrier === 'SPDY') {
-        const { client, stdin } = await openExec(host);
-        const frame = encodeFrame({ kind: 'data', id: stdin.id, bytes: piece, fin: false });
-        [write, buffered, end] = [() => client.socket.write(frame), () => client.socket.writableLength, () => client.socket.resetAndDestroy()];
-      } else {
-        const client = new WebSocket(host.server.url(exec), v4);
-        client.on('error', () => undefined);
-        await until('the process', () => host.processes.length === 1 && client.readyState === client.OPEN);
-        const message = Buffer.concat([Buffer.of(0), piece]);
-        [write, buffered] = [() => (client.send(message), client.bufferedAmount === 0), () => client.bufferedAmount];
-        // SAFETY: the package keeps the socket here; nothing public resets it.
-        end = () => (client as unknown as { readonly _socket: Socket })._socket.resetAndDestroy();
-      }
-      let sentBytes = 0;
-      // Until what is sent stays with the client.
-      for (let stuck = 0; stuck < 20; stuck = buffered() > 0 ? stuck + 1 : 0) {
-        if (buffered() < 4 * piece.length) {
-          write();
-          sentBytes += piece.length;
-        }
-        assert.ok(sentBytes < underWayBytesMax, `${sentBytes} bytes were taken`);
-        await sleep(20);
-      }
-      end();
-      await until('the end of the process', () => host.processes[0]?.isClosed === true);
-      gate.resolve();
-    });
-  }
 });
 
 describe('WebSocket messages', () => {

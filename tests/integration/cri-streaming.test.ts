@@ -299,14 +299,15 @@ describe('streams with crictl', { skip }, () => {
 
   goTest('berth port-forward carries connections of this machine, as a client of the daemon', async () => {
     const [echo, nobody] = [await freePort(), await freePort()];
-    const forward = host.host.start(['port-forward', podSandboxId.slice(0, 12), `${echo}:7000`, `${nobody}:7009`]);
+    const where = ['--root', host.host.root, '--run', host.host.run];
+    await using forward = new Client(join(repository, 'bin/berth'), [...where, 'port-forward', podSandboxId.slice(0, 12), `${echo}:7000`, `${nobody}:7009`]);
     await forward.untilOutput(`127.0.0.1:${nobody} -> 7009`);
     const text = 'echo '.repeat(50_000);
     assert.equal(await talk(echo, text), text);
     await talk(nobody, 'anybody?').catch(() => '');
     await forward.untilOutput('connection refused: nobody listens at 127.0.0.1 or ::1');
     forward.child.kill('SIGINT');
-    assert.equal((await forward.finished).status, 0);
+    assert.equal(await forward.finished, 0);
     await until(() => forwardProcesses() === 0);
   });
 

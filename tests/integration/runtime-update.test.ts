@@ -107,6 +107,22 @@ describe('new limits', { skip: skipReason() }, () => {
     assert.equal(read(group, ['', ''], 'memory.high'), String(48 * mebibyte));
   });
 
+  it('of huge pages hold where the host counts them, and are refused elsewhere but for none at all', async () => {
+    const { group } = await start('pages', {});
+    const pages = (pageSize: string, limit: number): object => ({ hugepageLimits: [{ pageSize, limit }] });
+    for (const size of runtime.host.cgroups.hugepageSizes) {
+      for (const limit of [4 * 1024 * mebibyte, 0]) {
+        await update(group, pages(size, limit));
+        assert.equal(read(group, ['hugetlb', `hugetlb.${size}.limit_in_bytes`], `hugetlb.${size}.max`), String(limit));
+      }
+    }
+    await update(group, pages('3MB', 0));
+    await assert.rejects(update(group, pages('3MB', 1)), {
+      code: 'failedPrecondition',
+      message: 'linux.resources.hugepageLimits[0].pageSize: this host controls no huge pages of 3MB',
+    });
+  });
+
   it('tell the kernel whom to kill first', async () => {
     const { group, pid } = await start('score', {});
     await update(group, {}, { pid, value: 321 });
@@ -119,6 +135,26 @@ describe('new limits', { skip: skipReason() }, () => {
     const group = { path: `/berth-test/${pod.id}` };
     await update(group, { memory: { limit: 300 * mebibyte }, pids: { limit: 500 } });
     assert.deepEqual([memoryOf(group), read(group, ['pids', 'pids.max'], 'pids.max')], [String(300 * mebibyte), '500']);
+  });
+
+  it('of the pod and its containers are lowered from below and raised from above', async () => {
+    const parent = { path: `/berth-test/${pod.id}` };
+    const { group } = await start('below', {});
+    const cpu = (quota: number): object => ({ cpu: { quota, period: 100_000 } });
+    await update(parent, cpu(80_000));
+    await update(group, cpu(50_000));
+    // v1 takes no share above the parent's, nor one below a child's; v2 lets the smaller one count.
+    const beside = { code: 'failedPrecondition', message: /EINVAL.*\(no such value, or not possible beside the limits of the group above or of those below\)$/ };
+    if (!isV2()) {
+      await assert.rejects(update(group, cpu(90_000)), beside);
+      await assert.rejects(update(parent, cpu(20_000)), beside);
+      assert.deepEqual([quotaOf(parent), quotaOf(group)], ['80000 100000', '50000 100000']);
+    }
+    await update(group, cpu(10_000));
+    await update(parent, cpu(20_000));
+    await update(parent, cpu(95_000));
+    await update(group, cpu(90_000));
+    assert.deepEqual([quotaOf(parent), quotaOf(group)], ['95000 100000', '90000 100000']);
   });
 
   it('that hold already are not written again', async () => {

@@ -5,9 +5,11 @@
 import assert from 'node:assert/strict';
 import { type Socket, connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Clock } from '#core';
 import { type SpdyFrame, SpdyDecoder, encodeFrame } from '../../src/streaming/spdy-frames.ts';
 import { HeaderReader, HeaderWriter } from '../../src/streaming/spdy-headers.ts';
-import type { StreamBackend, StreamProcess } from '#streaming';
+import { type StreamBackend, type StreamProcess, type StreamTarget, type StreamingServer, startStreamingServer } from '#streaming';
+import { systemClock } from '#system';
 import { patienceMs } from './berth-host.ts';
 
 /** Waits until the condition holds; fails after a time that no machine needs. */
@@ -209,4 +211,49 @@ export function idleProcess(): FakeProcess {
   return new FakeProcess(async function* (process) {
     await until('the close', () => process.isClosed);
   });
+}
+
+/** A command with input and output. */
+export const execTarget = { kind: 'exec', containerId: 'c', command: ['x'], stdin: true, stdout: true, stderr: false, tty: false } as const satisfies StreamTarget;
+/** The newest protocol of a remote command over SPDY, and one of those over WebSocket. */
+export const v4 = ['v4.channel.k8s.io'];
+
+/** A streaming server with a backend whose processes a test sees. */
+export interface StreamHost extends AsyncDisposable {
+  readonly server: StreamingServer;
+  readonly processes: FakeProcess[];
+  readonly log: string[];
+}
+
+/** What a test may choose; times are long unless they are what it is about. */
+export interface StreamHostOptions {
+  readonly make?: () => FakeProcess;
+  readonly idleTimeoutMs?: number;
+  readonly creationTimeoutMs?: number;
+  readonly clock?: Clock;
+}
+
+/** Starts a server. */
+export async function openStreamHost({
+  make = idleProcess,
+  idleTimeoutMs = 3_600_000,
+  creationTimeoutMs = 3_600_000,
+  clock = systemClock,
+}: StreamHostOptions = {}): Promise<StreamHost> {
+  const backend = fakeBackend(make);
+  const log: string[] = [];
+  const server = await startStreamingServer({ address: '127.0.0.1', port: 0, idleTimeoutMs, creationTimeoutMs, backend, clock, log: (line) => log.push(line) });
+  return { server, log, processes: backend.processes, [Symbol.asyncDispose]: async () => server.close() };
+}
+
+/** An exec whose streams are all open. */
+export async function openExec(
+  host: StreamHost,
+): Promise<{ readonly client: SpdyClient; readonly stdin: ReturnType<SpdyClient['stream']>; readonly stdout: ReturnType<SpdyClient['stream']> }> {
+  const before = host.processes.length;
+  const client = await SpdyClient.open(host.server.url(execTarget), v4);
+  const [stdin, stdout] = [client.stream({ streamtype: 'stdin' }), client.stream({ streamtype: 'stdout' })];
+  client.stream({ streamtype: 'error' });
+  await until('the process', () => host.processes.length === before + 1);
+  return { client, stdin, stdout };
 }
