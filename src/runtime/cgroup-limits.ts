@@ -94,12 +94,14 @@ export function v1Values(resources: SpecResources, facts: CgroupFacts, path: str
 
 function addPidsAndPages(resources: SpecResources, facts: CgroupFacts, path: string, { add }: Builder, suffix: string): void {
   if (resources.pids !== undefined) add('pids', 'pids.max', resources.pids.limit <= 0n ? 'max' : resources.pids.limit, 'pids.limit');
+  // Beside v1 hierarchies, processes are in the cgroup2 tree for being killed alone.
+  const counted = facts.mode === 'v2' || facts.v1.some(({ controllers }) => controllers.includes('hugetlb')) ? facts.hugepageSizes : [];
   for (const [index, { pageSize, limit }] of resources.hugepageLimits.entries()) {
     if (!/^[1-9][0-9]*[KMG]B$/.test(pageSize))
       throw invalidArgument(`${path}.hugepageLimits[${index}].pageSize`, `must be a size such as "2MB", not ${JSON.stringify(pageSize.slice(0, 40))}`);
     // The kubelet forbids every size that a pod does not ask for; what the host does not count needs no forbidding.
-    if (limit === 0n && !facts.hugepageSizes.includes(pageSize)) continue;
-    if (!facts.hugepageSizes.includes(pageSize)) throw hostLacks(`${path}.hugepageLimits[${index}].pageSize`, `this host controls no huge pages of ${pageSize}`);
+    if (limit === 0n && !counted.includes(pageSize)) continue;
+    if (!counted.includes(pageSize)) throw hostLacks(`${path}.hugepageLimits[${index}].pageSize`, `this host controls no huge pages of ${pageSize}`);
     add('hugetlb', `hugetlb.${pageSize}.${suffix}`, limit, `hugepageLimits[${index}]`);
   }
 }

@@ -189,7 +189,11 @@ test('a size of huge pages that the host does not count needs no forbidding', ()
     ),
     ['hugetlb.2MB.max=0'],
   );
-  assert.deepEqual(own(writes(hybridHost, { hugepageLimits: [{ pageSize: '2MB', limit: 0 }] })), []);
+  const hybrid = { ...hybridHost, cgroups: { ...hybridHost.cgroups, hugepageSizes: ['2MB'] } };
+  assert.deepEqual(own(writes(hybrid, { hugepageLimits: [{ pageSize: '2MB', limit: 0 }] })), []);
+  assert.throws(() => writes(hybrid, { hugepageLimits: [{ pageSize: '2MB', limit: 1 }] }), {
+    message: 'linux.resources.hugepageLimits[0].pageSize: this host controls no huge pages of 2MB',
+  });
 });
 
 test('an update makes what its values need and names those that belong into the groups', () => {

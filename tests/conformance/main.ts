@@ -31,9 +31,18 @@ function readNumber(name: string, value: string | undefined): number | undefined
   return /^[1-9][0-9]{0,8}$/.test(value) ? Number(value) : fail(`--${name} ${value}: must be a number from 1`);
 }
 
+/** parseArgs, whose errors are the user's. */
+function readOptions<T extends Record<string, { readonly type: 'string' }>>(options: T): ReturnType<typeof parseArgs<{ options: T }>> {
+  try {
+    return parseArgs({ options });
+  } catch (error) {
+    return fail(error instanceof Error ? error.message : String(error));
+  }
+}
+
 function readRuns(): readonly ConformanceRun[] {
   const text = { type: 'string' } as const;
-  const { values } = parseArgs({ options: { peer: text, network: text, transport: text, handler: text, focus: text, parallel: text, seed: text } });
+  const { values } = readOptions({ peer: text, network: text, transport: text, handler: text, focus: text, parallel: text, seed: text });
   const [seed, parallel] = [readNumber('seed', values.seed), readNumber('parallel', values.parallel)];
   const runs = choose<PeerName>('peer', values.peer, ['berth', 'containerd']).flatMap((peer) =>
     choose<NetworkName>('network', values.network, ['bridge', 'cni']).flatMap((network) =>

@@ -123,7 +123,7 @@ describe('resources', { skip: skipReason() }, () => {
     const linux = await resourcesOf(containerId);
     assert.deepEqual([linux?.memoryLimitInBytes, linux?.cpuShares, linux?.cpuPeriod, linux?.cpusetCpus], [64n * mebibyte, 512n, 0n, '']);
     // What the kubelet sends for every size that a pod does not use.
-    await cri.call(updateContainerResources, { containerId, linux: { hugepageLimits: [{ pageSize: '3MB', limit: 0n }] } });
+    await cri.call(updateContainerResources, { containerId, linux: { hugepageLimits: ['2MB', '3MB'].map((pageSize) => ({ pageSize, limit: 0n })) } });
     await cri.call(removePodSandbox, { podSandboxId });
   });
 
