@@ -143,13 +143,12 @@ int run_relay(struct run *run, const struct step_relay *step, struct failure *fa
   if (err == 0) err = tell_executing(run);
   if (err != 0) return err;
   int fd = slot_fd(run, step->slot);
-  /* SAFETY: what a plan holds leads to the host; from here on there are the socket and the streams, and the filter of the plan opens nothing. */
-  run->slots->fd[step->slot] = -1;
-  for (uint16_t i = 0; i < SLOT_COUNT; i++) slots_set(run->slots, i, -1);
-  close(run->executable);
   fcntl(0, F_SETFL, O_NONBLOCK);
   fcntl(1, F_SETFL, O_NONBLOCK);
-  /* Its end tells the shim that the plan is over and the payload runs. */
-  close(run->control);
+  /* SAFETY: what a plan holds leads to the host; from here on there are the socket and the streams, and the filter of the plan opens nothing.
+   * The end of the control socket, which goes too, tells the shim that the payload runs. Above 2, prepare_streams has seen to it. */
+  if (fd > 3) err = result(sys_close_range(3, (unsigned)fd - 1, 0));
+  if (err == 0) err = result(sys_close_range((unsigned)fd + 1, ~0u, 0));
+  if (err != 0) _exit(1);
   relay(fd);
 }

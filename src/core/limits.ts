@@ -152,6 +152,8 @@ export const limits = {
   spdyAnswerBytesMax: 1024 * 1024,
   /** Ports that one WebSocket forwards. */
   streamPortsMax: 64,
+  /** Forwarded connections that one pod has open: its shim takes 256 clients, and execs need some. */
+  podForwardsMax: 192,
   /** What a client may have said of a terminal's size without finishing it. */
   resizeBytesMax: 1024,
   /** How long a client may take to see the end of a stream and to close its connection. */

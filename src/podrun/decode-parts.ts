@@ -4,6 +4,7 @@
  */
 import { invalidArgument } from '#core';
 import { type Decoder, arrayOf, compact, decodeAbsolutePath, decodeBoolean, decodeNonEmptyString, decodeString, fieldsOf, integerBetween, oneOf, pathOf } from '#oci';
+import type { ApparmorProfile } from '#pod';
 import type {
   ContainerSecurityManifest,
   EnvManifest,
@@ -57,6 +58,21 @@ export const decodeSeccomp: Decoder<SeccompManifest> = (value, path) => {
   return { kind: 'localhost', localhostProfile: decodeRelativePath(localhostProfile, pathOf(path, 'localhostProfile')) };
 };
 
+/** `appArmorProfile` of a pod or container; a profile by name must be loaded on the node. */
+export const decodeApparmor: Decoder<ApparmorProfile> = (value, path) => {
+  const fields = fieldsOf(value, path);
+  refuseOtherFields(fields, 'AppArmorProfile', ['type', 'localhostProfile']);
+  const type = fields.required('type', oneOf('AppArmor profile type', ['RuntimeDefault', 'Unconfined', 'Localhost']));
+  const name = fields.optional('localhostProfile', decodeNonEmptyString);
+  if (type !== 'Localhost') {
+    if (name !== undefined) throw invalidArgument(pathOf(path, 'localhostProfile'), 'only allowed with type Localhost');
+    return { kind: type === 'Unconfined' ? 'unconfined' : 'runtimeDefault' };
+  }
+  if (name === undefined) throw invalidArgument(pathOf(path, 'localhostProfile'), 'required with type Localhost');
+  if (!/^[\x21-\x7e]{1,512}$/.test(name)) throw invalidArgument(pathOf(path, 'localhostProfile'), `${JSON.stringify(name.slice(0, 80))} is no name of a profile`);
+  return { kind: 'localhost', name };
+};
+
 /** A path below something: not absolute, without empty parts, `.` and `..`. */
 export const decodeRelativePath: Decoder<string> = (value, path) => {
   const text = decodeNonEmptyString(value, path);
@@ -80,9 +96,14 @@ const decodeSysctl = (value: unknown, path: string): readonly [string, string] =
 /** `spec.securityContext`. */
 export const decodePodSecurity: Decoder<PodSecurityManifest> = (value, path) => {
   const fields = fieldsOf(value, path);
-  refuseOtherFields(fields, 'PodSecurityContext', ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'sysctls'], {
-    fsGroup: 'volumes keep their own group; use supplementalGroups or runAsGroup',
-  });
+  refuseOtherFields(
+    fields,
+    'PodSecurityContext',
+    ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'appArmorProfile', 'sysctls'],
+    {
+      fsGroup: 'volumes keep their own group; use supplementalGroups or runAsGroup',
+    },
+  );
   const sysctls = fields.withDefault('sysctls', arrayOf(decodeSysctl, listItemsMax), []);
   const doubled = sysctls.findIndex(([name], index) => sysctls.findIndex(([other]) => other === name) < index);
   if (doubled >= 0) throw invalidArgument(`${pathOf(path, 'sysctls')}[${doubled}].name`, `${JSON.stringify(sysctls[doubled]?.[0])} is set twice`);
@@ -93,6 +114,7 @@ export const decodePodSecurity: Decoder<PodSecurityManifest> = (value, path) => 
     supplementalGroups: fields.withDefault('supplementalGroups', arrayOf(decodeId, listItemsMax), []),
     supplementalGroupsPolicy: fields.withDefault('supplementalGroupsPolicy', oneOf('policy', ['Merge', 'Strict']), 'Merge') === 'Strict' ? ('strict' as const) : ('merge' as const),
     seccompProfile: fields.optional('seccompProfile', decodeSeccomp),
+    appArmorProfile: fields.optional('appArmorProfile', decodeApparmor),
     sysctls: Object.fromEntries(sysctls),
   });
 };
@@ -130,6 +152,7 @@ export const decodeContainerSecurity: Decoder<ContainerSecurityManifest> = (valu
     'readOnlyRootFilesystem',
     'allowPrivilegeEscalation',
     'seccompProfile',
+    'appArmorProfile',
   ]);
   const capabilities = fields.withDefault('capabilities', decodeCapabilities, { add: [], drop: [] });
   const privileged = fields.withDefault('privileged', decodeBoolean, false);
@@ -148,6 +171,7 @@ export const decodeContainerSecurity: Decoder<ContainerSecurityManifest> = (valu
     readOnlyRootFilesystem: fields.withDefault('readOnlyRootFilesystem', decodeBoolean, false),
     allowPrivilegeEscalation,
     seccompProfile: fields.optional('seccompProfile', decodeSeccomp),
+    appArmorProfile: fields.optional('appArmorProfile', decodeApparmor),
   });
 };
 

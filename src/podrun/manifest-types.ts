@@ -1,5 +1,5 @@
 /** A decoded Pod manifest: only what is supported, defaults filled in, quantities as numbers. Types only. */
-import type { DnsConfig, MountPropagation } from '#pod';
+import type { ApparmorProfile, DnsConfig, MountPropagation } from '#pod';
 
 /** A file of a ConfigMap volume. */
 export interface ConfigMapManifest {
@@ -41,6 +41,7 @@ export interface ContainerSecurityManifest {
   readonly readOnlyRootFilesystem: boolean;
   readonly allowPrivilegeEscalation?: boolean;
   readonly seccompProfile?: SeccompManifest;
+  readonly appArmorProfile?: ApparmorProfile;
 }
 
 /** `securityContext` of the pod; containers go before it. */
@@ -51,6 +52,7 @@ export interface PodSecurityManifest {
   readonly supplementalGroups: readonly number[];
   readonly supplementalGroupsPolicy: 'merge' | 'strict';
   readonly seccompProfile?: SeccompManifest;
+  readonly appArmorProfile?: ApparmorProfile;
   readonly sysctls: Readonly<Record<string, string>>;
 }
 

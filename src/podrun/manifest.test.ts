@@ -83,8 +83,18 @@ const supportedFields = {
     'tty',
     'restartPolicy',
   ],
-  PodSecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'sysctls'],
-  SecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'privileged', 'capabilities', 'readOnlyRootFilesystem', 'allowPrivilegeEscalation', 'seccompProfile'],
+  PodSecurityContext: ['runAsUser', 'runAsGroup', 'runAsNonRoot', 'supplementalGroups', 'supplementalGroupsPolicy', 'seccompProfile', 'appArmorProfile', 'sysctls'],
+  SecurityContext: [
+    'runAsUser',
+    'runAsGroup',
+    'runAsNonRoot',
+    'privileged',
+    'capabilities',
+    'readOnlyRootFilesystem',
+    'allowPrivilegeEscalation',
+    'seccompProfile',
+    'appArmorProfile',
+  ],
   Volume: ['name', 'emptyDir', 'hostPath', 'configMap', 'image'],
   ObjectMeta: ['name', 'namespace', 'uid', 'labels', 'annotations'],
   VolumeMount: ['name', 'mountPath', 'readOnly', 'subPath', 'mountPropagation'],
@@ -155,6 +165,11 @@ const containerCases: readonly (readonly [Json, string])[] = [
   [
     { securityContext: { privileged: true, allowPrivilegeEscalation: false } },
     'spec.containers[0].securityContext.allowPrivilegeEscalation: cannot be false with privileged: true',
+  ],
+  [{ securityContext: { appArmorProfile: { type: 'Localhost' } } }, 'spec.containers[0].securityContext.appArmorProfile.localhostProfile: required with type Localhost'],
+  [
+    { securityContext: { appArmorProfile: { type: 'Localhost', localhostProfile: 'a b' } } },
+    'spec.containers[0].securityContext.appArmorProfile.localhostProfile: "a b" is no name of a profile',
   ],
   [{ securityContext: { seccompProfile: { type: 'Localhost' } } }, 'spec.containers[0].securityContext.seccompProfile.localhostProfile: required with type Localhost'],
   [

@@ -66,6 +66,7 @@ function buildSecurity(pod: PodPlan, container: ContainerPlan, image: ContainerF
   // A group needs a user beside it in CRI; as the kubelet does, the image's own user is spelled out then.
   const needsUser = runAsGroup !== undefined && runAsUser === undefined && container.runAsUsername === undefined;
   const user = needsUser && (image.username ?? '') === '' ? (image.uid ?? 0) : runAsUser;
+  const apparmor = own.appArmorProfile ?? shared.appArmorProfile;
   const username = needsUser && user === undefined ? image.username : container.runAsUsername;
   return {
     ...(own.capabilitiesAdd.length + own.capabilitiesDrop.length === 0 ? {} : { capabilities: { add: own.capabilitiesAdd, drop: own.capabilitiesDrop, addAmbient: [] } }),
@@ -78,6 +79,7 @@ function buildSecurity(pod: PodPlan, container: ContainerPlan, image: ContainerF
     supplementalGroups: shared.supplementalGroups,
     supplementalGroupsPolicy: shared.supplementalGroupsPolicy,
     noNewPrivileges: own.allowPrivilegeEscalation === false,
+    ...(apparmor === undefined ? {} : { apparmor }),
     seccomp: seccompOf(own.seccompProfile ?? shared.seccompProfile, { privileged: own.privileged, seccompDirectory: pod.facts.seccompDirectory }),
   };
 }

@@ -124,6 +124,13 @@ test('a container with everything', () => {
   });
 });
 
+test("an AppArmor profile is the container's, else the pod's", () => {
+  const pod = { securityContext: { appArmorProfile: { type: 'Localhost', localhostProfile: 'mine' } } };
+  assert.deepEqual(configOf({}, pod).security.apparmor, { kind: 'localhost', name: 'mine' });
+  assert.deepEqual(configOf({ securityContext: { appArmorProfile: { type: 'Unconfined' } } }, pod).security.apparmor, { kind: 'unconfined' });
+  assert.equal(configOf({}).security.apparmor, undefined);
+});
+
 test('host namespaces, ports, aliases and DNS reach the sandbox', () => {
   const { podConfig } = planOf({
     shareProcessNamespace: true,

@@ -22,6 +22,7 @@ const knownFields = {
     'allowPrivilegeEscalation appArmorProfile capabilities privileged procMount readOnlyRootFilesystem runAsGroup runAsNonRoot runAsUser seLinuxOptions seccompProfile windowsOptions',
   Capabilities: 'add drop',
   SeccompProfile: 'localhostProfile type',
+  AppArmorProfile: 'localhostProfile type',
   Sysctl: 'name value',
   ResourceRequirements: 'claims limits requests',
   ResourceList: 'cpu memory ephemeral-storage storage',

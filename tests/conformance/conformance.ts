@@ -3,7 +3,7 @@
  * expected.json, and what the suite left behind.
  */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { RuntimeService } from '#gen/cri-v1_pb.js';
@@ -73,7 +73,9 @@ export class ConformanceHost implements AsyncDisposable {
     this.#registry = registry;
   }
 
+  /** Throws where tests/conformance/prepare.sh did not run before. */
   static async open(): Promise<ConformanceHost> {
+    if (!existsSync(critest)) throw new Error(`open ${critest}: is not there; tests/conformance/prepare.sh builds it`);
     const directory = mkdtempSync('/var/tmp/berth-conformance-');
     // What is below it is reached from user namespaces, whose root is nobody here.
     chmodSync(directory, 0o755);

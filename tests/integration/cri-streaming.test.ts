@@ -1,13 +1,14 @@
 /** Exec, Attach and PortForward with the official crictl, over SPDY and over WebSocket, against a daemon. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { type Socket, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { limits } from '#core';
 import { NamespaceMode, RuntimeService } from '#gen/cri-v1_pb.js';
 import { readFacts } from '../facts.ts';
 import { busybox, patienceMs } from './berth-host.ts';
@@ -55,8 +56,8 @@ async function listenForEchoes(): Promise<AsyncDisposable & { readonly port: num
   };
 }
 
-/** How many processes carry forwarded connections now: those of ours that have become nobody. */
-function forwardProcesses(): number {
+/** The processes that carry forwarded connections now: those of ours that have become nobody. */
+function listForwards(): string[] {
   return readdirSync('/proc').filter((name) => {
     try {
       const status = readFileSync(`/proc/${name}/status`, 'utf8');
@@ -64,8 +65,11 @@ function forwardProcesses(): number {
     } catch {
       return false;
     }
-  }).length;
+  });
 }
+
+const compareTexts = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+const forwardProcesses = (): number => listForwards().length;
 
 /** A free port of this machine; whoever uses it at once gets it. */
 async function freePort(): Promise<number> {
@@ -162,8 +166,11 @@ describe('streams with crictl', { skip }, () => {
     });
 
     goTest(`exec with a terminal over ${transport} knows its size and carries what is typed`, async () => {
-      const script = `${busybox} stty size; read line; echo "got $line"; ${busybox} stty size; exit 5`;
-      const command = [crictlPath, ...crictlArgs(['exec', '-it', '-r', transport, containerId, busybox, 'sh', '-c', script])].map((word) => `'${word}'`).join(' ');
+      // The size comes beside the command, and may come after its first step.
+      const script = `until ${busybox} stty size | ${busybox} grep '41 133'; do ${busybox} sleep 0.1; done; read line; echo "got $line"; ${busybox} stty size; exit 5`;
+      const command = [crictlPath, ...crictlArgs(['exec', '-it', '-r', transport, containerId, busybox, 'sh', '-c', script])]
+        .map((word) => `'${word.replaceAll("'", `'\\''`)}'`)
+        .join(' ');
       await using client = new Client('script', ['-qefc', `stty rows 41 cols 133; ${command}`, '/dev/null']);
       await client.untilOutput('41 133');
       client.child.stdin?.write('hello\n');
@@ -295,6 +302,51 @@ describe('streams with crictl', { skip }, () => {
     await until(() => client.isClosed);
     assert.match(error.text, /"reason":"InternalError".*container is exited, not running/);
     await host.call(removeContainer, { containerId: late.containerId });
+  });
+
+  goTest('the process of a forwarded connection has its socket, its streams and no right at all', async () => {
+    const port = await freePort();
+    await using client = start('port-forward', podSandboxId, `${port}:7000`);
+    await client.untilOutput(`Forwarding from 127.0.0.1:${port}`);
+    const socket = connect({ port, host: '127.0.0.1' });
+    socket.write('x');
+    await new Promise((resolve) => socket.once('data', resolve));
+    const [pid, ...others] = listForwards();
+    assert.ok(pid !== undefined && others.length === 0);
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    for (const field of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb']) assert.match(status, new RegExp(`^${field}:\\t0+$`, 'm'));
+    for (const line of [/^NoNewPrivs:\t1$/m, /^Seccomp:\t2$/m, /^Uid:\t65535\t65535\t65535\t65535$/m, /^Gid:\t65535\t65535\t65535\t65535$/m, /^Groups:\t\s*$/m])
+      assert.match(status, line);
+    const kinds = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`).replace(/:.*/, ''));
+    assert.deepEqual(kinds.toSorted(compareTexts), ['pipe', 'pipe', 'pipe', 'socket']);
+    // Its files in procfs belong to root, since it cannot be looked into.
+    assert.equal(statSync(`/proc/${pid}/environ`).uid, 0);
+    const network = (id: string): string => readlinkSync(`/proc/${id}/ns/net`);
+    assert.notEqual(network(pid), network('self'));
+    assert.equal(readlinkSync(`/proc/${pid}/ns/mnt`), readlinkSync('/proc/self/ns/mnt'));
+    socket.destroy();
+    await until(() => forwardProcesses() === 0);
+  });
+
+  goTest('a pod with all the connections that it may have still runs commands', async () => {
+    await using server = await listenForEchoes();
+    const pod = await host.startContainer(`${busybox} sleep 100000`, { pod: { linux: { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } } } });
+    const { url } = await host.call(RuntimeService.method.portForward, { podSandboxId: pod.podSandboxId });
+    const client = await SpdyClient.open(url, ['portforward.k8s.io']);
+    const port = String(server.port);
+    const pairs = Array.from({ length: limits.podForwardsMax + 10 }, (_, index) => ({
+      error: client.stream({ streamtype: 'error', port, requestid: String(index) }),
+      data: client.stream({ streamtype: 'data', port, requestid: String(index) }),
+    }));
+    for (const { data } of pairs) client.write(data, 'hello');
+    await until(() => pairs.every(({ data, error }) => data.text === 'hello' || error.isEnded));
+    const refused = pairs.filter(({ error }) => error.isEnded);
+    assert.equal(refused.length, 10);
+    assert.match(refused[0]?.error.text ?? '', /192 connections to ports of the pod are open, which is all it may have$/);
+    const { stdout } = await crictl('exec', pod.containerId, busybox, 'echo', 'still here');
+    assert.equal(stdout, 'still here\n');
+    client.socket.destroy();
+    await until(() => forwardProcesses() === 0);
   });
 
   goTest('berth port-forward carries connections of this machine, as a client of the daemon', async () => {
