@@ -165,7 +165,8 @@ int listen_at(const char *directory, const char *name) {
   if (fd < 0) return -errno;
   unlink(address.sun_path);
   mode_t old = umask(0177);
-  int bad = bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 64) < 0 ? errno : 0;
+  /* A full queue refuses at once: it has room for all the clients that a shim takes. */
+  int bad = bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 256) < 0 ? errno : 0;
   umask(old);
   if (bad) close(fd);
   return bad ? -bad : fd;

@@ -59,10 +59,13 @@ static int open_state(const struct run *run, const struct step_run_hook *step, i
   return 0;
 }
 
-static _Noreturn void hook_main(const struct step_run_hook *step, int state, int output, int report) {
+static _Noreturn void hook_main(const struct step_run_hook *step, pid_t waiter, int state, int output, int report) {
   char *path_only[] = {(char *)step->file, NULL};
-  /* SAFETY: the hook dies with whoever waits for it, so cancelling a plan leaves none behind; a group of its own lets the deadline end all of it. */
+  /* SAFETY: the hook dies with whoever waits for it, so cancelling a plan leaves none behind; a group of its own lets the deadline end all of it.
+   * Who died before the signal was set is nobody's parent now; one in another PID namespace shows as 0. */
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  pid_t parent = getppid();
+  if (parent > 0 && parent != waiter) _exit(127);
   setpgid(0, 0);
   int err = result(chdir(step->cwd[0] == 0 ? "/" : step->cwd));
   if (err == 0) err = result(dup3(state, 0, 0));
@@ -83,8 +86,9 @@ static int begin_hook(const struct step_run_hook *step, int state, struct hook *
   int output[2] = {-1, -1}, report[2] = {-1, -1};
   int err = result(pipe2(output, O_CLOEXEC));
   if (err == 0) err = result(pipe2(report, O_CLOEXEC));
+  pid_t waiter = getpid();
   if (err == 0) err = result(hook->pid = fork());
-  if (err == 0 && hook->pid == 0) hook_main(step, state, output[1], report[1]);
+  if (err == 0 && hook->pid == 0) hook_main(step, waiter, state, output[1], report[1]);
   close_with(output[1], 0);
   close_with(report[1], 0);
   if (err == 0) {
@@ -124,11 +128,15 @@ static void take_output(struct hook *hook) {
   hook->output = -1;
 }
 
-/* True once it has ended, within the time. Where pidfd_open is hidden from the process, it is looked at again and again. */
-static bool await_hook(struct hook *hook, uint64_t deadline, int *status) {
+/*
+ * True once it has ended, within the time; it is not reaped, so that its group's number is nobody else's yet. Where pidfd_open is hidden from the process,
+ * it is looked at again and again.
+ */
+static bool await_hook(struct hook *hook, uint64_t deadline) {
   for (;;) {
-    pid_t got = waitpid(hook->pid, status, WNOHANG);
-    if (got == hook->pid) return take_output(hook), true;
+    siginfo_t end = {0};
+    int got = waitid(P_PID, (id_t)hook->pid, &end, WEXITED | WNOHANG | WNOWAIT);
+    if (got == 0 && end.si_pid == hook->pid) return take_output(hook), true;
     uint64_t now = now_ms();
     if ((got < 0 && errno != EINTR) || now >= deadline) return false;
     uint64_t left = deadline - now;
@@ -136,6 +144,16 @@ static bool await_hook(struct hook *hook, uint64_t deadline, int *status) {
     poll(waiting, 2, hook->process < 0 && left > POLL_MS ? POLL_MS : left > 60000 ? 60000 : (int)left);
     if (waiting[1].revents != 0) take_output(hook);
   }
+}
+
+/* Reaps a hook that has ended, and gives its status. One that failed takes its group along. */
+static int end_hook(const struct hook *hook) {
+  siginfo_t end = {0};
+  int status = 0;
+  bool failed = waitid(P_PID, (id_t)hook->pid, &end, WEXITED | WNOHANG | WNOWAIT) < 0 || end.si_code != CLD_EXITED || end.si_status != 0;
+  if (failed) kill(-hook->pid, SIGKILL);
+  waitpid(hook->pid, &status, 0);
+  return status;
 }
 
 static void say(struct failure *failure, const char *what, const struct hook *hook) {
@@ -156,14 +174,13 @@ int run_run_hook(struct run *run, const struct step_run_hook *step, struct failu
   if (err != 0) return err;
   err = begin_hook(step, state, &hook);
   close(state);
-  if (err == 0 && !await_hook(&hook, now_ms() + step->timeout_ms, &status)) {
+  if (err == 0 && !await_hook(&hook, now_ms() + step->timeout_ms)) {
     kill(-hook.pid, SIGKILL);
     kill(hook.pid, SIGKILL);
-    await_hook(&hook, now_ms() + KILLED_WAIT_MS, &status);
+    if (await_hook(&hook, now_ms() + KILLED_WAIT_MS)) waitpid(hook.pid, NULL, 0);
     snprintf(what, sizeof what, "killed after its %u ms", step->timeout_ms);
     err = ETIMEDOUT;
-  } else if (err == 0 && status != 0) {
-    kill(-hook.pid, SIGKILL);
+  } else if (err == 0 && (status = end_hook(&hook)) != 0) {
     err = execution_error(&hook);
     if (err == 0 && WIFSIGNALED(status)) snprintf(what, sizeof what, "ended by signal %d", WTERMSIG(status));
     else if (err == 0) snprintf(what, sizeof what, "exit code %d", WEXITSTATUS(status));

@@ -15,6 +15,7 @@
 #define OUTPUT_BYTES_MAX (8u << 20) /* both streams together fit one frame */
 #define DRAIN_NS 2000000000LL       /* descendants may hold the streams after the tool has ended */
 #define KILL_NS 5000000000LL        /* a killed tool may hang in the kernel for longer than anybody waits */
+#define CHUNKS_MAX 16               /* read in one go: the deadline and the connection are looked at in between */
 enum { TOOL_TIMED_OUT = 1, TOOL_OUTPUT_CUT = 2, TOOL_ERRORS_CUT = 4 };
 enum { POLL_CONNECTION, POLL_CHILD, POLL_INPUT, POLL_OUTPUT, POLL_ERRORS, POLL_COUNT };
 
@@ -110,13 +111,13 @@ static void feed(struct tool *tool) {
 
 static void drain(struct tool *tool, struct stream *stream) {
   static uint8_t chunk[65536];
-  ssize_t got;
-  while ((got = read(stream->fd, chunk, sizeof chunk)) > 0) {
+  ssize_t got = 1;
+  for (int turn = 0; turn < CHUNKS_MAX && (got = read(stream->fd, chunk, sizeof chunk)) > 0; turn++) {
     size_t room = stream->size_max - buffer_size(&stream->kept), size = (size_t)got < room ? (size_t)got : room;
     buffer_append(&stream->kept, chunk, size);
     if (size < (size_t)got) tool->flags |= stream->cut;
   }
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR))) return;
   close_fd(&stream->fd);
 }
 

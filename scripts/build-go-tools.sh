@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds programs written in Go. Without an argument those that tests call the CRI door with: the official crictl, and tests/go/criprobe.
 # With a name: `critest`, the official conformance suite and the ginkgo that runs it in parallel; `cni`, the
-# newest of the official network plugins; `containerd`, the newest one with its shim
+# newest of the official network plugins; `kubelet`, the newest one that this Go builds; `containerd`, the newest one with its shim
 # and ctr, and `runc`, the newest one: peers that Berth is measured against.
 # In: the target's folder, whose go.mod pins each program and its dependencies by checksum. Out: programs in build/go/.
 # Needs Go and, the first time, its module proxy; runc also gcc and libseccomp's headers. Does nothing where the programs are current;
@@ -15,9 +15,10 @@ case $target in
   tests) folder=tests/go ;;
   critest) folder=tests/conformance/go ;;
   cni) folder=tests/cni ;;
+  kubelet) folder=tests/kubelet ;;
   containerd) folder=bench/go ;;
   runc) folder=tests/conformance/runc ;;
-  *) echo "usage: scripts/build-go-tools.sh [critest|cni|containerd|runc]" >&2; exit 2 ;;
+  *) echo "usage: scripts/build-go-tools.sh [critest|cni|kubelet|containerd|runc]" >&2; exit 2 ;;
 esac
 cd "$home/$folder"
 
@@ -76,6 +77,11 @@ case $target in
     for name in ipam/host-local main/bridge main/loopback main/ptp meta/bandwidth meta/firewall meta/portmap meta/tuning; do
       build_command "cni/${name#*/}" "github.com/containernetworking/plugins/plugins/$name"
     done
+    ;;
+  kubelet)
+    # Two thousand packages: one at a time, so that the machine stays usable meanwhile.
+    export GOFLAGS="$GOFLAGS -p=1"
+    build_command kubelet k8s.io/kubernetes/cmd/kubelet
     ;;
   containerd)
     # Without the snapshotters that need C libraries or devices of their own: only the overlay one is measured.

@@ -71,7 +71,7 @@ export function createNetworkPort(networks: Networks): NetworkPort {
     detach: async (podId, execute) => (cni.has(podId) ? cni.detach(podId, perhaps(execute)) : bridge.detach(podId, perhaps(execute))),
     async reconcile(livePodIds) {
       await bridge.reconcile(livePodIds);
-      await cni.reconcile(livePodIds);
+      await cni.reconcile(livePodIds, { isChosen: mode === 'cni' });
     },
     explain: ({ podId, portMappings }) => {
       if (mode === 'bridge') return bridge.explain({ podId, portMappings: portMappings.filter(({ hostPort }) => hostPort !== 0) });

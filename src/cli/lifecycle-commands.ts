@@ -6,7 +6,7 @@ import { type CliContext, type GlobalFlags, addGlobalOptions, flag, usageError }
 import { sweepLeftovers } from './leftovers.ts';
 import { getContainer, getPodOrContainer, podrunUidOf } from './references.ts';
 import { decodeSeconds } from './run-command.ts';
-import { connectStreams } from './terminal.ts';
+import { connectStreams, windowSize } from './terminal.ts';
 
 const defaultGraceSeconds = 10;
 
@@ -31,8 +31,7 @@ function addExec(program: Command, context: CliContext): void {
         flags,
         async (engine) => {
           const container = await getContainer(engine, reference);
-          const size = tty && io.stdout.isTTY ? { columns: io.stdout.columns, rows: io.stdout.rows } : {};
-          const streams = await engine.exec(container.id, { command: rest, tty, stdin, ...size });
+          const streams = await engine.exec(container.id, { command: rest, tty, stdin, ...(tty ? windowSize(io) : {}) });
           // Awaited below; until then a rejection must not count as unhandled.
           streams.exited.catch(() => undefined);
           const stopListening = (['SIGINT', 'SIGTERM', 'SIGHUP'] as const).map((name) => io.onSignal(name, () => streams.close()));

@@ -24,7 +24,7 @@ import {
 } from './run-options.ts';
 import { RunReport, exitStatusOf } from './run-report.ts';
 import { sweepLeftovers } from './leftovers.ts';
-import { LinePrefixer, connectStreams } from './terminal.ts';
+import { LinePrefixer, connectStreams, windowSize } from './terminal.ts';
 
 interface RunFlags extends ImageRunFlags, GlobalFlags {
   readonly detach?: boolean;
@@ -197,7 +197,7 @@ async function runPlan(context: CliContext, source: Source, given: RunFlags, com
           detach,
           remove,
           onEvent: new RunReport(target, { colour: colourOf(sink, io.env), quiet }).show,
-          ...(detach || json ? {} : { attach: attachTo(context, source, target, input) }),
+          ...(detach || json ? {} : { attach: attachTo(context, source, target, input), windowSize: () => windowSize(io) }),
           stopSignal: signals.stop,
           killSignal: signals.kill,
         });

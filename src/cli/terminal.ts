@@ -5,15 +5,24 @@
 import type { ProcessStreams } from '#pod';
 import type { CliIo } from './dependencies.ts';
 
+/** Columns and rows of the terminal that shows output; undefined where it is none. */
+export function windowSize({ stdout }: Pick<CliIo, 'stdout'>): { readonly columns: number; readonly rows: number } | undefined {
+  return stdout.isTTY ? { columns: stdout.columns, rows: stdout.rows } : undefined;
+}
+
 /** Copies until the process has ended and its output is written. With `tty` and an input that is a terminal, in raw mode. */
 export async function connectStreams(io: CliIo, streams: ProcessStreams, { stdin, tty }: { readonly stdin: boolean; readonly tty: boolean }): Promise<void> {
   const over = new AbortController();
   const raw = tty && stdin && io.stdin.isTTY;
-  const resize = (): void => void streams.resize({ columns: io.stdout.columns, rows: io.stdout.rows }).catch(() => undefined);
-  const stopResizing = tty && io.stdout.isTTY ? io.onSignal('SIGWINCH', resize) : undefined;
+  const resize = (): void => {
+    const size = windowSize(io);
+    if (size !== undefined) void streams.resize(size).catch(() => undefined);
+  };
+  const stopResizing = tty ? io.onSignal('SIGWINCH', resize) : undefined;
   let input: Promise<void> | undefined;
   try {
-    if (stopResizing !== undefined) resize();
+    // The window may have changed since the process was made with its size.
+    if (tty) resize();
     if (raw) io.stdin.setRawMode(true);
     if (stdin) input = sendInput(io, streams, over.signal);
     for await (const { stream, data } of streams.output) await (stream === 1 ? io.stdout : io.stderr).write(data);

@@ -53,6 +53,22 @@ export function decodeCniPlugin(value: unknown, path: string): CniPlugin {
   return { type, capabilities: enabled.flat(), config: value };
 }
 
+/** Name of the list where it relies on plugins of its directory; undefined where it has all, or where the text is no list, which `decodeCniConfig` says. */
+export function nameOfOpenList(text: string): string | undefined {
+  const document = parseDocument(text);
+  if (!isObject(document)) return undefined;
+  const name = document['name'];
+  return typeof name === 'string' && namePattern.test(name) && !decodeFlag(document['loadOnlyInlinedPlugins'], 'loadOnlyInlinedPlugins') ? name : undefined;
+}
+
+function parseDocument(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new RuntimeError('invalidArgument', `not JSON: ${errorMessage(error).slice(0, 200)}`, { cause: error });
+  }
+}
+
 /** The versions that both sides know, the highest first. */
 function decodeVersions(list: JsonObject): string[] {
   const [single, several] = [list['cniVersion'], list['cniVersions']];
@@ -78,12 +94,7 @@ function decodeVersions(list: JsonObject): string[] {
  * `inDirectory` are the plugins that lie in a directory named after the network, which a list may rely on since version 1.1.
  */
 export function decodeCniConfig(text: string, { isList, inDirectory }: { readonly isList: boolean; readonly inDirectory?: readonly CniPlugin[] }): CniConfigList {
-  let document: unknown;
-  try {
-    document = JSON.parse(text);
-  } catch (error) {
-    throw new RuntimeError('invalidArgument', `not JSON: ${errorMessage(error).slice(0, 200)}`, { cause: error });
-  }
+  const document = parseDocument(text);
   if (!isObject(document)) throw invalidArgument('', 'must be an object');
   const name = decodeText(document['name'], 'name', namePattern);
   const versions = decodeVersions(document);

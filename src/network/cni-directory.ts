@@ -3,7 +3,7 @@
  * list, or why there is none. The first file in lexical order counts, and nothing after it: one that is broken is told, not passed over.
  */
 import { RuntimeError, errorMessage } from '#core';
-import { decodeCniConfig, decodeCniPlugin } from './cni-config.ts';
+import { decodeCniConfig, decodeCniPlugin, nameOfOpenList } from './cni-config.ts';
 import type { CniPlugins } from './cni-plugins.ts';
 import { printable } from './cni-result.ts';
 import type { CniConfigList, CniFile, CniFiles, CniPlugin } from './cni-types.ts';
@@ -73,7 +73,7 @@ export class CniDirectory {
 
   /** Plugins that lie in a directory with the network's name. Source: the specification 1.1.0, `loadOnlyInlinedPlugins`. */
   async #pluginsInDirectory(text: string): Promise<CniPlugin[]> {
-    const name = /"name"\s*:\s*"([a-zA-Z0-9][a-zA-Z0-9_.-]{0,127})"/.exec(text)?.[1];
+    const name = nameOfOpenList(text);
     if (name === undefined) return [];
     const plugins: CniPlugin[] = [];
     for (const { path } of await this.#files.listConfigs(`${this.#directory}/${name}`)) {

@@ -69,7 +69,7 @@ export class CniNetwork {
   #deletes: Promise<unknown> = Promise.resolve();
   /** What STATUS said last, of which list. */
   #status: { readonly list: CniConfigList; readonly failure: string | undefined; readonly atMs: number } | undefined;
-  #asking: Promise<void> | undefined;
+  #asking: { readonly list: CniConfigList; readonly answered: Promise<void> } | undefined;
   readonly #cancel = new AbortController();
 
   /** Reads the records and nothing else. */
@@ -98,18 +98,21 @@ export class CniNetwork {
     return list;
   }
 
-  /** STATUS of the list's plugins; calls at the same time share one. Never throws. */
+  /** STATUS of the list's plugins; calls for one list at the same time share one. Never throws. */
   async #ask(list: CniConfigList): Promise<void> {
-    this.#asking ??= (async () => {
-      const failure = await this.#plugins.status(list).then(
-        () => undefined,
-        (error: unknown) => printable(errorMessage(error)),
-      );
-      this.#status = { list, failure, atMs: this.#parts.clock.monotonicMs() };
-    })().finally(() => {
-      this.#asking = undefined;
-    });
-    await this.#asking;
+    // What is being asked of a list that has been replaced says nothing of this one.
+    while (this.#asking !== undefined && this.#asking.list !== list) await this.#asking.answered;
+    this.#asking ??= { list, answered: this.#askPlugins(list) };
+    await this.#asking.answered;
+  }
+
+  async #askPlugins(list: CniConfigList): Promise<void> {
+    const failure = await this.#plugins.status(list).then(
+      () => undefined,
+      (error: unknown) => printable(errorMessage(error)),
+    );
+    this.#status = { list, failure, atMs: this.#parts.clock.monotonicMs() };
+    this.#asking = undefined;
   }
 
   /** Looks at the directory again and asks the plugins, who may take their time: then what they said last counts. */
@@ -236,17 +239,18 @@ export class CniNetwork {
   /**
    * For the start of an owner: in the background, so that a plugin which hangs, perhaps because its own agent is a pod that waits for us, holds
    * nobody up, DEL of all that no live pod has, then CHECK of what live ones have and GC. Failures are reported and tried again at the next removal or start.
+   * `isChosen`: pods get their networks here. Else the configuration belongs to others, whose attachments GC would take for leaked ones; so it is not even read.
    */
-  async reconcile(livePodIds: ReadonlySet<string>): Promise<void> {
+  async reconcile(livePodIds: ReadonlySet<string>, { isChosen }: { readonly isChosen: boolean }): Promise<void> {
     const stale = this.#store.list().filter(({ podId }) => !livePodIds.has(podId));
     for (const { podId } of stale) this.#store.setState(podId, 'deleting');
-    await this.#directory.read();
+    if (isChosen) await this.#directory.read();
     this.#inBackground(async () => {
       this.#deletes = Promise.all(stale.map(async ({ podId }) => this.detach(podId).catch(this.#report)));
       await this.#deletes;
       await this.#parts.clock.sleep(careDelayMs, this.#cancel.signal);
       await this.#check(livePodIds);
-      await this.#collect();
+      if (isChosen) await this.#collect();
     });
   }
 

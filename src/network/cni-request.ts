@@ -67,13 +67,14 @@ export function capabilityArgsOf(pod: CniPod, podCidrs: readonly string[]): Json
   };
 }
 
-/** Standard input of a plugin. `extra` is what the command adds, such as `prevResult`. */
+/** Standard input of a plugin: its configuration but for `capabilities`, which is said to the runtime. `extra` is what the command adds, such as `prevResult`. */
 export function encodePluginConfig(list: CniConfigList, plugin: CniPlugin, extra: { readonly capabilityArgs?: JsonObject; readonly more?: JsonObject }): Buffer {
   const { capabilityArgs = {}, more = {} } = extra;
+  const { capabilities: _forUs, ...config } = plugin.config;
   const wanted = plugin.capabilities.filter((name) => Object.hasOwn(capabilityArgs, name)).map((name) => [name, capabilityArgs[name]] as const);
   return Buffer.from(
     JSON.stringify({
-      ...plugin.config,
+      ...config,
       name: list.name,
       cniVersion: list.cniVersions[0],
       ...(wanted.length === 0 ? {} : { runtimeConfig: Object.fromEntries(wanted) }),

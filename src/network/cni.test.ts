@@ -1,12 +1,13 @@
 /** CNI as data: configurations, results, templates; and the network on a host that this file plays. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { setImmediate as settled } from 'node:timers/promises';
 import { RuntimeError, limits } from '#core';
 import type { ToolRequest, ToolResult } from '#system';
-import { decodeCniConfig, isVersionAtLeast } from './cni-config.ts';
+import { decodeCniConfig, isVersionAtLeast, nameOfOpenList } from './cni-config.ts';
 import { CniGate } from './cni-gate.ts';
 import { CniNetwork } from './cni-network.ts';
-import { capabilityArgsOf, encodeCniArgs } from './cni-request.ts';
+import { capabilityArgsOf, encodeCniArgs, encodePluginConfig } from './cni-request.ts';
 import { decodeBitRate, describePluginFailure, hostEndOf, isIpAddress, podAddresses, printable } from './cni-result.ts';
 import { decodePodCidrs, fillCniTemplate, templateValuesOf } from './cni-template.ts';
 import type { CniFiles, CniPod } from './cni-types.ts';
@@ -48,6 +49,10 @@ describe('a configuration', () => {
     const types = (value: unknown): string[] => decodeCniConfig(JSON.stringify(value), { isList: true, inDirectory }).plugins.map(({ type }) => type);
     assert.deepEqual(types({ cniVersion: '1.1.0', name: 'n', plugins: [plugin] }), ['bridge', 'tuning']);
     assert.deepEqual(types({ cniVersion: '1.1.0', name: 'n', plugins: [plugin], loadOnlyInlinedPlugins: true }), ['bridge']);
+    // The first name in the text is not the list's own.
+    const nested = { plugins: [{ ...plugin, name: 'other' }], name: 'n' };
+    assert.deepEqual([nameOfOpenList(JSON.stringify(nested)), nameOfOpenList(JSON.stringify({ ...nested, loadOnlyInlinedPlugins: true }))], ['n', undefined]);
+    assert.equal(nameOfOpenList('{"name": "../n"}'), undefined);
   });
 
   for (const [what, value, message] of [
@@ -116,6 +121,13 @@ describe('what a plugin is told', () => {
   test('of the pod is refused where it cannot be told', () => {
     assert.equal(encodeCniArgs(pod), 'IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=id;K8S_POD_UID=u1');
     refuses(() => encodeCniArgs({ ...pod, uid: 'u;IgnoreUnknown=0' }), 'metadata.uid: must not have ";", "=" or control characters: network plugins are told it');
+  });
+
+  test('has what its capabilities ask for, and not the word itself', () => {
+    const config = { cniVersion: '0.1.0', type: 'portmap', capabilities: { portMappings: true, dns: true }, snat: true };
+    const list = decodeCniConfig(JSON.stringify({ cniVersion: '1.0.0', name: 'n', plugins: [config] }), { isList: true });
+    const told = list.plugins.map((plugin): unknown => JSON.parse(encodePluginConfig(list, plugin, { capabilityArgs: { portMappings: [], bandwidth: {} } }).toString()));
+    assert.deepEqual(told, [{ cniVersion: '1.0.0', name: 'n', type: 'portmap', snat: true, runtimeConfig: { portMappings: [] } }]);
   });
 
   test('by capability is there only where the pod has it', () => {
@@ -214,11 +226,11 @@ describe('the network', () => {
   const list = { cniVersion: '1.0.0', name: 'n', plugins: [{ type: 'one' }, { type: 'two' }] };
   const okay: Omit<ToolResult, 'stdout'> = { exitCode: 0, signal: undefined, timedOut: false, stdoutTruncated: false, stderrTruncated: false, stderr: Buffer.alloc(0) };
 
-  /** A host whose plugins do what `answers` says; by default they give one address. */
-  function open() {
+  /** A host whose plugins do what `answers` says, once what `holds` has is over; by default they give one address. Waiting takes for ever unless `isFast`. */
+  function open({ isFast = false }: { readonly isFast?: boolean } = {}) {
     const world = makeWorld();
     const calls: string[] = [];
-    const state = { text: JSON.stringify(list), stamp: '1', answers: new Map<string, Partial<ToolResult>>() };
+    const state = { text: JSON.stringify(list), stamp: '1', answers: new Map<string, Partial<ToolResult>>(), holds: new Map<string, Promise<void>>() };
     const files: CniFiles = {
       listConfigs: async () => (state.text === '' ? [] : [{ path: '/net.d/10-n.conflist', stamp: state.stamp }]),
       readText: async () => state.text,
@@ -229,6 +241,7 @@ describe('the network', () => {
     const runTool = async ({ path, env, timeoutMs }: ToolRequest): Promise<ToolResult> => {
       const call = `${env['CNI_COMMAND']} ${path.slice(5)}`;
       calls.push(call);
+      await state.holds.get(call);
       assert.equal(timeoutMs, /ADD|DEL|CHECK/.test(call) ? limits.cniCommandTimeoutMs : limits.cniQueryTimeoutMs);
       const stdout = call.startsWith('VERSION') ? '{"supportedVersions":["0.4.0","1.0.0"]}' : call.startsWith('ADD') ? '{"ips":[{"address":"10.1.0.9/24"}]}' : '';
       return { ...okay, stdout: Buffer.from(stdout), ...state.answers.get(call) };
@@ -242,7 +255,7 @@ describe('the network', () => {
           monotonicMs: () => 0,
           randomBytes: (count) => new Uint8Array(count),
           sleep: async (_ms, signal) =>
-            new Promise((resolve, reject) => (signal === undefined ? resolve() : signal.addEventListener('abort', () => reject(new Error('aborted')), { once: true }))),
+            new Promise((resolve, reject) => (isFast || signal === undefined ? resolve() : signal.addEventListener('abort', () => reject(new Error('aborted')), { once: true }))),
         },
         files,
         runTool,
@@ -296,12 +309,12 @@ describe('the network', () => {
     await fails(network.detach('p1'), 'unavailable', 'detach pod p1: CNI plugin one: DEL: busy');
     const next = openNetwork();
     assert.ok(next.has('p1'));
-    await next.reconcile(new Set());
+    await next.reconcile(new Set(), { isChosen: true });
     await next.close();
     assert.deepEqual(reported, ['RuntimeError: detach pod p1: CNI plugin one: DEL: busy']);
     state.answers.clear();
     const last = openNetwork();
-    await last.reconcile(new Set());
+    await last.reconcile(new Set(), { isChosen: true });
     await last.close();
     assert.deepEqual([records(world), calls.slice(-2)], [[], ['DEL two', 'DEL one']]);
   });
@@ -319,5 +332,36 @@ describe('the network', () => {
     assert.deepEqual(await network.status(), { ready: true, reason: '', message: '' });
     assert.deepEqual(network.info()['cniVersion'], '1.0.0');
     assert.deepEqual(calls, ['VERSION one', 'VERSION two']);
+  });
+
+  const newest = { stdout: Buffer.from('{"supportedVersions":["1.1.0"]}') };
+
+  test('collects for its own pods where it is chosen, and else leaves alone what belongs to others', async () => {
+    for (const isChosen of [true, false]) {
+      const { state, calls, reported, network } = open({ isFast: true });
+      state.text = JSON.stringify({ ...list, cniVersion: '1.1.0' });
+      for (const { type } of list.plugins) state.answers.set(`VERSION ${type}`, newest);
+      await network.reconcile(new Set(), { isChosen });
+      await settled();
+      assert.deepEqual(calls, isChosen ? ['VERSION one', 'VERSION two', 'GC one', 'GC two'] : []);
+      assert.deepEqual(reported, []);
+      await network.close();
+    }
+  });
+
+  test('does not take the answer of a list that has been replaced for that of its successor', async () => {
+    const { world, state, calls, network } = open();
+    const old = Promise.withResolvers<void>();
+    for (const type of ['one', 'two']) state.answers.set(`VERSION ${type}`, newest);
+    state.text = JSON.stringify({ ...list, cniVersion: '1.1.0', plugins: [{ type: 'one' }] });
+    state.holds.set('STATUS one', old.promise);
+    const first = network.attach({ pod: pod('p1'), netnsSlot: 1 }, world.run);
+    while (!calls.includes('STATUS one')) await Promise.resolve();
+    state.text = JSON.stringify({ ...list, cniVersion: '1.1.0', plugins: [{ type: 'two' }] });
+    state.answers.set('STATUS two', { exitCode: 1, stdout: Buffer.from('{"code":50,"msg":"no agent yet"}') });
+    const second = fails(network.attach({ pod: pod('p2'), netnsSlot: 1 }, world.run), 'unavailable', 'attach pod p2: network is not ready: CNI plugin two: STATUS: no agent yet');
+    old.resolve();
+    await first;
+    await second;
   });
 });

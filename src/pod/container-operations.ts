@@ -106,7 +106,7 @@ export class ContainerOperations {
       });
       this.#state.store.moveContainer(id, { state: 'created', pid, identity });
     });
-    this.#state.publish({ kind: 'containerCreated', podSandboxId: pod.id, containerId: id, atNs: clock.nowNs() });
+    this.#state.publish({ kind: 'containerCreated', podSandboxId: pod.id, containerId: id });
     return id;
   }
 
@@ -214,7 +214,7 @@ export class ContainerOperations {
       else await sandbox.removeContainer(container.id);
       releaseImages(this.#state.deps.images, container);
       this.#state.store.deleteContainer(container.id);
-      this.#state.publish({ kind: 'containerRemoved', podSandboxId: container.podId, containerId: container.id, atNs: this.#state.deps.clock.nowNs() });
+      this.#state.publish({ kind: 'containerRemoved', podSandboxId: container.podId, containerId: container.id });
     });
   }
 }

@@ -6,7 +6,7 @@ import { type BoundedQueue, type Clock, KeyedMutex, type Records, RuntimeError }
 import type { ImagePort, NetworkPort, ProcessEnd, Sandbox, SandboxDriver, SpecDefaults } from './ports.ts';
 import { snapshotOf } from './status.ts';
 import { type ContainerRecord, type PodRecord, PodStore } from './store.ts';
-import type { EngineEvent, RuntimeReadiness, ImageFileSystemUsage, LayerUsage } from './types.ts';
+import type { EngineChange, EngineEvent, RuntimeReadiness, ImageFileSystemUsage, LayerUsage } from './types.ts';
 
 /** What an engine is wired with. */
 export interface EngineDependencies {
@@ -102,7 +102,7 @@ export class EngineState {
       // Its pod may have been stopped meanwhile.
       if (container?.state !== 'created') return;
       this.store.moveContainer(id, { state: 'running', startedAtNs: starting.startedAtNs, pid });
-      this.publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: container.id, atNs: starting.startedAtNs });
+      this.publish({ kind: 'containerStarted', podSandboxId: container.podId, containerId: container.id });
       if (starting.end !== undefined) this.recordEnd(id, starting.end);
     } finally {
       this.#starting.delete(id);
@@ -117,7 +117,7 @@ export class EngineState {
     this.store.moveContainer(id, { state: 'exited', finishedAtNs: end.endedAtNs, exitCode: end.exitCode, reason: end.reason, message: end.message });
     this.ends.get(id)?.resolve();
     this.ends.delete(id);
-    this.publish({ kind: 'containerStopped', podSandboxId: container.podId, containerId: container.id, atNs: end.endedAtNs });
+    this.publish({ kind: 'containerStopped', podSandboxId: container.podId, containerId: container.id });
   }
 
   /** Every container of the pod that has not ended. */
@@ -125,11 +125,15 @@ export class EngineState {
     for (const container of this.store.containers(podId)) this.recordEnd(container.id, { ...end, endedAtNs: this.deps.clock.nowNs() });
   }
 
-  /** Hands an event to every reader, with what is there now. `removed` is the pod's last record where the store has it no more. */
-  publish(event: EngineEvent, removed?: PodRecord): void {
+  /** Hands a change that has been recorded to every reader, with what is there now. `removed` is the pod's last record where the store has it no more. */
+  publish(change: EngineChange, removed?: PodRecord): void {
     if (this.subscribers.size === 0) return;
-    const pod = this.store.findPod(event.podSandboxId) ?? removed;
-    const told = pod === undefined ? event : { ...event, snapshot: snapshotOf(pod, this.store.containers(pod.id)) };
+    const pod = this.store.findPod(change.podSandboxId) ?? removed;
+    const told: EngineEvent = {
+      ...change,
+      atNs: this.deps.clock.nowNs(),
+      ...(pod === undefined ? {} : { snapshot: snapshotOf(pod, this.store.containers(pod.id)) }),
+    };
     for (const subscriber of this.subscribers) subscriber.push(told);
   }
 }

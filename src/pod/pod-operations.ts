@@ -88,7 +88,7 @@ export class PodOperations {
     } catch (error) {
       throw wrapError(`run pod sandbox ${config.metadata.namespace}/${config.metadata.name}`, error);
     }
-    this.#state.publish({ kind: 'podCreated', podSandboxId: id, atNs: clock.nowNs() });
+    this.#state.publish({ kind: 'podCreated', podSandboxId: id });
     return id;
   }
 
@@ -143,7 +143,7 @@ export class PodOperations {
       }
       if (pod.attachment !== undefined) this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
     });
-    if (wasReady) this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });
+    if (wasReady) this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id });
   }
 
   /** Ends the sandbox and detaches the network: where both are there, the sandbox runs the network's plan as its last act. */
@@ -171,13 +171,13 @@ export class PodOperations {
         this.#state.store.containers(pod.id).map((container) => container.id),
       );
       await this.#forgetPod(last);
-      this.#state.publish({ kind: 'podRemoved', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() }, last);
+      this.#state.publish({ kind: 'podRemoved', podSandboxId: pod.id }, last);
     });
     await (signal === undefined ? removed : abandonable(removed, signal));
   }
 
   async #forgetPod(pod: PodRecord): Promise<void> {
-    const { records, images, clock } = this.#state.deps;
+    const { records, images } = this.#state.deps;
     const containers = this.#state.store.containers(pod.id);
     records.transaction(() => {
       for (const container of containers) {
@@ -186,7 +186,7 @@ export class PodOperations {
       }
       this.#state.store.deletePod(pod.id);
     });
-    for (const container of containers) this.#state.publish({ kind: 'containerRemoved', podSandboxId: pod.id, containerId: container.id, atNs: clock.nowNs() }, pod);
+    for (const container of containers) this.#state.publish({ kind: 'containerRemoved', podSandboxId: pod.id, containerId: container.id }, pod);
   }
 
   /** Repairs what earlier owners left: re-attaches live sandboxes, records the ends of dead ones, removes their remains. */
@@ -279,7 +279,7 @@ export class PodOperations {
     // What the network cannot undo now stays recorded there, for the pod's removal.
     await this.#state.deps.network.detach(pod.id).catch((error: unknown) => this.#state.deps.report(error));
     this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
-    this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id, atNs: this.#state.deps.clock.nowNs() });
+    this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id });
   }
 }
 

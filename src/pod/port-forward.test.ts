@@ -17,9 +17,7 @@ function connectionDouble(): Connection {
     isClosed: false,
     end: exit.resolve,
     output: {
-      async *[Symbol.asyncIterator]() {
-        await exit.promise;
-      },
+      [Symbol.asyncIterator]: () => ({ next: async () => exit.promise.then(() => ({ done: true, value: undefined })) }),
     },
     write: async () => undefined,
     closeInput: async () => undefined,

@@ -32,7 +32,7 @@ async function setUp({ pod = {}, container = {} }: { readonly pod?: Partial<PodS
   await engine.startContainer(id);
   const sandbox = driver.alive.get(podId);
   assert.ok(sandbox !== undefined);
-  return { journal, records, reported, openEngine, engine, podId, id, sandbox };
+  return { journal, clock, records, reported, openEngine, engine, podId, id, sandbox };
 }
 
 describe('an update of a container', () => {
@@ -183,6 +183,38 @@ describe('events', () => {
     cancel.abort();
     await reading;
     assert.deepEqual(kinds, ['containerCreated created', 'containerStarted running', 'containerStopped exited']);
+  });
+
+  it('have the time at which they were recorded, so that none is older than what a reader has seen of the pod', async () => {
+    const { engine, journal, clock, podId, sandbox } = await setUp();
+    const cancel = new AbortController();
+    const events: EngineEvent[] = [];
+    const reading = (async (): Promise<void> => {
+      for await (const event of engine.events(cancel.signal)) events.push(event);
+    })();
+    await new Promise((resolve) => setImmediate(resolve));
+    const id = await engine.createContainer(podId, containerConfig({ metadata: { name: 'late', attempt: 0 } }));
+    const createdNs = clock.nowNs();
+    // The process ends, and only then the shim's answer to the start arrives.
+    journal.onStep = (step) => {
+      if (step !== 'startContainer') return;
+      sandbox.end(id, 0);
+      clock.advance(5);
+    };
+    await engine.startContainer(id);
+    journal.onStep = undefined;
+    cancel.abort();
+    await reading;
+    const recordedNs = createdNs + 5_000_000n;
+    assert.deepEqual(
+      events.map(({ kind, atNs }) => [kind, atNs]),
+      [
+        ['containerCreated', createdNs],
+        ['containerStarted', recordedNs],
+        ['containerStopped', recordedNs],
+      ],
+    );
+    assert.equal((await engine.containerStatus(id)).finishedAtNs, createdNs);
   });
 
   it('hold the pod and its containers as they were then, also of what is removed', async () => {

@@ -187,7 +187,7 @@ export class EngineDouble {
       })(),
       write: async () => undefined,
       closeInput: async () => undefined,
-      resize: async () => undefined,
+      resize: async ({ columns, rows }) => void this.calls.push(`resize ${id} ${columns}x${rows}`),
       exited: end.promise.then(() => 0),
       close: () => closed.resolve(),
     };

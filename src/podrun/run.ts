@@ -151,6 +151,8 @@ export class PodRun {
         const streams = options.attach === undefined ? undefined : await this.#engine.attach(id, { stdin: container.manifest.stdin });
         const output = streams === undefined ? Promise.resolve() : this.#supervised(this.#consume(container, streams));
         try {
+          const size = container.manifest.tty ? options.windowSize?.() : undefined;
+          if (size !== undefined) await streams?.resize(size);
           await this.#engine.startContainer(id);
         } catch (error) {
           streams?.close();

@@ -45,6 +45,8 @@ export interface RunOptions {
    * It must consume `output`, and must not throw for an end of the process.
    */
   readonly attach?: (container: { readonly name: string; readonly role: ContainerRole; readonly tty: boolean; readonly stdin: boolean }, streams: ProcessStreams) => Promise<void>;
+  /** Size of the terminal that shows the output; one of a container has it before its process starts, which may look at once. undefined: there is none. */
+  readonly windowSize?: () => { readonly columns: number; readonly rows: number } | undefined;
   /** Asks for an orderly end: containers get their grace period. */
   readonly stopSignal?: AbortSignal;
   /** Asks for an end at once. */

@@ -271,6 +271,19 @@ test('output is handed over before the end is reported', async () => {
   assert.deepEqual(order, ['hello', 'ended']);
 });
 
+test('a terminal has its size before the process in it starts, however late its streams are taken over', async () => {
+  const run = start(
+    { restartPolicy: 'Never', containers: [{ ...container('app'), tty: true }, container('plain')] },
+    { app: [{ exitCode: 0 }], plain: [{ exitCode: 0 }] },
+    { attach: async () => undefined, windowSize: () => ({ columns: 77, rows: 33 }) },
+  );
+  await run.result;
+  assert.deepEqual(
+    run.double.calls.filter((call) => /^(attach|resize|start) /.test(call)),
+    ['attach app-0', 'resize app-0 77x33', 'start app-0', 'attach plain-0', 'start plain-0'],
+  );
+});
+
 async function waitFor(condition: () => boolean): Promise<void> {
   for (let turn = 0; turn < 1000; turn += 1) {
     if (condition()) return;

@@ -64,7 +64,6 @@ test('plugins get the configuration, the pod, its capabilities and the result be
   );
   assert.deepEqual(add?.input, {
     type: 'first',
-    capabilities: { dns: true, ipRanges: true, 'io.kubernetes.cri.pod-annotations': true, unheardOf: true },
     name: 'scripted',
     cniVersion: '1.1.0',
     runtimeConfig: {

@@ -97,6 +97,11 @@ test('at its deadline a tool is killed with its children, and what it printed is
   await until('the child is dead', () => pids.every(isDead));
 });
 
+test('a tool that never stops talking is read no longer than its deadline', async () => {
+  const result = await run('for i in 1 2 3 4 5 6; do cat /dev/zero & done; wait', { timeoutMs: 500 });
+  assert.deepEqual([result.timedOut, result.signal, result.stdoutTruncated, result.stdout.length], [true, 9, true, 65_536]);
+});
+
 test('a child that keeps the streams open does not keep the answer, and is killed', async () => {
   const path = join(directory, 'left');
   const { exitCode, stdout } = await run(`sleep 100000 & echo $! > ${path}; echo done`);

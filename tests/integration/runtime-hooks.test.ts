@@ -8,7 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { RuntimeError } from '#core';
 import { type HookKind, type RuntimeSpec, type SpecHook, hookKinds } from '#oci';
-import { type HookPlace, type PlanContainerInput, bundleSteps, oomFileOf, planContainer, planContainerRemoval, planPoststart, planPoststop } from '#runtime';
+import { type HookPlace, type PlanContainerInput, bundleSteps, defaultCapabilities, oomFileOf, planContainer, planContainerRemoval, planPoststart, planPoststop } from '#runtime';
 import { type RuntimeHost, type TestPod, makeSpec, skipReason, startRuntimeHost, writeRoot } from './runtime-host.ts';
 
 const patienceMs = 30_000;
@@ -83,11 +83,11 @@ describe('hooks', { skip: skipReason() }, () => {
   /** A container with hooks, planned, its bundle made. */
   const make = async (
     hooks: Partial<Record<HookKind, readonly SpecHook[]>>,
-    { of = pod, args = ['sleep', '1000'] }: { of?: TestPod; args?: readonly string[] } = {},
+    { of = pod, args = ['sleep', '1000'], capabilities = [] }: { of?: TestPod; args?: readonly string[]; capabilities?: readonly string[] } = {},
   ): Promise<Made> => {
     serial += 1;
     const id = `hooks-${serial}`;
-    const spec: RuntimeSpec = { ...makeSpec(host.host, { args, root: { readonly: false } }), hooks, annotations: { 'example.com/key': 'a "value"' } };
+    const spec: RuntimeSpec = { ...makeSpec(host.host, { args, root: { readonly: false }, capabilities }), hooks, annotations: { 'example.com/key': 'a "value"' } };
     const place = { id, bundle: join(host.directory, `bundle-${serial}`) };
     const input: PlanContainerInput = {
       spec,
@@ -248,6 +248,16 @@ describe('hooks', { skip: skipReason() }, () => {
     await create(made);
     await expectFailure(pod.shim.startProcess(made.place.id), { code: 'failedPrecondition', message: '/hooks/startContainer/0: run the hook /bin/refuse: exit code 3: 0' });
     assert.equal(existsSync(join(host.root, 'data/payload')), false);
+    await remove(made);
+  });
+
+  test('a startContainer hook with SYS_PTRACE finds nothing of the host in the process that waits for it', async () => {
+    const look = 'for f in 0 1 2 $(seq 3 300); do readlink /proc/1/fd/$f; done; readlink /proc/1/root; readlink /proc/1/cwd; cat /proc/1/fd/*/mounts /proc/1/fd/*/*/mounts 2>/dev/null | head -3';
+    writeFileSync(join(host.root, 'bin/peek'), `#!/bin/sh\nexec >/data/peeked 2>&1; ${look}; true\n`, { mode: 0o755 });
+    const made = await make({ startContainer: [hook('/bin/peek')] }, { capabilities: [...defaultCapabilities, 'CAP_SYS_PTRACE'] });
+    await create(made);
+    await pod.shim.startProcess(made.place.id);
+    console.log(readFileSync(join(host.root, 'data/peeked'), 'utf8'));
     await remove(made);
   });
 

@@ -82,6 +82,8 @@ export class SpdyClient {
   private constructor(socket: Socket, protocol: string | undefined) {
     this.socket = socket;
     this.protocol = protocol;
+    // A test that fails leaves it open.
+    socket.unref();
     const decoder = new SpdyDecoder();
     socket.on('data', (piece) => {
       // SAFETY: no encoding is set.
