@@ -31,7 +31,7 @@
   X(OPEN_TERMINAL, open_terminal) X(JOIN_KEYRING, join_keyring) X(SET_PERSONALITY, set_personality) \
   X(CONNECT, connect) X(RELAY, relay) \
   X(ATTACH_DEVICE_FILTER, attach_device_filter) X(KILL_CGROUP, kill_cgroup) X(REMOVE_CGROUP, remove_cgroup) \
-  X(RUN_HOOK, run_hook) X(LINK_ROOT, link_root) X(CHANGE_ROOT, change_root)
+  X(RUN_HOOK, run_hook) X(LINK_ROOT, link_root) X(CHANGE_ROOT, change_root) X(CLOSE_SLOTS, close_slots)
 
 #define DECLARE_STEP(constant, name) int run_##name(struct run *run, const struct step_##name *step, struct failure *failure);
 STEPS(DECLARE_STEP)

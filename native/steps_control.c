@@ -11,7 +11,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include "roles.h"
 #include "steps.h"
 
 int send_message(int control, const struct child_message *message, int fd) {
@@ -182,12 +181,15 @@ int run_ask(struct run *run, const struct step_ask *step, struct failure *failur
 
 /*
  * What a plan holds leads to the host: the directory of a process in the host's procfs, cgroups, namespaces. "Not dumpable" closes
- * it to most, but not to a container with SYS_PTRACE, so none of it enters a PID namespace that others live in.
+ * it to most, but not to a container with SYS_PTRACE, so none of it enters a PID namespace that others live in, nor stays while a hook
+ * inside the container runs.
  */
 static int shed_slots(struct run *run) {
   for (int i = 0; i < SLOT_COUNT; i++) slots_set(run->slots, (uint16_t)i, -1);
   return prepare_streams(run);
 }
+
+int run_close_slots(struct run *run, const struct step_close_slots *step UNUSED, struct failure *failure UNUSED) { return shed_slots(run); }
 
 /*
  * SAFETY: the new process waits until the old one has reported it and is gone, so messages stay in order and nothing that

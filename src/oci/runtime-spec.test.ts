@@ -82,5 +82,8 @@ test('keeps what nobody implements by name only, so that it can be refused', () 
     process: { ...process, ioPriority: { class: 'IOPRIO_CLASS_IDLE' } },
     linux: { intelRdt: {}, timeOffsets: { boottime: {} } },
   });
-  assert.deepEqual([spec.hooks, spec.process?.unsupported, spec.linux.unsupported, spec.linux.hasTimeOffsets], [{ prestart: [{ path: '/x', args: [], env: [] }] }, ['ioPriority'], ['intelRdt'], true]);
+  assert.deepEqual(
+    [spec.hooks, spec.process?.unsupported, spec.linux.unsupported, spec.linux.hasTimeOffsets],
+    [{ prestart: [{ path: '/x', args: [], env: [] }] }, ['ioPriority'], ['intelRdt'], true],
+  );
 });

@@ -45,7 +45,10 @@ export function stepError(plan: Plan, failure: StepFailure): RuntimeError {
   const origin = step?.origin === undefined ? '' : `${step.origin}: `;
   // How a hook ended is no errno.
   if (step?.kind === 'runHook' && failure.detail !== '') {
-    const end = failure.detail.replaceAll(/\s*\n\s*/g, '; ').replaceAll(/[\p{Cc}\p{Cf}]/gu, '?').trim();
+    const end = failure.detail
+      .replaceAll(/\s*\n\s*/g, '; ')
+      .replaceAll(/[\p{Cc}\p{Cf}]/gu, '?')
+      .trim();
     return new RuntimeError(errno === 'ETIMEDOUT' ? 'deadlineExceeded' : 'failedPrecondition', `${origin}${what}: ${end}`, { errno });
   }
   const code: ErrorCode = codeOfErrno(errno) ?? 'unknown';

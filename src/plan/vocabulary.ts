@@ -410,6 +410,11 @@ export const vocabulary = {
     does: 'fchdir(slot), chroot("."). For a child that has entered a mount namespace and goes on with the tree that it had before.',
     says: (s) => `make slot ${s.slot} the root of this process alone`,
   }),
+  closeSlots: step({
+    op: 123, fields: {},
+    does: 'Closes every slot of this process. For one whose own program may look into it before it executes: what a plan holds leads to the host.',
+    says: () => 'close all slots',
+  }),
 } as const;
 
 /** The table as a type, from which those of the steps follow. */

@@ -96,6 +96,11 @@ function planTerminal(process: SpecProcess, identity: Identity, context: Process
   return [openTerminal, ...own];
 }
 
+/** Programs of the container itself run before the payload, and may look into the process that waits for them. */
+function planBefore({ beforeExecute = [] }: ProcessContext): readonly Step[] {
+  return beforeExecute.length === 0 ? [] : [{ kind: 'closeSlots' }, ...beforeExecute];
+}
+
 /** The steps, of which the last is `execute`. */
 export function planProcess(process: SpecProcess, identity: Identity, context: ProcessContext): readonly Step[] {
   const { host, path } = context;
@@ -128,7 +133,7 @@ export function planProcess(process: SpecProcess, identity: Identity, context: P
     // After the fork: the session's leader must be the process that stays.
     { kind: 'newSession', controllingTerminal: context.terminal ? 1 : 0 },
     ...(process.noNewPrivileges ? filter : []),
-    ...(context.beforeExecute ?? []),
+    ...planBefore(context),
     { kind: 'execute', file, argv: process.args, env: environmentOf(process, identity), origin: `/${path}/args` },
   ];
 }

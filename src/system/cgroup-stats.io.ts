@@ -2,7 +2,7 @@
  * Looks at control groups and interfaces. In: directories of the kernel's cgroup file systems, pids. Out: numbers. Only files of the kernel are
  * read, each up to a bound; nothing is written. What cannot be read is absent, and so is what does not answer in time: see kernel-files.io.ts.
  */
-import { readdirSync, readlinkSync } from 'node:fs';
+import { opendirSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
 import { type Clock, limits } from '#core';
 import { type LinkCounters, countLines, decodeBlkio, decodeCounters, decodeIoStat, decodeLinks, decodeNumber, decodePressure, microseconds, onlyKnown } from './cgroup-stats.ts';
@@ -214,11 +214,23 @@ const isSocket = (path: string): boolean => {
   }
 };
 
-/** Descriptors of a process, and how many of them are sockets: links that the kernel makes up, which lead nowhere here. */
+/**
+ * Descriptors of a process, and how many of the first ones are sockets: links that the kernel makes up, which lead nowhere here. A process may have a
+ * million, whose names the kernel would take seconds to list.
+ */
 function countDescriptorsOf(pid: string): { readonly all: number; readonly sockets: number } {
+  const path = `/proc/${pid}/fd`;
   try {
-    const names = readdirSync(`/proc/${pid}/fd`);
-    return { all: names.length, sockets: names.slice(0, limits.statsDescriptorsMax).filter((name) => isSocket(`/proc/${pid}/fd/${name}`)).length };
+    using directory = opendirSync(path);
+    let [seen, sockets] = [0, 0];
+    while (seen < limits.statsDescriptorsMax) {
+      const entry = directory.readSync();
+      if (entry === null) break;
+      seen += 1;
+      if (isSocket(`${path}/${entry.name}`)) sockets += 1;
+    }
+    // The directory's size is their number since Linux 6.2, and 0 before. Source: the kernel's Documentation/filesystems/proc.rst.
+    return { all: Math.max(seen, statSync(path).size), sockets };
   } catch {
     return { all: 0, sockets: 0 };
   }

@@ -1,7 +1,7 @@
 /** The kernel's statistics: texts as kernels write them, and directories that look like groups. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readdirSync, readlinkSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { after, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
@@ -240,6 +240,17 @@ test('descriptors and limits are counted where they are asked for', async () => 
   const { processes } = await new GroupReader(new DeadlineClock()).read({ unified, v1: {} }, { details: true });
   assert.ok((processes?.fileDescriptors ?? 0) >= 3);
   assert.equal(typeof processes?.sockets, 'number');
+});
+
+test('descriptors beyond the bound are counted where the kernel tells their number, and are not listed', async () => {
+  const unified = makeGroup('many', { 'cgroup.procs': `${process.pid}\n`, 'cgroup.threads': `${process.pid}\n` });
+  const opened = Array.from({ length: limits.statsDescriptorsMax + 50 }, () => openSync('/dev/null', 'r'));
+  const { processes } = await new GroupReader(new DeadlineClock()).read({ unified, v1: {} }, { details: true });
+  const told = statSync('/proc/self/fd').size;
+  for (const descriptor of opened) closeSync(descriptor);
+  const count = processes?.fileDescriptors ?? 0;
+  if (told === 0) assert.equal(count, limits.statsDescriptorsMax);
+  else assert.ok(count >= opened.length && Math.abs(count - told) < 50, `${count} descriptors, ${told} by the kernel`);
 });
 
 test('a file that hangs is left out, and after some nothing is begun until one returns', async () => {

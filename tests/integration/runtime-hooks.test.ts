@@ -252,7 +252,8 @@ describe('hooks', { skip: skipReason() }, () => {
   });
 
   test('a startContainer hook with SYS_PTRACE finds nothing of the host in the process that waits for it', async () => {
-    const look = 'for f in 0 1 2 $(seq 3 300); do readlink /proc/1/fd/$f; done; readlink /proc/1/root; readlink /proc/1/cwd; cat /proc/1/fd/*/mounts /proc/1/fd/*/*/mounts 2>/dev/null | head -3';
+    const look =
+      'for f in 0 1 2 $(seq 3 300); do readlink /proc/1/fd/$f; done; readlink /proc/1/root; readlink /proc/1/cwd; cat /proc/1/fd/*/mounts /proc/1/fd/*/*/mounts 2>/dev/null | head -3';
     writeFileSync(join(host.root, 'bin/peek'), `#!/bin/sh\nexec >/data/peeked 2>&1; ${look}; true\n`, { mode: 0o755 });
     const made = await make({ startContainer: [hook('/bin/peek')] }, { capabilities: [...defaultCapabilities, 'CAP_SYS_PTRACE'] });
     await create(made);
