@@ -125,7 +125,8 @@ static int walk_to(struct walk *walk, const char *path, enum target_kind kind) {
 int open_or_create(const struct run *run, uint16_t slot, const char *path, enum target_kind kind, uint64_t resolve) {
   if (kind == TARGET_NONE || path[0] == 0) return open_below(run, slot, path, O_PATH, resolve);
   if (strlen(path) >= 4096) return -ENAMETOOLONG;
-  struct walk walk = {.resolve = resolve | RESOLVE_NO_MAGICLINKS, .links_left = LINKS_MAX};
+  /* On the host nothing is made where a dangling link leads: whoever may write beside a volume could choose any place. */
+  struct walk walk = {.resolve = resolve | RESOLVE_NO_MAGICLINKS, .links_left = slot == NO_SLOT ? 0 : LINKS_MAX};
   walk.base = base_of(run, slot, &walk.resolve);
   return walk.base == -1 ? -EBADF : walk_to(&walk, path, kind);
 }

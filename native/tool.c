@@ -98,6 +98,18 @@ static void kill_group(const struct tool *tool) {
   if (tool->pid > 0) kill(-tool->pid, SIGKILL);
 }
 
+/*
+ * Waits for those of the group that were killed: SIGKILL is an order, no fact, and whoever has the lock or calls the next tool relies on the fact.
+ * This process is the subreaper, so a member whose parent died is a child of its own.
+ */
+static void await_group(const struct tool *tool) {
+  for (int64_t deadline = now_monotonic() + KILL_NS; now_monotonic() < deadline;) {
+    pid_t got = waitpid(-tool->pid, NULL, WNOHANG);
+    if (got < 0 && errno != EINTR) return;
+    if (got == 0) usleep(1000);
+  }
+}
+
 static void feed(struct tool *tool) {
   while (tool->written < tool->input.size) {
     ssize_t put = write(tool->input_fd, tool->input.data + tool->written, tool->input.size - tool->written);
@@ -157,6 +169,7 @@ _Noreturn void tool_main(int connection, const struct frame *frame) {
   struct reader in;
   struct tool tool = {.handle = -1, .input_fd = -1, .streams = {{.fd = -1}, {.fd = -1}}, .status = SIGKILL};
   struct buffer out = {0};
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
   reader_init(&in, frame->payload, frame->size);
   int err = read_request(&in, &tool) ? start(&tool) : EINVAL;
   if (err != 0) {
@@ -165,9 +178,10 @@ _Noreturn void tool_main(int connection, const struct frame *frame) {
   } else {
     bool wanted = run(&tool, connection);
     kill_group(&tool);
-    if (!wanted) _exit(0);
     /* One that still hangs in the kernel has its SIGKILL and counts as killed. */
-    waitpid(tool.pid, &tool.status, WNOHANG);
+    if (wanted) waitpid(tool.pid, &tool.status, WNOHANG);
+    await_group(&tool);
+    if (!wanted) _exit(0);
     size_t begin = frame_begin(&out, FRAME_TOOL_RESULT, frame->id);
     put_u32(&out, (uint32_t)tool.status);
     put_u32(&out, tool.flags);

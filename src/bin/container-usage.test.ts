@@ -11,7 +11,8 @@ import { ContainerUsage } from './container-usage.ts';
 const scratch = mkdtempSync(`${tmpdir()}/container-usage-`);
 after(() => rmSync(scratch, { recursive: true }));
 let nowMs = 0;
-const clock: Clock = { nowNs: () => 5n, monotonicMs: () => nowMs, sleep: async () => undefined, randomBytes: (count) => new Uint8Array(count) };
+/** Nobody's patience ends. */
+const clock: Clock = { nowNs: () => 5n, monotonicMs: () => nowMs, sleep: async () => new Promise(() => undefined), randomBytes: (count) => new Uint8Array(count) };
 
 test('files count once, links and FIFOs are not opened, and an answer is kept for a while', async () => {
   mkdirSync(`${scratch}/outside`);
@@ -30,6 +31,48 @@ test('files count once, links and FIFOs are not opened, and an answer is kept fo
   assert.deepEqual(await usage.measure(), expected);
   nowMs = 31_000;
   assert.equal((await usage.measure()).inodesUsed, expected.inodesUsed + 1);
+});
+
+test('a measurement that lasts is not waited for where there is an old answer', async () => {
+  const directory = `${scratch}/large`;
+  mkdirSync(`${directory}/c`, { recursive: true });
+  const hasty = new ContainerUsage({ directory, clock: { ...clock, sleep: async () => undefined } });
+  assert.equal((await hasty.measure()).inodesUsed, 1);
+  writeFileSync(`${directory}/c/more`, 'y');
+  nowMs += 31_000;
+  assert.equal((await hasty.measure()).inodesUsed, 1);
+  while ((await hasty.measure()).inodesUsed !== 2) await setImmediate();
+});
+
+test('trees rest as long as all of them together ask for', async () => {
+  const directory = `${scratch}/many`;
+  for (const id of ['a', 'b', 'c']) mkdirSync(`${directory}/p/${id}`, { recursive: true });
+  let measurements = 0;
+  const slow = new ContainerUsage({
+    directory,
+    clock: {
+      ...clock,
+      // Asked once in each measurement, which takes four seconds.
+      nowNs: () => {
+        measurements += 1;
+        nowMs += 4_000;
+        return 5n;
+      },
+    },
+  });
+  const measure = async (containerId: string) => slow.measureLayer({ podId: 'p', containerId });
+  await measure('a');
+  await measure('b');
+  // More than ten times what each took, less than ten times what both took.
+  nowMs += 50_000;
+  await measure('a');
+  await measure('b');
+  // Trees are measured in turn: this one would come after those.
+  await measure('c');
+  assert.equal(measurements, 3);
+  nowMs += 121_000;
+  await measure('a');
+  while (measurements < 4) await setImmediate();
 });
 
 test('a directory that is not there takes nothing', async () => {

@@ -10,7 +10,7 @@ import type { ImageFileSystemUsage, LayerUsage } from '#pod';
 
 /** Trees may hold millions of files, and a kubelet asks every few seconds. */
 const keptMs = 30_000;
-/** A tree rests at least that many times as long as its measurement took. */
+/** What is measured rests at least that many times as long as its measurement took, a single tree as long as that of all single trees together. */
 const restFactor = 10;
 /** What is not asked for any more is forgotten. */
 const forgottenMs = 600_000;
@@ -80,14 +80,16 @@ interface Layer {
   running: Promise<LayerUsage | undefined> | undefined;
 }
 
-/** Measures when asked, with half a minute of rest between; callers meanwhile get the last answer, and callers at once share one. */
+/** Measures when asked, with half a minute of rest between; callers meanwhile, and those whom a measurement lets wait, get the last answer. Callers at once share one. */
 export class ContainerUsage {
   readonly #directory: string;
   readonly #clock: Clock;
   readonly #layers = new Map<string, Layer>();
+  /** What the last measurements of `#layers` took, all together: a hundred trees that are each small enough must not follow one another without end. */
+  #layersTookMs = 0;
   #last: Measured<ImageFileSystemUsage> | undefined;
   #running: Promise<ImageFileSystemUsage> | undefined;
-  /** Single trees are measured one after the other: a list of a hundred containers must not keep the disk busy. */
+  /** Single trees are measured one after the other: a list of a hundred containers must leave the disk to others. */
   #turn: Promise<unknown> = Promise.resolve();
   #device: Promise<string | undefined> | undefined;
 
@@ -98,9 +100,19 @@ export class ContainerUsage {
 
   /** What cannot be read, what vanishes meanwhile, and what is beyond `limits.writableEntriesMax` counts nothing. Never throws. */
   async measure(): Promise<ImageFileSystemUsage> {
-    if (this.#last !== undefined && this.#isFresh(this.#last)) return this.#last.usage;
+    const last = this.#last;
+    if (last !== undefined && this.#isFresh(last, last.tookMs)) return last.usage;
     this.#running ??= this.#measureAll().finally(() => (this.#running = undefined));
-    return this.#running;
+    if (last === undefined) return this.#running;
+    // Millions of files take minutes, and a kubelet's eviction waits for the answer.
+    const cancel = new AbortController();
+    const late = this.#clock.sleep(limits.layerMeasureWaitMs, cancel.signal).then(
+      () => last.usage,
+      () => last.usage,
+    );
+    const usage = await Promise.race([this.#running, late]);
+    cancel.abort();
+    return usage;
   }
 
   /** The same for one container; undefined where it has no layer. */
@@ -112,7 +124,7 @@ export class ContainerUsage {
     // In the order in which they were asked for, so that the forgotten ones are in front.
     this.#layers.delete(containerId);
     this.#layers.set(containerId, layer);
-    if (layer.last !== undefined && this.#isFresh(layer.last)) return layer.last.usage;
+    if (layer.last !== undefined && this.#isFresh(layer.last, this.#layersTookMs)) return layer.last.usage;
     if (layer.running === undefined) {
       const measured = this.#turn.then(async () => this.#measureTree(`${this.#directory}/${podId}/${containerId}`, layer));
       layer.running = measured.finally(() => (layer.running = undefined));
@@ -122,13 +134,14 @@ export class ContainerUsage {
     return layer.last === undefined ? layer.running : layer.last.usage;
   }
 
-  #isFresh({ atMs, tookMs }: Measured<unknown>): boolean {
+  #isFresh({ atMs }: Measured<unknown>, tookMs: number): boolean {
     return this.#clock.monotonicMs() - atMs <= Math.max(keptMs, restFactor * tookMs);
   }
 
   #forget(nowMs: number): void {
-    for (const [id, { askedMs, running }] of this.#layers) {
+    for (const [id, { askedMs, running, last }] of this.#layers) {
       if (running !== undefined || nowMs - askedMs <= forgottenMs) break;
+      this.#layersTookMs -= last?.tookMs ?? 0;
       this.#layers.delete(id);
     }
   }
@@ -139,7 +152,9 @@ export class ContainerUsage {
     const exists = await addTree(path, walk, 0);
     const usage = exists ? await this.#describeLayer(walk) : undefined;
     const atMs = this.#clock.monotonicMs();
-    layer.last = { atMs, tookMs: atMs - startedMs, usage };
+    const tookMs = atMs - startedMs;
+    this.#layersTookMs += tookMs - (layer.last?.tookMs ?? 0);
+    layer.last = { atMs, tookMs, usage };
     return usage;
   }
 

@@ -1,6 +1,6 @@
 /**
  * What AppArmor and SELinux of this node offer to containers. In: the kernel's modules, the node's files, the AppArmor compiler where one is installed. Out: what
- * the engine's defaults say of them. The default profile is loaded at most once per boot, when the first container needs it.
+ * the engine's defaults say of them. The default profile is loaded when a container needs it and the kernel does not have it.
  */
 import { access, readFile } from 'node:fs/promises';
 import type { SpecDefaults } from '#pod';
@@ -28,11 +28,21 @@ async function firstExisting(paths: readonly string[]): Promise<string | undefin
   return undefined;
 }
 
-/** Loads the default profile unless the kernel has it. Gives undefined, and tells why, where that cannot be done: containers then run without one. */
-async function loadDefaultProfile(launcher: Pick<Launcher, 'runTool'>, report: (error: unknown) => void): Promise<string | undefined> {
+/** What loading a profile needs to know of the node. */
+interface ProfileNode {
+  /** Whether the kernel has a profile of this name. */
+  readonly isLoaded: (name: string) => Promise<boolean>;
+  /** Path of the compiler; undefined where none is installed. */
+  readonly findCompiler: () => Promise<string | undefined>;
+}
+
+const thisNode: ProfileNode = { isLoaded, findCompiler: async () => firstExisting(compilers) };
+
+/** Loads the default profile unless the kernel has it. Gives undefined, and tells why, where that cannot be done. */
+async function loadDefaultProfile(launcher: Pick<Launcher, 'runTool'>, report: (error: unknown) => void, node: ProfileNode): Promise<string | undefined> {
   const { name, text } = defaultApparmorProfile;
-  if (await isLoaded(name)) return name;
-  const path = await firstExisting(compilers);
+  if (await node.isLoaded(name)) return name;
+  const path = await node.findCompiler();
   if (path === undefined) return undefined;
   try {
     const { exitCode, stderr } = await launcher.runTool({
@@ -52,6 +62,18 @@ async function loadDefaultProfile(launcher: Pick<Launcher, 'runTool'>, report: (
   return undefined;
 }
 
+/**
+ * The question for the default profile. Whoever asks at the same time shares one answer; later the kernel is asked again, as profiles are unloaded when the
+ * node's own are loaded anew, and a failure need not last.
+ */
+export function defaultProfileLoader(launcher: Pick<Launcher, 'runTool'>, report: (error: unknown) => void, node: ProfileNode = thisNode): () => Promise<string | undefined> {
+  let loading: Promise<string | undefined> | undefined;
+  return async () =>
+    (loading ??= loadDefaultProfile(launcher, report, node).finally(() => {
+      loading = undefined;
+    }));
+}
+
 async function readSelinux(): Promise<SpecDefaults['selinux']> {
   const enabled = await firstExisting(['/sys/fs/selinux/enforce']);
   if (enabled === undefined) return undefined;
@@ -66,8 +88,7 @@ export async function securityDefaults(
   launcher: Pick<Launcher, 'runTool'>,
   report: (error: unknown) => void,
 ): Promise<Pick<SpecDefaults, 'apparmor' | 'selinux'>> {
-  let loading: Promise<string | undefined> | undefined;
-  const apparmor = { defaultProfile: async () => (loading ??= loadDefaultProfile(launcher, report)) };
+  const apparmor = { defaultProfile: defaultProfileLoader(launcher, report) };
   const selinux = host.securityModules.includes('selinux') ? await readSelinux() : undefined;
   return { ...(host.securityModules.includes('apparmor') ? { apparmor } : {}), ...(selinux === undefined ? {} : { selinux }) };
 }

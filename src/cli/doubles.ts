@@ -110,6 +110,7 @@ export async function runDouble(argv: readonly string[], double: CliDouble = {})
       podsDirectory: '/p',
       memoryPodsDirectory: '/m',
       seccompDirectory: '/s',
+      subordinateIds: [],
     }),
     openEngine: async ({ rootDirectory, runDirectory }) => {
       calls.push(`open ${rootDirectory} ${runDirectory}`);

@@ -72,7 +72,7 @@ export const limits = {
   statsDevicesMax: 64,
   statsProcessesMax: 256,
   statsDescriptorsMax: 1024,
-  /** How long a look at a container waits for the first measurement of its writable layer. */
+  /** How long a look at a container waits for the first measurement of its writable layer, and one at the file system for a new measurement. */
   layerMeasureWaitMs: 1_000,
   /** Two looks that are further apart than this give no rate. */
   statsRateAgeMsMax: 300_000,

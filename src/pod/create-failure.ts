@@ -16,6 +16,7 @@ function causeOf(message: string, mount: Mount, errno: string | undefined): stri
   if (mount.idMappings !== undefined && (errno === 'EINVAL' || errno === 'EPERM') && /: set mount attributes of .*set .*idmap/.test(message))
     return `path ${quote(mount.hostPath)}: its file system cannot map owners (${errno})`;
   if (errno === 'EEXIST' && /^\/mounts\/\d+: make the directory /.test(message)) return `path ${quote(mount.hostPath)} is a link that leads nowhere`;
+  if (errno === 'ELOOP' && /^\/mounts\/\d+: make the directory /.test(message)) return `path ${quote(mount.hostPath)} is missing and lies below a link that is not followed`;
   return undefined;
 }
 

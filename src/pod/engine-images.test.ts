@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { PodEngine } from './engine.ts';
 import type { ImagePort } from './ports.ts';
-import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, fakeDefaults } from './testing/doubles.ts';
+import { Journal, ManualClock } from './testing/doubles.ts';
+import { fakeDependencies } from './testing/engine-doubles.ts';
 
 function setUp(): { readonly engine: PodEngine; readonly calls: unknown[][] } {
   const calls: unknown[][] = [];
@@ -19,21 +20,7 @@ function setUp(): { readonly engine: PodEngine; readonly calls: unknown[][] } {
   ) as ImagePort;
   const journal = new Journal();
   const clock = new ManualClock();
-  const engine = new PodEngine({
-    records: new MemoryRecords(),
-    clock,
-    drivers: new Map([['native', new FakeDriver(journal, clock)]]),
-    defaultHandler: 'native',
-    images,
-    network: new FakeNetwork(journal),
-    containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
-    layerUsage: async () => undefined,
-    defaults: fakeDefaults,
-    version: '0',
-    readiness: () => ({ runtimeReady: true }),
-    info: () => ({}),
-    report: () => undefined,
-  });
+  const engine = new PodEngine(fakeDependencies(journal, clock, { images }));
   return { engine, calls };
 }
 

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { RuntimeError } from '#core';
 import { PodEngine } from './engine.ts';
-import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, fakeDefaults, podConfig } from './testing/doubles.ts';
+import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, podConfig } from './testing/doubles.ts';
+import { fakeDependencies } from './testing/engine-doubles.ts';
 import { FakeImages } from './testing/image-doubles.ts';
 
 function setUp() {
@@ -15,21 +16,7 @@ function setUp() {
   const images = new FakeImages(journal);
   const reported: unknown[] = [];
   const openEngine = (): PodEngine =>
-    new PodEngine({
-      records,
-      clock,
-      drivers: new Map([['native', driver]]),
-      defaultHandler: 'native',
-      images,
-      network,
-      containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
-      layerUsage: async () => undefined,
-      defaults: fakeDefaults,
-      version: '0',
-      readiness: () => ({ runtimeReady: true }),
-      info: () => ({}),
-      report: (error) => reported.push(error),
-    });
+    new PodEngine(fakeDependencies(journal, clock, { records, drivers: new Map([['native', driver]]), images, network, report: (error) => reported.push(error) }));
   return { journal, clock, records, driver, network, images, reported, openEngine, engine: openEngine() };
 }
 

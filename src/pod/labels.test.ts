@@ -69,6 +69,24 @@ describe('the AppArmor profile', () => {
     assert.throws(() => checkPodLabels({ apparmor: { kind: 'localhost', name: 'mine' } }, {}), { code: 'failedPrecondition', message });
     checkPodLabels({ apparmor: { kind: 'runtimeDefault' } }, {});
   });
+
+  it('by name is none that confines nothing, whatever the kernel would make of it', async () => {
+    for (const name of ['unconfined', ' unconfined', 'unconfined\t', ':root:unconfined', '&unconfined', ''])
+      await assert.rejects(of({ apparmor: { kind: 'localhost', name } }), {
+        code: 'invalidArgument',
+        message: `config.linux.security_context.apparmor: ${JSON.stringify(name)} is no name of a profile`,
+      });
+    for (const name of ['unconfined-but-not', 'a//child', '/usr/bin/x']) assert.equal(await of({ apparmor: { kind: 'localhost', name } }), name);
+  });
+
+  it('that is the default one is left out where it cannot be loaded only for those who do not ask for it', async () => {
+    const node = { apparmor: { defaultProfile: async () => undefined } };
+    assert.equal(await apparmorOf(containerWith({}).security, node), undefined);
+    await assert.rejects(apparmorOf(containerWith({ apparmor: { kind: 'runtimeDefault' } }).security, node), {
+      code: 'failedPrecondition',
+      message: 'config.linux.security_context.apparmor: the default profile cannot be loaded on this node',
+    });
+  });
 });
 
 describe('SELinux labels', () => {

@@ -2,7 +2,7 @@
  * Which AppArmor profile and which SELinux labels a container gets. In: what pod and container ask, what the node has. Out: names and labels, or why they
  * cannot be given. Pure but for the question whether the default profile is there.
  */
-import { RuntimeError } from '#core';
+import { RuntimeError, invalidArgument } from '#core';
 import type { SpecDefaults } from './ports.ts';
 import type { ApparmorProfile, SelinuxOptions } from './security-types.ts';
 import type { ContainerConfig, PodSandboxConfig } from './types.ts';
@@ -16,6 +16,16 @@ export function checkPodLabels({ apparmor, selinux }: Pick<PodSandboxConfig['sec
   if (selinux !== undefined && defaults.selinux === undefined) throw lacks(`config.${context}.selinux_options`, 'SELinux');
 }
 
+/**
+ * A profile by name confines: a policy of a cluster that forbids `Unconfined` lets names pass. The kernel takes this word for no profile, with blanks around it as well;
+ * after a colon it reads a namespace of profiles, after an ampersand one to add. Source: apparmor(7); Kubernetes' pod security standards.
+ */
+function requireProfileName(name: string): string {
+  if (name === '' || name === 'unconfined' || name !== name.trim() || /^[:&]/.test(name))
+    throw invalidArgument(`config.${context}.apparmor`, `${JSON.stringify(name.slice(0, 200))} is no name of a profile`);
+  return name;
+}
+
 /** The profile of a container's processes; undefined: none. A container that says nothing gets the default, a privileged one nothing. */
 export async function apparmorOf({ privileged, apparmor }: ContainerConfig['security'], defaults: Pick<SpecDefaults, 'apparmor'>): Promise<string | undefined> {
   const wanted: ApparmorProfile = apparmor ?? { kind: privileged ? 'unconfined' : 'runtimeDefault' };
@@ -23,11 +33,19 @@ export async function apparmorOf({ privileged, apparmor }: ContainerConfig['secu
     case 'unconfined':
       return undefined;
     case 'runtimeDefault':
-      return defaults.apparmor?.defaultProfile();
+      return defaultProfile(defaults, { isAsked: apparmor !== undefined });
     case 'localhost':
       if (defaults.apparmor === undefined) throw lacks(`config.${context}.apparmor`, 'AppArmor');
-      return wanted.name;
+      return requireProfileName(wanted.name ?? '');
   }
+}
+
+/** Who asks for the default profile does not run without it where the node could have it. */
+async function defaultProfile({ apparmor }: Pick<SpecDefaults, 'apparmor'>, { isAsked }: { readonly isAsked: boolean }): Promise<string | undefined> {
+  const name = await apparmor?.defaultProfile();
+  if (name === undefined && apparmor !== undefined && isAsked)
+    throw new RuntimeError('failedPrecondition', `config.${context}.apparmor: the default profile cannot be loaded on this node`);
+  return name;
 }
 
 /** Labels of a container. */

@@ -143,7 +143,8 @@ export class PodOperations {
       }
       if (pod.attachment !== undefined) this.#state.store.putPod(withoutAttachment({ ...pod, state: 'notReady' }));
     });
-    if (wasReady) this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id });
+    // One that a failed stop left is told now.
+    if (wasReady || sandbox !== undefined) this.#state.publish({ kind: 'podStopped', podSandboxId: pod.id });
   }
 
   /** Ends the sandbox and detaches the network: where both are there, the sandbox runs the network's plan as its last act. */
@@ -241,9 +242,11 @@ export class PodOperations {
     await sandbox.onProcessEnd((end) => this.#state.onProcessEnd(end));
     await finishPodUpdate(this.#state, sandbox, pod);
     const processes = new Map((await sandbox.processes()).map((process) => [process.processId, process]));
-    for (const container of this.#state.store.containers(pod.id)) {
-      const process = processes.get(container.id);
-      if (container.state === 'exited') continue;
+    for (const { id } of this.#state.store.containers(pod.id)) {
+      // As it is now: it may have ended while another one was looked after.
+      const container = this.#state.store.findContainer(id);
+      if (container === undefined || container.state === 'exited') continue;
+      const process = processes.get(id);
       if (process === undefined || container.state === 'creating') {
         await sandbox.removeContainer(container.id).catch((error: unknown) => this.#state.deps.report(error));
         releaseImages(this.#state.deps.images, container);

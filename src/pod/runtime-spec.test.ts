@@ -9,7 +9,7 @@ import type { ContainerConfig, ContainerSecurity, PodSandboxConfig } from './typ
 
 const image: ImageProcess = { entrypoint: ['/bin/app'], command: ['serve'], env: ['PATH=/app', 'A=image'], workingDir: '/srv', user: '', stopSignal: '' };
 
-async function build(container: Partial<ContainerConfig> = {}, pod: Partial<PodSandboxConfig> = {}, from: ImageProcess = image): Promise<RuntimeSpec> {
+async function build(container: Partial<ContainerConfig> = {}, pod: Partial<PodSandboxConfig> = {}, from: ImageProcess = image, defaults = fakeDefaults): Promise<RuntimeSpec> {
   return buildRuntimeSpec({
     pod: podConfig(pod),
     podId: 'p1',
@@ -18,7 +18,7 @@ async function build(container: Partial<ContainerConfig> = {}, pod: Partial<PodS
     hostname: 'web',
     container: containerConfig(container),
     image: from,
-    defaults: fakeDefaults,
+    defaults,
   });
 }
 
@@ -68,6 +68,17 @@ describe('the process', () => {
     await assert.rejects(build(security({ capabilities: { add: ['no such thing'], drop: [], addAmbient: [] } })), {
       code: 'invalidArgument',
       message: /unknown capability CAP_NO SUCH THING$/,
+    });
+  });
+
+  it('does not get by way of the ambient ones what is dropped by its name, nor all of them', async () => {
+    const { ambient, bounding } = (await build(security({ capabilities: { add: [], drop: ['kill'], addAmbient: ['KILL', 'CHOWN'] } }))).process?.capabilities ?? {};
+    assert.deepEqual([ambient, bounding], [['CAP_CHOWN'], ['CAP_CHOWN']]);
+    const only = (await build(security({ capabilities: { add: [], drop: ['ALL'], addAmbient: ['KILL'] } }))).process?.capabilities;
+    assert.deepEqual([only?.ambient, only?.bounding], [['CAP_KILL'], ['CAP_KILL']]);
+    await assert.rejects(build(security({ capabilities: { add: [], drop: [], addAmbient: ['ALL'] } })), {
+      code: 'invalidArgument',
+      message: 'config.linux.security_context.capabilities: unknown capability ALL',
     });
   });
 });
@@ -193,6 +204,18 @@ describe('confinement', () => {
     await assert.rejects(build({ devices: [{ containerPath: '/dev/x', hostPath: '/dev/full', permissions: 'rq' }] }), {
       message: 'config.devices[0].permissions: "rq" is not made of r, w and m',
     });
+  });
+
+  it('put the devices of a directory below its path in the container, with or without slashes at the ends', async () => {
+    const readDevices: typeof fakeDefaults.readDevices = async (path) => [{ path: `${path}/one`, type: 'c', major: 1, minor: 7, mode: 0o666, uid: 0, gid: 0 }];
+    for (const [hostPath, containerPath] of [
+      ['/dev/set', '/dev/inside'],
+      ['/dev/set/', '/dev/inside'],
+      ['/dev/set', '/dev/inside//'],
+    ] as const) {
+      const spec = await build({ devices: [{ containerPath, hostPath, permissions: 'r' }] }, {}, image, { ...fakeDefaults, readDevices });
+      assert.equal(spec.linux.devices[0]?.path, '/dev/inside/one');
+    }
   });
 });
 

@@ -148,8 +148,10 @@ function planCapabilities({ security }: ContainerConfig, defaults: SpecDefaults)
     (list ?? []).map((name) => (name.toUpperCase() === 'ALL' || /^CAP_/i.test(name) ? name.toUpperCase() : `CAP_${name.toUpperCase()}`));
   const add = names(security.capabilities?.add);
   const drop = names(security.capabilities?.drop);
-  for (const name of [...add, ...drop]) {
-    if (name !== 'ALL' && !defaults.allCapabilities.includes(name) && !knownCapability.test(name))
+  // What is dropped by its name stays away, whoever else asks for it.
+  const ambient = names(security.capabilities?.addAmbient).filter((name) => !drop.includes(name));
+  for (const name of [...add, ...drop, ...ambient]) {
+    if ((name !== 'ALL' || ambient.includes(name)) && !defaults.allCapabilities.includes(name) && !knownCapability.test(name))
       throw invalidArgument('config.linux.security_context.capabilities', `unknown capability ${name}`);
   }
   let set = new Set<string>(security.privileged ? defaults.allCapabilities : defaults.capabilities);
@@ -159,7 +161,6 @@ function planCapabilities({ security }: ContainerConfig, defaults: SpecDefaults)
     for (const name of add) if (name !== 'ALL') set.add(name);
     for (const name of drop) set.delete(name);
   }
-  const ambient = names(security.capabilities?.addAmbient);
   const all = [...set.union(new Set(ambient))];
   return { bounding: all, effective: all, permitted: all, inheritable: ambient, ambient };
 }
@@ -269,13 +270,16 @@ async function planDevices(
   const rules: SpecDeviceRule[] = [{ allow: false, type: 'a', access: 'rwm' }];
   for (const [index, device] of container.devices.entries()) {
     if (!/^[rwm]{1,3}$/.test(device.permissions)) throw invalidArgument(`config.devices[${index}].permissions`, `${JSON.stringify(device.permissions)} is not made of r, w and m`);
-    for (const host of await defaults.readDevices(device.hostPath)) {
-      nodes.push(nodeOf(host, device.containerPath + host.path.slice(device.hostPath.length)));
+    const [from, to] = [withoutEnd(device.hostPath), withoutEnd(device.containerPath)];
+    for (const host of await defaults.readDevices(from)) {
+      nodes.push(nodeOf(host, to + host.path.slice(from.length)));
       if (host.type !== 'p') rules.push({ allow: true, type: host.type, major: host.major, minor: host.minor, access: device.permissions });
     }
   }
   return { nodes, rules };
 }
+
+const withoutEnd = (path: string): string => path.replace(/(?<=.)\/+$/, '');
 
 function nodeOf(device: HostDevice, path: string): SpecDevice {
   return { type: device.type, path, major: device.major, minor: device.minor, fileMode: device.mode, uid: device.uid, gid: device.gid };

@@ -5,8 +5,8 @@ import { PodEngine } from './engine.ts';
 import { linkOfAttachment } from './stats-link.ts';
 import { CpuRates } from './stats-rates.ts';
 import type { GroupUsage, LayerUsage, Metric } from './stats-types.ts';
-import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, fakeDefaults, podConfig } from './testing/doubles.ts';
-import { FakeImages } from './testing/image-doubles.ts';
+import { FakeDriver, FakeNetwork, Journal, ManualClock, containerConfig, podConfig } from './testing/doubles.ts';
+import { fakeDependencies } from './testing/engine-doubles.ts';
 
 const layer: LayerUsage = { atNs: 9n, mountpoint: '/containers', usedBytes: 4096, inodesUsed: 3, device: '/dev/vda', capacityBytes: 100n, inodesTotal: 50n, inodesFree: 40n };
 
@@ -24,24 +24,17 @@ async function setUp() {
   const reported: unknown[] = [];
   const measured: string[] = [];
   const layers = { answer: async (): Promise<LayerUsage | undefined> => layer };
-  const engine = new PodEngine({
-    records: new MemoryRecords(),
-    clock,
-    drivers: new Map([['native', driver]]),
-    defaultHandler: 'native',
-    images: new FakeImages(journal),
-    network: new LinkedNetwork(journal),
-    containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
-    layerUsage: async ({ containerId }) => {
-      measured.push(containerId);
-      return layers.answer();
-    },
-    defaults: fakeDefaults,
-    version: '0',
-    readiness: () => ({ runtimeReady: true }),
-    info: () => ({}),
-    report: (error) => reported.push(error),
-  });
+  const engine = new PodEngine(
+    fakeDependencies(journal, clock, {
+      drivers: new Map([['native', driver]]),
+      network: new LinkedNetwork(journal),
+      layerUsage: async ({ containerId }) => {
+        measured.push(containerId);
+        return layers.answer();
+      },
+      report: (error) => reported.push(error),
+    }),
+  );
   const podId = await engine.runPodSandbox(podConfig());
   const id = await engine.createContainer(podId, containerConfig());
   await engine.startContainer(id);

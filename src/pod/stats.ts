@@ -49,7 +49,6 @@ export class StatsOperations {
       else siblings.push(container);
     }
     const lists = await Promise.all([...byPod].map(async ([podId, containers]) => this.#containersOf(podId, containers, {})));
-    this.#forget();
     return lists.flat();
   }
 
@@ -59,9 +58,7 @@ export class StatsOperations {
 
   async listPods(filter: PodStatsFilter = {}): Promise<PodSandboxStats[]> {
     const pods = this.#state.store.pods().filter((pod) => pod.state === 'ready' && matchesPod(describePod(pod), filter));
-    const stats = await Promise.all(pods.map(async (pod) => this.#pod(pod, {})));
-    this.#forget();
-    return stats;
+    return Promise.all(pods.map(async (pod) => this.#pod(pod, {})));
   }
 
   descriptors(): MetricDescriptor[] {
@@ -102,6 +99,7 @@ export class StatsOperations {
 
   async #describe(containers: readonly ContainerRecord[], looked: Promise<SandboxUsage>): Promise<ContainerStats[]> {
     const [usage, ...layers] = await Promise.all([looked, ...containers.map(async (container) => this.#layer(container))]);
+    this.#forget();
     return containers.map((container, index) => {
       const { id, podSandboxId, metadata, state, labels, annotations } = describeContainer(container, undefined);
       const group: GroupUsage | undefined = usage.containers[container.id];
@@ -151,10 +149,10 @@ export class StatsOperations {
     return layer;
   }
 
+  /** Rates of what is gone. */
   #forget(): void {
     const { store } = this.#state;
-    const known = new Set<string>([...store.pods(), ...store.containers()].map(({ id }) => id));
-    this.#rates.retain(known.size, (id) => known.has(id));
+    this.#rates.retain(store.pods().length + store.containers().length, (id) => store.findPod(id) !== undefined || store.findContainer(id) !== undefined);
   }
 }
 

@@ -1,8 +1,10 @@
 /** Updates over in-memory ports: what is recorded and when, what a failure and a crash leave, what a pod's limits are. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { RuntimeError } from '#core';
 import { PodEngine } from './engine.ts';
-import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, fakeDefaults, podConfig } from './testing/doubles.ts';
+import { FakeDriver, FakeNetwork, Journal, ManualClock, MemoryRecords, containerConfig, podConfig } from './testing/doubles.ts';
+import { fakeDependencies } from './testing/engine-doubles.ts';
 import { FakeImages } from './testing/image-doubles.ts';
 import type { ContainerConfig, EngineEvent, PodSandboxConfig } from './types.ts';
 
@@ -11,21 +13,7 @@ async function setUp({ pod = {}, container = {} }: { readonly pod?: Partial<PodS
   const [clock, records, reported] = [new ManualClock(), new MemoryRecords(), new Array<unknown>()];
   const [driver, network, images] = [new FakeDriver(journal, clock), new FakeNetwork(journal), new FakeImages(journal)];
   const openEngine = (): PodEngine =>
-    new PodEngine({
-      records,
-      clock,
-      drivers: new Map([['native', driver]]),
-      defaultHandler: 'native',
-      images,
-      network,
-      containerUsage: async () => ({ atNs: 1n, mountpoint: '/containers', usedBytes: 2, inodesUsed: 3 }),
-      layerUsage: async () => undefined,
-      defaults: fakeDefaults,
-      version: '0',
-      readiness: () => ({ runtimeReady: true }),
-      info: () => ({}),
-      report: (error) => reported.push(error),
-    });
+    new PodEngine(fakeDependencies(journal, clock, { records, drivers: new Map([['native', driver]]), images, network, report: (error) => reported.push(error) }));
   const engine = openEngine();
   const podId = await engine.runPodSandbox(podConfig(pod));
   const id = await engine.createContainer(podId, containerConfig({ resources: { cpuShares: 512n, memoryLimitBytes: 100n }, annotations: { a: '1' }, ...container }));
@@ -52,6 +40,13 @@ describe('an update of a container', () => {
         ],
       );
     }
+  });
+
+  it('leaves the score of the process where it does not name one', async () => {
+    const { engine, id, sandbox } = await setUp({ container: { resources: { oomScoreAdj: 7 } } });
+    await engine.updateContainer(id, { resources: { cpusetCpus: '0' } });
+    assert.equal(sandbox.updates.at(-1)?.oomScoreAdj, undefined);
+    assert.deepEqual((await engine.containerStatus(id)).resources, { cpusetCpus: '0', oomScoreAdj: 7 });
   });
 
   it('of annotations alone does not touch the sandbox', async () => {
@@ -95,6 +90,39 @@ describe('an update of a container', () => {
     assert.equal((await next.containerStatus(id)).resources?.cpuShares, 2n);
     await openEngine().reconcile();
     assert.equal(sandbox.updates.length, 1);
+  });
+
+  it('whose answer never came, since the engine was closing, is finished by the next one', async () => {
+    const { engine, id, journal, sandbox, openEngine } = await setUp();
+    journal.onStep = (step) => {
+      if (step === 'update') throw new RuntimeError('unavailable', 'the connection has ended');
+    };
+    await assert.rejects(engine.updateContainer(id, { resources: { cpuShares: 2n } }), { code: 'unavailable', message: 'update container app: the connection has ended' });
+    journal.onStep = undefined;
+    assert.equal((await engine.containerStatus(id)).resources?.cpuShares, 512n);
+    const next = openEngine();
+    await next.reconcile();
+    assert.deepEqual([sandbox.updates.length, (await next.containerStatus(id)).resources?.cpuShares], [1, 2n]);
+  });
+
+  it('that is being finished may see the end of another container, which can be waited for and removed', async () => {
+    const { engine, podId, id, journal, sandbox, openEngine } = await setUp();
+    const other = await engine.createContainer(podId, containerConfig({ metadata: { name: 'other', attempt: 0 } }));
+    await engine.startContainer(other);
+    journal.onStep = async (step) => (step === 'update' ? new Promise<void>(() => undefined) : undefined);
+    void engine.updateContainer(id, { resources: { cpuShares: 2n } });
+    await new Promise((resolve) => setImmediate(resolve));
+    journal.onStep = (step) => (step === 'update' ? sandbox.end(other, 3) : undefined);
+    const next = openEngine();
+    await next.reconcile();
+    journal.onStep = undefined;
+    const signal = AbortSignal.abort();
+    assert.equal((await next.waitContainer(other, signal)).exitCode, 3);
+    await next.removeContainer(other);
+    assert.deepEqual(
+      (await next.listContainers()).map((container) => container.id),
+      [id],
+    );
   });
 
   it('that cannot be finished is taken back and told', async () => {
@@ -215,6 +243,27 @@ describe('events', () => {
       ],
     );
     assert.equal((await engine.containerStatus(id)).finishedAtNs, createdNs);
+  });
+
+  it('tell the stop of a pod once, also where a first try failed half way', async () => {
+    for (const failAt of ['detach', 'shutdown']) {
+      const { engine, journal, podId } = await setUp();
+      const cancel = new AbortController();
+      const kinds: string[] = [];
+      const reading = (async (): Promise<void> => {
+        for await (const { kind } of engine.events(cancel.signal)) kinds.push(kind);
+      })();
+      await new Promise((resolve) => setImmediate(resolve));
+      journal.failAt = failAt;
+      await assert.rejects(engine.stopPodSandbox(podId), { message: `${failAt}: injected` });
+      assert.deepEqual(kinds, []);
+      journal.failAt = undefined;
+      await engine.stopPodSandbox(podId);
+      await engine.stopPodSandbox(podId);
+      cancel.abort();
+      await reading;
+      assert.deepEqual(kinds, ['containerStopped', 'podStopped'], failAt);
+    }
   });
 
   it('hold the pod and its containers as they were then, also of what is removed', async () => {

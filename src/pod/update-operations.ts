@@ -2,7 +2,7 @@
  * New resources for containers and pods. In: requests. Out: calls of the sandbox, records. The wanted resources are recorded before the host is
  * touched: an engine that dies in between leaves them to its successor, which finishes the change.
  */
-import { type ContainerId, RuntimeError, wrapError } from '#core';
+import { type ContainerId, RuntimeError, errorCode, wrapError } from '#core';
 import type { EngineState } from './engine-state.ts';
 import { abandonable } from './joins.ts';
 import type { Sandbox } from './ports.ts';
@@ -36,9 +36,11 @@ export class UpdateOperations {
     if (update.resources !== undefined) {
       this.#state.store.putContainer({ ...container, pendingUpdate: updated });
       try {
-        await applyResources(this.#state.sandbox(container.podId), container.id, updated.resources);
+        // The score only where it is named: a process may have raised its own.
+        await applyResources(this.#state.sandbox(container.podId), container.id, updated.resources, update.resources.oomScoreAdj);
       } catch (error) {
-        settleUpdate(this.#state, container.id);
+        // Without an answer nobody knows what was written; as after a crash the next engine finishes it.
+        if (errorCode(error) !== 'unavailable') settleUpdate(this.#state, container.id);
         throw wrapError(`update container ${container.config.metadata.name}`, error);
       }
     }
@@ -99,17 +101,19 @@ function settleUpdate(state: EngineState, id: string, updated?: UpdatedContainer
 export async function finishUpdate(state: EngineState, sandbox: Sandbox, { id, pendingUpdate, ...container }: ContainerRecord): Promise<void> {
   if (pendingUpdate === undefined) return;
   try {
-    await applyResources(sandbox, id, pendingUpdate.resources);
+    await applyResources(sandbox, id, pendingUpdate.resources, pendingUpdate.resources?.oomScoreAdj);
     settleUpdate(state, id, pendingUpdate);
   } catch (error) {
     state.deps.report(wrapError(`finish the update of container ${id}`, error));
     settleUpdate(state, id);
-    await applyResources(sandbox, id, currentResources(container)).catch((failure: unknown) => state.deps.report(wrapError(`take back the update of container ${id}`, failure)));
+    const resources = currentResources(container);
+    await applyResources(sandbox, id, resources, resources?.oomScoreAdj).catch((failure: unknown) =>
+      state.deps.report(wrapError(`take back the update of container ${id}`, failure)),
+    );
   }
 }
 
-async function applyResources(sandbox: Sandbox, id: ContainerId, resources: LinuxResources | undefined): Promise<void> {
-  const score = resources?.oomScoreAdj;
+async function applyResources(sandbox: Sandbox, id: ContainerId, resources: LinuxResources | undefined, score: number | undefined): Promise<void> {
   await sandbox.update(id, planResources(resources, []), score === undefined ? {} : { oomScoreAdj: score });
 }
 

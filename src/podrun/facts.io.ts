@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import { parseResolvConf } from './resolv.ts';
 import type { HostFacts } from './plan-types.ts';
+import { parseSubordinateIds } from './user-range.ts';
 
 /** Directories of podrun below those of an engine. */
 export function podrunDirectories({
@@ -15,8 +16,10 @@ export function podrunDirectories({
   return { podsDirectory: `${rootDirectory}/podrun`, memoryPodsDirectory: `${runDirectory}/podrun`, seccompDirectory: `${rootDirectory}/seccomp` };
 }
 
-/** The facts now. A missing resolv.conf counts as empty. */
+const readIfThere = async (path: string): Promise<string> => readFile(path, 'utf8').catch(() => '');
+
+/** The facts now. A file that is missing counts as empty. */
 export async function readHostFacts(location: { readonly rootDirectory: string; readonly runDirectory: string }): Promise<HostFacts> {
-  const resolvConf = await readFile('/etc/resolv.conf', 'utf8').catch(() => '');
-  return { memoryBytes: BigInt(totalmem()), dns: parseResolvConf(resolvConf), ...podrunDirectories(location) };
+  const [resolvConf, ...lent] = await Promise.all(['/etc/resolv.conf', '/etc/subuid', '/etc/subgid'].map(readIfThere));
+  return { memoryBytes: BigInt(totalmem()), dns: parseResolvConf(resolvConf ?? ''), ...podrunDirectories(location), subordinateIds: lent.flatMap(parseSubordinateIds) };
 }

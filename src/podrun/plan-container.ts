@@ -7,7 +7,7 @@ import type { ContainerConfig, ContainerSecurity, ImageSummary, LinuxResources }
 import { expandVariables } from './expand.ts';
 import type { EnvManifest, FieldReference } from './manifest-types.ts';
 import { type ContainerPlan, type PodPlan, podrunUidLabel } from './plan-types.ts';
-import { namespacesOf, seccompOf } from './plan.ts';
+import { seccompOf } from './plan.ts';
 import { planResources } from './quantity.ts';
 
 /** What is known only while the pod runs. */
@@ -71,7 +71,7 @@ function buildSecurity(pod: PodPlan, container: ContainerPlan, image: ContainerF
   return {
     ...(own.capabilitiesAdd.length + own.capabilitiesDrop.length === 0 ? {} : { capabilities: { add: own.capabilitiesAdd, drop: own.capabilitiesDrop, addAmbient: [] } }),
     privileged: own.privileged,
-    namespaces: namespacesOf(pod.manifest, pod.uid),
+    namespaces: pod.podConfig.security.namespaces,
     ...(user === undefined ? {} : { runAsUser: user }),
     ...(username === undefined ? {} : { runAsUsername: username }),
     ...(runAsGroup === undefined ? {} : { runAsGroup }),

@@ -2,6 +2,12 @@
 import type { DnsConfig, Mount, PodSandboxConfig } from '#pod';
 import type { ContainerManifest, ConfigMapFile, HostPathType, ImagePullPolicy, PodManifest } from './manifest-types.ts';
 
+/** Ids of users or groups of the host. */
+export interface IdRange {
+  readonly first: number;
+  readonly count: number;
+}
+
 /** Facts of the host that planning needs. */
 export interface HostFacts {
   /** Memory of the machine, for the OOM score of burstable containers. */
@@ -14,6 +20,8 @@ export interface HostFacts {
   readonly memoryPodsDirectory: string;
   /** Absolute path below which `localhostProfile` is looked up. */
   readonly seccompDirectory: string;
+  /** What the host lends to users for containers of their own; no pod may have them. */
+  readonly subordinateIds: readonly IdRange[];
 }
 
 /** Host facts and the identity to use where the manifest has none. */

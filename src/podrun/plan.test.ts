@@ -5,10 +5,11 @@ import type { ContainerConfig } from '#pod';
 import { expandVariables } from './expand.ts';
 import { decodeManifest } from './manifest.ts';
 import { buildContainerConfig } from './plan-container.ts';
-import { namespacesOf, planPod } from './plan.ts';
+import { planPod } from './plan.ts';
 import type { PodPlan } from './plan-types.ts';
 import { cpuQuotaOf, cpuSharesOf, oomScoreAdjOf, parseQuantity, planResources } from './quantity.ts';
 import { parseResolvConf } from './resolv.ts';
+import { parseSubordinateIds, placeUsers, userMappingsOf } from './user-range.ts';
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -19,6 +20,7 @@ const facts = {
   podsDirectory: '/var/lib/berth/podrun',
   memoryPodsDirectory: '/run/berth/podrun',
   seccompDirectory: '/var/lib/berth/seccomp',
+  subordinateIds: [],
 };
 
 function planOf(spec: Json, metadata: Json = {}, ...others: readonly unknown[]): PodPlan {
@@ -168,7 +170,28 @@ test('a pod with users of its own has one range for itself, its containers and i
   assert.deepEqual(user?.gids, user?.uids);
   assert.deepEqual(plan.containers[0]?.mounts[0]?.idMappings, user);
   assert.equal(planOf({}).podConfig.security.namespaces.user, undefined);
-  assert.notDeepEqual(namespacesOf({ ...plan.manifest }, 'another').user, user);
+  assert.notDeepEqual(userMappingsOf('another'), user);
+  assert.deepEqual(configOf({}, { hostUsers: false }).security.namespaces, plan.podConfig.security.namespaces);
+});
+
+test('users of a pod overlap neither those of another one nor what the host lends to its users', () => {
+  const plan = planOf({ hostUsers: false, volumes: [{ name: 'data' }], containers: [{ name: 'app', image: 'a', volumeMounts: [{ name: 'data', mountPath: '/data' }] }] });
+  const { namespaces } = plan.podConfig.security;
+  const first = namespaces.user?.uids[0]?.hostId ?? 0;
+  assert.deepEqual(placeUsers(plan, []), plan);
+  // Another pod overlaps by its last group alone, the next range is lent to somebody.
+  const groups = { uids: [{ containerId: 0, hostId: 0, size: 1 }], gids: [{ containerId: 0, hostId: first - 9, size: 10 }] };
+  const lent = parseSubordinateIds(`# lent\nalice:${first + 65_536}:65536\nbad:x:1\nbob:1:2:3\n`);
+  assert.deepEqual(lent, [{ first: first + 65_536, count: 65_536 }]);
+  const placed = placeUsers({ ...plan, facts: { ...plan.facts, subordinateIds: lent } }, [{ namespaces: { network: 'pod', pid: 'pod', ipc: 'pod', user: groups } }]);
+  const range = [{ containerId: 0, hostId: first + 2 * 65_536, size: 65_536 }];
+  const user = { uids: range, gids: range };
+  const [container] = placed.containers;
+  assert.ok(container !== undefined);
+  assert.deepEqual(placed.podConfig.security.namespaces, { ...namespaces, user });
+  assert.deepEqual(container.mounts[0]?.idMappings, user);
+  assert.deepEqual(buildContainerConfig(placed, container, { attempt: 0, podIps: [], image: {} }).security.namespaces.user, user);
+  assert.throws(() => userMappingsOf('u1', [{ first: 0, count: 2 ** 32 }]), { code: 'resourceExhausted', message: 'spec.hostUsers: every range of users of the host is taken' });
 });
 
 test('with host network there is neither a host name nor a port mapping', () => {

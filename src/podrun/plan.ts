@@ -61,7 +61,7 @@ function planMounts(container: ContainerManifest, { volumes, hostUsers }: Pick<P
 }
 
 /** Namespaces of the pod; containers have the same. */
-export function namespacesOf(manifest: Pick<PodManifest, 'hostNetwork' | 'hostPid' | 'hostIpc' | 'hostUsers' | 'shareProcessNamespace'>, uid: string): NamespaceOptions {
+function namespacesOf(manifest: Pick<PodManifest, 'hostNetwork' | 'hostPid' | 'hostIpc' | 'hostUsers' | 'shareProcessNamespace'>, uid: string): NamespaceOptions {
   return {
     ...(manifest.hostUsers ? {} : { user: userMappingsOf(uid) }),
     network: manifest.hostNetwork ? 'node' : 'pod',

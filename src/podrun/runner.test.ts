@@ -10,7 +10,15 @@ import type { PodPlan } from './plan-types.ts';
 import type { RunEvent, RunOptions, RunResult } from './runner-types.ts';
 import { PodRunner } from './runner.ts';
 
-const facts = { uid: 'u1', memoryBytes: 1n << 30n, dns: { servers: [], searches: [], options: [] }, podsDirectory: '/s', memoryPodsDirectory: '/r', seccompDirectory: '/p' };
+const facts = {
+  uid: 'u1',
+  memoryBytes: 1n << 30n,
+  dns: { servers: [], searches: [], options: [] },
+  podsDirectory: '/s',
+  memoryPodsDirectory: '/r',
+  seccompDirectory: '/p',
+  subordinateIds: [],
+};
 
 function planOf(spec: object): PodPlan {
   return planPod(decodeManifest([{ apiVersion: 'v1', kind: 'Pod', metadata: { name: 'web' }, spec }]), facts);
@@ -269,6 +277,20 @@ test('output is handed over before the end is reported', async () => {
   );
   await run.result;
   assert.deepEqual(order, ['hello', 'ended']);
+});
+
+test('a pod with users of its own gets a range that no other pod has', async () => {
+  const spec = { restartPolicy: 'Never', hostUsers: false, containers: [container('app')] };
+  const { podConfig } = planOf(spec);
+  let double: EngineDouble | undefined;
+  const run = start(spec, {}, { remove: false }, (engine) => {
+    double = engine;
+    engine.addPod({ ...podConfig, metadata: { ...podConfig.metadata, name: 'other' } });
+  });
+  await run.result;
+  const pods = (await double?.engine.listPodSandboxes())?.map(({ namespaces: { user } }) => user?.uids[0]?.hostId ?? 0) ?? [];
+  assert.equal(pods.length, 2);
+  assert.equal(pods[1], (pods[0] ?? 0) + 65_536);
 });
 
 test('a terminal has its size before the process in it starts, however late its streams are taken over', async () => {

@@ -9,6 +9,7 @@ import type { PodPlan } from './plan-types.ts';
 import { PodRun } from './run.ts';
 import type { RunOptions, RunResult, VolumePort } from './runner-types.ts';
 import { fetchImage, runStage } from './stages.ts';
+import { placeUsers } from './user-range.ts';
 
 /** What a runner works with. */
 export interface PodRunnerPorts {
@@ -51,9 +52,10 @@ export class PodRunner {
         await runStage(report, { stage: 'volumes', name, detailOf: () => `${plan.volumes.length}` }, async () => volumes.create(uid, plan.volumes, stopSignal));
         rollback.defer(`remove the volumes of pod ${name}`, async () => volumes.remove(uid));
         throwIfStopped();
+        const placed = placeUsers(plan, plan.manifest.hostUsers ? [] : await engine.listPodSandboxes());
         // The engine finishes a create whose caller has gone, so it gets no signal: an abandoned sandbox would have no owner.
         const foreground = options.remove && !options.detach;
-        const podSandboxId = await runStage(report, { stage: 'sandbox', name }, async () => engine.runPodSandbox(plan.podConfig, { foreground }));
+        const podSandboxId = await runStage(report, { stage: 'sandbox', name }, async () => engine.runPodSandbox(placed.podConfig, { foreground }));
         rollback.defer(`remove pod ${name}`, async (signal) => {
           try {
             await engine.removePodSandbox(podSandboxId, signal);
@@ -72,7 +74,7 @@ export class PodRunner {
           ...(typeof networkMs === 'number' ? { durationMs: networkMs } : {}),
         });
         throwIfStopped();
-        run = new PodRun(this.#ports, { plan, podSandboxId, podIps: ips, images, options });
+        run = new PodRun(this.#ports, { plan: placed, podSandboxId, podIps: ips, images, options });
         const result = await run.execute();
         if (options.detach) return result;
         await this.#end(podSandboxId, plan, options);

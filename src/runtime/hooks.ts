@@ -161,7 +161,7 @@ export function planStartHooks(spec: RuntimeSpec, place: HookPlace | undefined):
 const alone = (steps: readonly Step[]): Plan => ({ sections: [{ actor: 'podNamespaces', steps: [{ kind: 'newSession', controllingTerminal: 0 }, ...steps] }] });
 const unlink = ({ bundle }: HookPlace): Step => ({ kind: 'removeFile', dir: noSlot, path: `${bundle}/rootfs`, ignore: [errno.noEntry] });
 
-/** One plan per hook of poststart, in order; a failure of one concerns no other. `pid` is the running process. */
+/** One plan per hook of poststart, in order. `pid` is the running process. */
 export function planPoststart(spec: RuntimeSpec, place: HookPlace, pid: number): readonly Plan[] {
   const link: Step = { kind: 'makeLink', dir: noSlot, path: `${place.bundle}/rootfs`, target: `/proc/${pid}/root`, origin: '/hooks' };
   return planList(spec, place, 'poststart', { of: 'known', pid }).map((step) => alone([unlink(place), link, step]));

@@ -18,23 +18,11 @@ import type {
   UsageRequest,
 } from '#pod';
 import { type Plan } from '#plan';
-import {
-  type HookPlace,
-  type PlanContainerInput,
-  type PlanExecInput,
-  hooksTimeoutMs,
-  oomFileOf,
-  planContainer,
-  planContainerKill,
-  planContainerRemoval,
-  planExec,
-  planForward,
-  planPayload,
-  resolveIdentity,
-} from '#runtime';
-import { type AskedFile, type GroupReader, type ShimAttachment, type ShimConnection } from '#system';
-import { type PodContext, asPlan, containerInput, planCommit, planPod, planShutdown, planUndo, planWritableLayer, prepend, userRequest } from './native-plans.ts';
+import { type HookPlace, type PlanExecInput, hooksTimeoutMs, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planForward } from '#runtime';
+import { type GroupReader, type ShimAttachment, type ShimConnection } from '#system';
+import { type PodContext, asPlan, containerInput, planCommit, planPod, planShutdown, planUndo, planWritableLayer, prepend } from './native-plans.ts';
 import { connectPort } from './connect-port.ts';
+import { IdentityAnswer } from './identity-answer.ts';
 import { type HookRunner, hookPlaceOf, runPoststart, runPoststop } from './hooks.ts';
 import { containerPaths } from './layout.ts';
 import { checkPodUpdate, mergeSpecResources, updateGroup } from './native-update.ts';
@@ -85,6 +73,8 @@ export class NativeSandbox implements Sandbox {
   readonly #parts: NativeSandboxParts;
   /** What `memory` holds, for containers that this object has made or looked up. */
   readonly #containers = new Map<string, KnownContainer>();
+  /** Aborted when the process ends: a start waits for no hook then, for its answer comes before the end is told. */
+  readonly #starting = new Map<string, AbortController>();
 
   constructor(parts: NativeSandboxParts) {
     this.#parts = parts;
@@ -156,12 +146,22 @@ export class NativeSandbox implements Sandbox {
   }
 
   async startContainer(id: ContainerId): Promise<{ readonly pid: number }> {
-    const { pid } = await this.#parts.shim.startProcess(id);
-    // A container in a shared PID namespace enters it by a fork when it is started.
-    const known = this.#known(id);
-    if (known.pid !== pid) this.#remember(id, { ...known, pid });
-    await runPoststart(this.#hookRunner, known.spec, this.#hookPlace(id), pid);
-    return { pid };
+    const { shim, report } = this.#parts;
+    const ended = new AbortController();
+    this.#starting.set(id, ended);
+    try {
+      const { pid } = await shim.startProcess(id);
+      // A container in a shared PID namespace enters it by a fork when it is started.
+      const known = this.#known(id);
+      if (known.pid !== pid) this.#remember(id, { ...known, pid });
+      await runPoststart(this.#hookRunner, known.spec, this.#hookPlace(id), { pid, ended: ended.signal }).catch(async (error: unknown) => {
+        await this.killAll(id).catch(report);
+        throw error;
+      });
+      return { pid };
+    } finally {
+      this.#starting.delete(id);
+    }
   }
 
   async signal(processId: string, signalNumber: number): Promise<void> {
@@ -336,9 +336,10 @@ export class NativeSandbox implements Sandbox {
   }
 
   async onProcessEnd(listener: (end: ProcessEnd) => void): Promise<void> {
-    await this.#parts.shim.subscribe((event) =>
-      listener({ processId: event.processId, exitCode: exitCodeOf(event.waitStatus), oomKilled: event.oomKilled, endedAtNs: event.endedNs }),
-    );
+    await this.#parts.shim.subscribe((event) => {
+      this.#starting.get(event.processId)?.abort();
+      listener({ processId: event.processId, exitCode: exitCodeOf(event.waitStatus), oomKilled: event.oomKilled, endedAtNs: event.endedNs });
+    });
   }
 
   async shutdown(network?: OpaquePlan): Promise<void> {
@@ -359,30 +360,6 @@ export async function prepareNamespaces(shim: ShimConnection, context: PodContex
     context.request.foreground ? shim.deposit({ lifeline: true, undo: planUndo(context, undefined) }) : undefined,
     prepare.sections.length > 0 ? shim.execute(prepare) : undefined,
   ]);
-}
-
-/** Resolves the user inside the root, once, when the shim asks. */
-class IdentityAnswer {
-  readonly #input: PlanContainerInput;
-  readonly #request: ContainerRequest;
-  #identity: ReturnType<typeof resolveIdentity> | undefined;
-
-  constructor(input: PlanContainerInput, request: ContainerRequest) {
-    this.#input = input;
-    this.#request = request;
-  }
-
-  of(files: readonly AskedFile[]): Plan {
-    const contentOf = (path: string): Uint8Array | undefined => files.find((file) => file.path === path && file.errno === 0)?.content;
-    const [passwd, group] = [contentOf('/etc/passwd'), contentOf('/etc/group')];
-    this.#identity = resolveIdentity(userRequest(this.#request.identity), { ...(passwd === undefined ? {} : { passwd }), ...(group === undefined ? {} : { group }) });
-    return planPayload(this.#input, this.#identity);
-  }
-
-  get identity(): ReturnType<typeof resolveIdentity> {
-    if (this.#identity === undefined) throw new RuntimeError('internal', 'bug: the setup did not ask who the process is');
-    return this.#identity;
-  }
 }
 
 /** Absence is what was wanted. */

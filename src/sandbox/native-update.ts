@@ -46,7 +46,12 @@ export async function updateGroup({ shim, host }: UpdateParts, { placement, reso
   const driver = cgroupDriver(host.cgroups);
   const update = driver.update({ placement, resources, path: 'linux.resources', origin: '/linux/resources' });
   // In a child of the shim: the kernel may reclaim memory, or wait for a grace period, before a write returns.
-  const execute = async (steps: readonly Step[]): Promise<void> => (steps.length === 0 ? undefined : shim.execute({ sections: [{ actor: 'podNamespaces', steps }] }));
+  const execute = async (steps: readonly Step[]): Promise<void> => {
+    if (steps.length === 0) return;
+    await shim.execute({ sections: [{ actor: 'podNamespaces', steps }] }).catch((error: unknown) => {
+      throw explainRefusal(error);
+    });
+  };
   await execute(update.prepare);
   await moveMembers(update, execute);
   const writes: readonly ControlWrite[] = [...update.writes, ...(oomScore === undefined ? [] : [oomScoreWrite(oomScore.pid, oomScore.value, host)])];
@@ -56,9 +61,7 @@ export async function updateGroup({ shim, host }: UpdateParts, { placement, reso
   if (memory !== undefined) checkMemoryInUse(writes, before, memory);
   await withRollback(async (rollback) => {
     rollback.defer('put back the limits', async () => execute(orderWrites(undoWrites(writes, before), await readControlFiles(files)).map(stepOfWrite)));
-    await execute(orderWrites(writes, before).map(stepOfWrite)).catch((error: unknown) => {
-      throw explainRefusal(error);
-    });
+    await execute(orderWrites(writes, before).map(stepOfWrite));
   });
 }
 
@@ -75,6 +78,10 @@ async function moveMembers({ members }: CgroupUpdate, execute: (steps: readonly 
 const refusals: ReadonlyMap<string, string> = new Map([
   ['EBUSY', 'what is in use does not fit'],
   ['EACCES', 'not within what the group above has'],
+  // A container that has ended is there all the same: notFound would say that it is not.
+  ['ENOENT', 'it has ended, or this kernel has no such file'],
+  ['ESRCH', 'it has ended'],
+  ['ENODEV', 'it has ended'],
   ['EINVAL', 'no such value, or not possible beside the limits of the group above or of those below'],
 ]);
 

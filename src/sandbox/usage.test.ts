@@ -28,13 +28,25 @@ const cgroups: HostFacts['cgroups'] = {
 const counters = (name: string): LinkCounters => ({ name, rxBytes: 1n, rxPackets: 2n, rxErrors: 3n, rxDropped: 4n, txBytes: 5n, txPackets: 6n, txErrors: 7n, txDropped: 8n });
 
 /** What was asked, and the answers: `host` are the links of each look at the host in turn, `inside` those that a process sees. */
-function setUp({ host = [], inside = {} }: { readonly host?: readonly (readonly string[])[]; readonly inside?: Readonly<Record<number, readonly string[]>> } = {}) {
+function setUp({
+  host = [],
+  inside = {},
+  memory,
+}: {
+  readonly host?: readonly (readonly string[])[];
+  readonly inside?: Readonly<Record<number, readonly string[]>>;
+  readonly memory?: { readonly usageBytes: bigint; readonly workingSetBytes: bigint; readonly limitBytes?: bigint };
+} = {}) {
   const asked: string[] = [];
   const looks = [...host];
-  const reader: Pick<GroupReader, 'read' | 'hostLinks' | 'processLinks'> = {
+  const reader: Pick<GroupReader, 'read' | 'memoryLimit' | 'hostLinks' | 'processLinks'> = {
     read: async ({ unified }, options) => {
       asked.push(`${unified} ${JSON.stringify(options)}`);
-      return { atNs: 9n };
+      return { atNs: 9n, ...(memory === undefined ? {} : { memory }) };
+    },
+    memoryLimit: async ({ unified }) => {
+      asked.push(`limit ${unified}`);
+      return 4096n;
     },
     hostLinks: async () => {
       asked.push('host');
@@ -91,6 +103,20 @@ test('a link that a shared look does not have yet is looked for again, then a pr
     inside.asked.filter((text) => text === 'host' || /^\d/.test(text)),
     ['host', 'host', '11 /kubepods/pod1', '22 /kubepods/pod1'],
   );
+});
+
+test('a pod without a limit of its own has that of the group above, where a kubelet limits it', async () => {
+  const memory = { usageBytes: 2n, workingSetBytes: 1n };
+  const unlimited = setUp({ memory });
+  const { pod, containers } = await unlimited.look({ containerIds: [one], pod: {} });
+  assert.deepEqual([pod?.memory, containers[one]?.memory], [{ ...memory, limitBytes: 4096n }, memory]);
+  assert.deepEqual(
+    unlimited.asked.filter((text) => text.startsWith('limit')),
+    ['limit /sys/fs/cgroup/kubepods'],
+  );
+  const limited = setUp({ memory: { ...memory, limitBytes: 50n } });
+  assert.equal((await limited.look({ containerIds: [], pod: {} })).pod?.memory?.limitBytes, 50n);
+  assert.equal((await unlimited.look({ containerIds: [], pod: {} }, { cgroupPath: '/pod1' })).pod?.memory?.limitBytes, undefined);
 });
 
 test('a pod with the network of the host, or without any process, has none', async () => {

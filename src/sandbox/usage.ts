@@ -2,7 +2,7 @@
  * A look at a pod's groups and interfaces. In: the pod's record, what is asked. Out: SandboxUsage; parts that cannot be read are absent.
  */
 import type { ContainerId } from '#core';
-import type { InterfaceUsage, PodLink, SandboxRecord, SandboxUsage, UsageRequest } from '#pod';
+import type { GroupUsage, InterfaceUsage, PodLink, SandboxRecord, SandboxUsage, UsageRequest } from '#pod';
 import { statsGroups } from '#runtime';
 import type { GroupReader, HostFacts, LinkCounters } from '#system';
 
@@ -47,13 +47,21 @@ async function readInterfaces({ record, reader, pidOf }: UsageContext, request: 
   return [];
 }
 
+/** The pod's group has the limit of its parent where it has none of its own: there a kubelet limits the pod. Source: the kubelet's cgroup layout. */
+async function withParentLimit({ host, record, reader }: UsageContext, pod: GroupUsage): Promise<GroupUsage> {
+  const parent = record.cgroupPath.slice(0, record.cgroupPath.lastIndexOf('/'));
+  if (pod.memory === undefined || pod.memory.limitBytes !== undefined || parent === '') return pod;
+  const limitBytes = await reader.memoryLimit(statsGroups(host.cgroups, { path: parent }));
+  return limitBytes === undefined ? pod : { ...pod, memory: { ...pod.memory, limitBytes } };
+}
+
 /** One look at what the request names. Never throws for what is gone meanwhile. */
 export async function readUsage(context: UsageContext, request: UsageRequest): Promise<SandboxUsage> {
   const { host, record, reader } = context;
   const { details = false } = request;
   const read = async (path: string, processes: boolean) => reader.read(statsGroups(host.cgroups, { path }), { details, processes });
   const [pod, interfaces, ...containers] = await Promise.all([
-    request.pod === undefined ? undefined : read(record.cgroupPath, false),
+    request.pod === undefined ? undefined : read(record.cgroupPath, false).then(async (group) => withParentLimit(context, group)),
     request.pod === undefined ? [] : readInterfaces(context, request, request.pod.link),
     ...request.containerIds.map(async (id) => [id, await read(`${record.cgroupPath}/${id}`, true)] as const),
   ]);

@@ -6,7 +6,9 @@ import type { RuntimeError } from '#core';
 
 /** What a piece costs besides its bytes. */
 const pieceBytes = 256;
-/** Pieces are put together up to this. */
+/** A piece of this length is worth a step of its own, and a copy costs more. */
+const ownStepBytes = 16 * 1024;
+/** Shorter pieces are put together up to this. */
 const togetherBytesMax = 256 * 1024;
 
 /** A queue of bytes with one reader. */
@@ -27,6 +29,11 @@ export class ByteInbox implements AsyncIterable<Uint8Array> {
   /** How much memory waits, in bytes: what came in crumbs weighs more than it says. */
   get weight(): number {
     return this.#bytes + this.#pieces.length * pieceBytes;
+  }
+
+  /** Bytes that wait. */
+  get byteCount(): number {
+    return this.#bytes;
   }
 
   push(piece: Uint8Array): void {
@@ -79,17 +86,17 @@ export class ByteInbox implements AsyncIterable<Uint8Array> {
     }
   }
 
-  /** What waits, together as far as that is worth a copy: who is behind catches up in fewer steps. */
+  /** The next piece; short ones together, so that who is behind catches up in fewer steps. */
   #take(): Uint8Array | undefined {
     const [first] = this.#pieces;
-    if (first === undefined || this.#pieces.length === 1 || first.length >= togetherBytesMax) return this.#pieces.shift();
+    if (first === undefined || first.length >= ownStepBytes) return this.#pieces.shift();
     let [count, bytes] = [0, 0];
     for (const { length } of this.#pieces) {
-      if (bytes + length > togetherBytesMax) break;
+      if (length >= ownStepBytes || bytes + length > togetherBytesMax) break;
       count += 1;
       bytes += length;
     }
-    return Buffer.concat(this.#pieces.splice(0, count), bytes);
+    return count === 1 ? this.#pieces.shift() : Buffer.concat(this.#pieces.splice(0, count), bytes);
   }
 
   #drop(): void {

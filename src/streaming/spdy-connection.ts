@@ -3,7 +3,7 @@
  * what they carry. Source: SPDY Protocol Draft 3.1, and how moby/spdystream, the one client in use, reads it.
  *
  * Backpressure: that client neither keeps to windows nor tells of any. So the server enforces the windows of a peer only once that peer has
- * spoken of them, tells of its own always, and otherwise leaves the connection unread while one stream's input waits.
+ * spoken of them, tells of its own until they are overrun, and otherwise leaves the connection unread while one stream's input waits.
  */
 import type { Duplex } from 'node:stream';
 import { type Clock, RuntimeError, errorMessage, limits } from '#core';
@@ -51,6 +51,8 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
   #initialWindow = initialWindowBytes;
   #sendWindow = initialWindowBytes;
   #untoldBytes = 0;
+  /** The peer has sent more than it was allowed to, so it does not wait to be told of windows. */
+  #isOverrun = false;
   /** Sent without waiting since the peer last kept up. */
   #answerBytes = 0;
   readonly #windowWaiters = new Set<() => void>();
@@ -64,6 +66,7 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
     });
     // Errors end the stream, which `close` tells; without a listener they would end the process.
     options.duplex.on('error', () => undefined);
+    void this.#sendProbes();
   }
 
   get ended(): AbortSignal {
@@ -153,15 +156,21 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
   taken(stream: Stream, byteCount: number): void {
     stream.untoldBytes += byteCount;
     this.#untoldBytes += byteCount;
+    if (!this.#isOverrun) this.#tellWindows(stream);
+    this.#wakeReader?.();
+  }
+
+  #tellWindows(stream: Stream): void {
+    const updates: Buffer[] = [];
     if (stream.untoldBytes >= windowUpdateBytes) {
-      if (!stream.isRemoteEnded && !stream.isOver) this.#answer(encodeFrame({ kind: 'windowUpdate', id: stream.id, delta: stream.untoldBytes }));
+      if (!stream.isRemoteEnded && !stream.isOver) updates.push(encodeFrame({ kind: 'windowUpdate', id: stream.id, delta: stream.untoldBytes }));
       stream.untoldBytes = 0;
     }
     if (this.#untoldBytes >= windowUpdateBytes) {
-      this.#answer(encodeFrame({ kind: 'windowUpdate', id: 0, delta: this.#untoldBytes }));
+      updates.push(encodeFrame({ kind: 'windowUpdate', id: 0, delta: this.#untoldBytes }));
       this.#untoldBytes = 0;
     }
-    this.#wakeReader?.();
+    if (updates.length > 0) this.#answer(Buffer.concat(updates));
   }
 
   // --- frames
@@ -214,6 +223,7 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
     }
     if (this.#isFinishing) stream.discard();
     stream.receive(bytes);
+    this.#isOverrun ||= stream.isOverrun;
     if (!fin) return;
     stream.receiveEnd();
     this.#forgetWhenOver(stream);
@@ -294,27 +304,24 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
 
   /** Waits while the input of any stream is full. */
   async #untilRoom(): Promise<void> {
-    const isFull = (): boolean => !this.ended.aborted && !this.#isFinishing && [...this.#streams.values()].some((stream) => stream.isFull);
-    if (!isFull()) return;
-    const waiting = new AbortController();
-    void this.#sendProbes(waiting.signal);
-    try {
-      while (isFull()) {
-        const { promise, resolve } = Promise.withResolvers<void>();
-        this.#wakeReader = resolve;
-        await promise;
-      }
-    } finally {
-      this.#wakeReader = undefined;
-      waiting.abort();
+    while (this.#mustWait()) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wakeReader = resolve;
+      await promise;
     }
+    this.#wakeReader = undefined;
   }
 
-  async #sendProbes(signal: AbortSignal): Promise<void> {
+  #mustWait(): boolean {
+    return !this.ended.aborted && !this.#isFinishing && this.#streams.values().some((stream) => stream.isFull);
+  }
+
+  /** One timer for the whole connection: input may stop and go on thousands of times between two probes. */
+  async #sendProbes(): Promise<void> {
     const { clock } = this.#options;
-    while (!signal.aborted && !this.ended.aborted) {
-      await clock.sleep(probeIntervalMs, signal).catch(() => undefined);
-      if (!signal.aborted) this.#outbox.post(probe);
+    while (!this.#closed.signal.aborted) {
+      await clock.sleep(probeIntervalMs, this.#closed.signal).catch(() => undefined);
+      if (this.#wakeReader !== undefined) this.#outbox.post(probe);
     }
   }
 

@@ -51,6 +51,11 @@ export class SpdyStream implements StreamChannel {
     return this.inbox.weight > limits.streamInputBytesMax;
   }
 
+  /** The peer has sent more than the stream's window allows. */
+  get isOverrun(): boolean {
+    return this.inbox.byteCount + this.untoldBytes > initialWindowBytes;
+  }
+
   get isRemoteEnded(): boolean {
     return this.#isRemoteEnded;
   }

@@ -51,6 +51,7 @@ export class WebSocketChannels implements StreamSession {
     socket.on('message', (data, isBinary) => this.#receive(asBuffer(data), isBinary));
     // Errors end the socket, which `close` tells; without a listener they would end the process.
     socket.on('error', () => undefined);
+    void this.#sendPongs();
     socket.once('close', () => {
       this.#closed.abort();
       this.#end();
@@ -118,14 +119,15 @@ export class WebSocketChannels implements StreamSession {
     // Bytes for a channel that does not exist concern nobody.
     if (channel === undefined) return;
     channel.inbox.push(encoding.base64 ? Buffer.from(data.toString('latin1', 1), 'base64') : data.subarray(1));
-    if (channel.isFull && !this.#isPaused) void this.#pause();
+    if (!channel.isFull || this.#isPaused) return;
+    this.#isPaused = true;
+    this.#options.socket.pause();
   }
 
-  async #pause(): Promise<void> {
+  /** One timer for the whole connection: input may stop and go on thousands of times between two pongs. */
+  async #sendPongs(): Promise<void> {
     const { socket, clock } = this.#options;
-    this.#isPaused = true;
-    socket.pause();
-    while (this.#isPaused && !this.#closed.signal.aborted) {
+    while (!this.#closed.signal.aborted) {
       await clock.sleep(pongIntervalMs, this.#closed.signal).catch(() => undefined);
       if (this.#isPaused && socket.readyState === socket.OPEN) socket.pong();
     }

@@ -21,7 +21,7 @@ export interface AttachmentEnd {
 export interface ShimAttachment {
   /** Called for each piece of output; the bytes are the receiver's. Set it before the next turn of the event loop. */
   onOutput: ((stream: OutputStream, bytes: Buffer) => void) | undefined;
-  /** Resolves when more may be written. Bytes for a process without open standard input are dropped. */
+  /** Resolves when more may be written; the bytes must not change any more. Bytes for a process without open standard input are dropped. */
   write(bytes: Uint8Array): Promise<void>;
   /** Ends the standard input after what was written; no effect on a terminal. */
   closeInput(): void;
@@ -93,7 +93,7 @@ export class Attachment implements ShimAttachment {
 
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += inputChunkBytes) {
-      await this.#connection.send(frameTypes.input, 0, (out) => out.raw(bytes.subarray(at, at + inputChunkBytes)));
+      await this.#connection.sendUncopied(frameTypes.input, 0, bytes.subarray(at, at + inputChunkBytes));
     }
   }
 

@@ -272,6 +272,12 @@ export class GroupReader {
     return onlyKnown({ atNs: cpu.atNs, cpu: cpu.reading, memory: memory?.memory, swap: memory?.swap, io, processes });
   }
 
+  /** The memory limit of a group; undefined: none, or unknown. */
+  async memoryLimit({ unified, v1 }: StatsGroups): Promise<bigint | undefined> {
+    const file = v1.memory !== undefined ? `${v1.memory}/memory.limit_in_bytes` : unified === undefined ? undefined : `${unified}/memory.max`;
+    return file === undefined ? undefined : limited(decodeNumber(await this.#files.read(file)));
+  }
+
   /** Interfaces of the host's own network namespace. Callers at once share one look. */
   async hostLinks(): Promise<readonly LinkCounters[]> {
     this.#links ??= this.#files

@@ -223,6 +223,14 @@ test('a group of v1 alone has its time from cpuacct, and swap has what the commo
   assert.equal(reading.io, undefined);
 });
 
+test('the memory limit of a group is told alone, by the hierarchy that has its memory', async () => {
+  const reader = new GroupReader(new DeadlineClock());
+  const [v2, v1] = [makeGroup('limit/v2', { 'memory.max': '8192\n' }), makeGroup('limit/v1', { 'memory.limit_in_bytes': '4096\n' })];
+  assert.deepEqual([await reader.memoryLimit({ unified: v2, v1: {} }), await reader.memoryLimit({ unified: v2, v1: { memory: v1 } })], [8192n, 4096n]);
+  const unlimited = [{ unified: makeGroup('limit/none', { 'memory.max': 'max\n' }), v1: {} }, { v1: { memory: makeGroup('limit/v1-none', memoryV1) } }, { v1: {} }];
+  for (const groups of unlimited) assert.equal(await reader.memoryLimit(groups), undefined);
+});
+
 test('a look without details leaves out what takes more files, and a group of groups its processes', async () => {
   const unified = `${scratch}/v2`;
   const { memory, processes } = await new GroupReader(new DeadlineClock()).read({ unified, v1: {} });

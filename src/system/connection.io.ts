@@ -5,7 +5,7 @@
 import { type Socket, createConnection } from 'node:net';
 import { RuntimeError, wrapError } from '#core';
 import { type ByteWriter } from '#plan';
-import { type Frame, FrameDecoder, decodeRequestError, encodeFrame, frameTypes } from './frames.ts';
+import { type Frame, FrameDecoder, decodeRequestError, encodeFrame, encodeFrameHeader, frameTypes } from './frames.ts';
 
 /** Longest path that fits into a Unix socket address with its final NUL. Source: unix(7). */
 const socketPathBytesMax = 107;
@@ -49,10 +49,13 @@ export class FrameConnection {
   readonly #peer: string;
   readonly #waiting = new Map<number, Waiting>();
   readonly #ended = Promise.withResolvers<void>();
+  /** Called at the end. Not reactions of `ended`: those of a long connection's every wait would stay until then. */
+  readonly #endWaiters = new Set<() => void>();
   readonly #decoder = new FrameDecoder();
   #nextId = 1;
   #held = 0;
   #failure: Error | undefined;
+  #isEnding = false;
   /** Ends of batches of pieces that may still wait, the oldest first. */
   readonly #unsent: Promise<void>[] = [];
   /** Called for events (id 0). */
@@ -79,6 +82,7 @@ export class FrameConnection {
 
   #assertOpen(): void {
     if (this.#failure !== undefined) throw this.#failure;
+    if (this.#isEnding) throw new RuntimeError('unavailable', `talk to the ${this.#peer}: it is ending`);
   }
 
   /** Keeps the event loop alive until the matching `release`. */
@@ -114,6 +118,20 @@ export class FrameConnection {
   }
 
   /**
+   * A request after which the peer ends. Until it is answered nothing else is written, but fails as unavailable: a write that meets the
+   * peer's end breaks the connection here, and with it goes the answer that has come already.
+   */
+  async lastRequest(what: string, type: number, body?: (out: ByteWriter) => void): Promise<Frame> {
+    const answer = this.request(what, type, body);
+    this.#isEnding = true;
+    try {
+      return await answer;
+    } finally {
+      this.#isEnding = false;
+    }
+  }
+
+  /**
    * Sends what `body` sends as one piece. Where the peer refuses the first frame and ends the connection, its answer is thus in our
    * hands, and not lost to the broken pipe of a later write.
    */
@@ -129,7 +147,20 @@ export class FrameConnection {
   /** Sends a frame that has no answer of its own; resolves once the peer has taken enough of what waits. */
   async send(type: number, id: number, body?: (out: ByteWriter) => void): Promise<void> {
     this.#assertOpen();
-    if (this.#socket.write(encodeFrame(type, id, body))) return;
+    if (!this.#socket.write(encodeFrame(type, id, body))) await this.#untilDrained();
+  }
+
+  /** The same with a payload that is not copied: its bytes must not change any more. It has at most `limits.frameBytesMax` bytes. */
+  async sendUncopied(type: number, id: number, payload: Uint8Array): Promise<void> {
+    this.#assertOpen();
+    this.together(() => {
+      this.#socket.write(encodeFrameHeader(type, id, payload.length));
+      this.#socket.write(payload);
+    });
+    if (this.#socket.writableNeedDrain) await this.#untilDrained();
+  }
+
+  async #untilDrained(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#socket.once('drain', resolve);
     try {
@@ -161,10 +192,13 @@ export class FrameConnection {
 
   /** Waits without letting the process end; throws when the connection ends first. */
   async #heldUntil(promise: Promise<void>): Promise<void> {
+    const end = Promise.withResolvers<void>();
+    this.#endWaiters.add(end.resolve);
     this.hold();
     try {
-      await Promise.race([promise, this.ended]);
+      await Promise.race([promise, end.promise]);
     } finally {
+      this.#endWaiters.delete(end.resolve);
       this.release();
     }
     this.#assertOpen();
@@ -209,6 +243,7 @@ export class FrameConnection {
     if (this.#failure !== undefined) return;
     this.#failure = error;
     for (const { reject } of this.#waiting.values()) reject(error);
+    for (const wake of this.#endWaiters) wake();
     this.#ended.resolve();
   }
 }

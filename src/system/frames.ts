@@ -70,6 +70,11 @@ export function encodeFrame(type: number, id: number, body?: (out: ByteWriter) =
   return out.take();
 }
 
+/** The header of a frame whose payload follows by itself. */
+export function encodeFrameHeader(type: number, id: number, payloadByteCount: number): Buffer {
+  return new ByteWriter().u32(payloadByteCount).u16(type).u16(0).u32(id).take();
+}
+
 /** Cuts a byte stream into frames. Chunks are kept until their frame is whole, so no byte is copied more than once. */
 export class FrameDecoder {
   #chunks: Buffer[] = [];

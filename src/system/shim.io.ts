@@ -272,7 +272,8 @@ export class ShimClient implements ShimConnection {
   }
 
   async shutdown(plan?: Plan): Promise<void> {
-    await this.#runPlan('shut down', frameTypes.shutdown, plan ?? { sections: [] }, (out) => out.bytes(optionalPlan(plan)));
+    const frame = await this.#connection.lastRequest('shut down', frameTypes.shutdown, (out) => out.bytes(optionalPlan(plan)));
+    if (frame.type === frameTypes.failed) throw planError(plan ?? { sections: [] }, decodeFailure(frame.payload));
   }
 
   close(): void {

@@ -238,7 +238,7 @@ describe('CDI devices', { skip: skipReason() }, () => {
     assert.deepEqual(globSync(`${host.host.root}/containers/*/*/bundle`), []);
   });
 
-  test('a failing startContainer hook ends the start; failing hooks after it are told and undo nothing', async () => {
+  test('failing hooks of startContainer and poststart end the start and the container; failing hooks of poststop are told and undo nothing', async () => {
     script('refuse', 'echo "not today" >&2; exit 4');
     const told = script('told', 'echo "after the fact" >&2; exit 5');
     const seen = join(directory, 'seen-after-told');
@@ -262,16 +262,34 @@ describe('CDI devices', { skip: skipReason() }, () => {
     await remove(refused.podSandboxId);
 
     const { podSandboxId, containerId } = await create(['vendor.com/start=told']);
-    await host.call(method.startContainer, { containerId });
-    assert.equal((await host.call(method.containerStatus, { containerId })).status?.state, ContainerState.CONTAINER_RUNNING);
+    await assert.rejects(
+      host.call(method.startContainer, { containerId }),
+      /run the poststart hooks of container .*: \/hooks\/poststart\/0: run the hook \S+: exit code 5: after the fact/,
+    );
+    const { status: failed } = await host.call(method.containerStatus, { containerId });
+    assert.deepEqual([failed?.state, failed?.reason], [ContainerState.CONTAINER_EXITED, 'StartError']);
     await host.call(method.removeContainer, { containerId });
     assert.deepEqual(
       readFileSync(seen, 'utf8')
         .split('\n')
         .filter((line) => line.startsWith(seen)),
-      [`${seen} poststart`, `${seen} poststop`],
+      [`${seen} poststop`],
     );
     await remove(podSandboxId);
+  });
+
+  test('a container can be stopped while a poststart hook hangs', async () => {
+    const begun = join(directory, 'begun-poststart');
+    const hangs = script('hangs-after', `echo $$ > ${begun}; exec ${busybox} sleep 5000`);
+    write(join(high, 'hanging-after.json'), 'vendor.com/late', { a: { hooks: [{ hookName: 'poststart', path: hangs, timeout: 600 }] } });
+    const { podSandboxId, containerId } = await create(['vendor.com/late=a']);
+    const start = host.call(method.startContainer, { containerId });
+    await until('the beginning of the hook', () => existsSync(begun) && readFileSync(begun, 'utf8') !== '');
+    await host.call(method.stopContainer, { containerId, timeout: 0n });
+    await start;
+    assert.equal((await host.call(method.containerStatus, { containerId })).status?.state, ContainerState.CONTAINER_EXITED);
+    await remove(podSandboxId);
+    await until('the end of the hook', () => !existsSync(`/proc/${readFileSync(begun, 'utf8').trim()}`));
   });
 
   test('a daemon that dies in a hook leaves neither the hook nor the container, and the hooks of poststop run in the next one', async () => {
@@ -299,25 +317,51 @@ describe('CDI devices', { skip: skipReason() }, () => {
     await remove(podSandboxId);
   });
 
-  test('where the shim is gone, the hooks of poststop run without it', async () => {
-    const after = join(directory, 'after-shim');
-    write(join(high, 'orphan.json'), 'vendor.com/orphan', { a: { hooks: [{ hookName: 'poststop', path: join(vendor, 'hook'), args: ['hook', after] }] } });
-    const { podSandboxId, containerId } = await create(['vendor.com/orphan=a']);
-    await host.call(method.startContainer, { containerId });
-    const shim = readdirSync('/proc').filter((name) => {
+  /** The shim, not a child of its that still has its command line. */
+  const killShim = (podSandboxId: string): void => {
+    const named = readdirSync('/proc').filter((name) => {
       try {
         return /^\d+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(`shim\0${podSandboxId}`);
       } catch {
         return false;
       }
     });
-    assert.equal(shim.length, 1);
-    process.kill(Number(shim[0]), 'SIGKILL');
+    const [shim, ...more] = named.filter((name) => !named.includes(/^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${name}/status`, 'utf8'))?.[1] ?? ''));
+    assert.ok(shim !== undefined && more.length === 0);
+    process.kill(Number(shim), 'SIGKILL');
+  };
+
+  test('where the shim is gone, the hooks of poststop run without it', async () => {
+    const after = join(directory, 'after-shim');
+    write(join(high, 'orphan.json'), 'vendor.com/orphan', { a: { hooks: [{ hookName: 'poststop', path: join(vendor, 'hook'), args: ['hook', after] }] } });
+    const { podSandboxId, containerId } = await create(['vendor.com/orphan=a']);
+    await host.call(method.startContainer, { containerId });
+    killShim(podSandboxId);
     await host.ended(containerId);
     assert.equal(existsSync(after), false);
     await host.call(method.removeContainer, { containerId });
     assert.equal(readFileSync(after, 'utf8').trim().split('\n').length, 2);
     await remove(podSandboxId);
     assert.equal(readFileSync(after, 'utf8').trim().split('\n').length, 2);
+  });
+
+  test('where the shim is killed in a hook of poststop, the next attempt runs them all', async () => {
+    const [begun, after, well] = [join(directory, 'begun-poststop'), join(directory, 'after-poststop'), join(directory, 'well-again')];
+    const hangs = script('hangs-last', `[ -e ${well} ] || { echo $$ > ${begun}; exec ${busybox} sleep 5000; }`);
+    const hooks = [
+      { hookName: 'poststop', path: hangs },
+      { hookName: 'poststop', path: join(vendor, 'hook'), args: ['hook', after] },
+    ];
+    write(join(high, 'last.json'), 'vendor.com/last', { a: { hooks } });
+    const { podSandboxId, containerId } = await create(['vendor.com/last=a']);
+    const removal = assert.rejects(host.call(method.removeContainer, { containerId }), /UNAVAILABLE: .*run the poststop hooks of container/);
+    await until('the beginning of the hook', () => existsSync(begun) && readFileSync(begun, 'utf8') !== '');
+    killShim(podSandboxId);
+    await removal;
+    assert.equal(existsSync(after), false);
+    writeFileSync(well, '');
+    await host.call(method.removeContainer, { containerId });
+    assert.equal(readFileSync(after, 'utf8').trim().split('\n').length, 2);
+    await remove(podSandboxId);
   });
 });

@@ -75,6 +75,11 @@ describe('volumes and devices over CRI', { skip: skipReason() }, () => {
       await refusal({ mounts: [{ containerPath: '/bad', hostPath: dangling }] }, grpcStatus.FAILED_PRECONDITION),
       `config.mounts[0]: path ${JSON.stringify(dangling)} is a link that leads nowhere`,
     );
+    const below = `${dangling}/a/b`;
+    assert.equal(
+      await refusal({ mounts: [{ containerPath: '/bad', hostPath: below }] }, grpcStatus.FAILED_PRECONDITION),
+      `config.mounts[0]: path ${JSON.stringify(below)} is missing and lies below a link that is not followed`,
+    );
     assert.ok(!existsSync(`${directory}/nowhere`));
   });
 

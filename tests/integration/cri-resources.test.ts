@@ -1,6 +1,6 @@
 /** Resources over CRI: at creation, changed while containers are created and running, after a restart of the daemon; the pod's own group and its parent. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import type { MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import { status as grpcStatus } from '@grpc/grpc-js';
@@ -17,6 +17,7 @@ const {
   containerStatus,
   updateContainerResources,
   updatePodSandboxResources,
+  podSandboxStats,
   podSandboxStatus,
   removeContainer,
 } = RuntimeService.method;
@@ -175,6 +176,11 @@ describe('resources', { skip: skipReason() }, () => {
       assert.ok(cgroupPath.startsWith(`${burstable}/${podSandboxId}/`));
       assert.ok(readFileSync(`/proc/${pid}/cgroup`, 'utf8').includes(`:${cgroupPath}\n`));
       assert.equal(memoryOf(`${burstable}/${podSandboxId}`), isV2() ? 'max' : '9223372036854771712');
+      // Where a kubelet limits the pod, and what is available to it is counted from.
+      writeFileSync(`${rootOf('memory')}${burstable}/${isV2() ? 'memory.max' : 'memory.limit_in_bytes'}`, String(512n * mebibyte));
+      const { stats } = await cri.call(podSandboxStats, { podSandboxId });
+      const memory = stats?.linux?.memory;
+      assert.equal(memory?.availableBytes?.value, 512n * mebibyte - (memory?.workingSetBytes?.value ?? 0n));
       await cri.call(updatePodSandboxResources, { podSandboxId, resources: { memoryLimitInBytes: 64n * mebibyte } });
       assert.equal(memoryOf(`${burstable}/${podSandboxId}`), isV2() ? 'max' : '9223372036854771712');
       await cri.call(removePodSandbox, { podSandboxId });

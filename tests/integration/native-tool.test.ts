@@ -128,13 +128,13 @@ test('tools of an engine that was killed are dead before another one can take th
     owner,
     `import { startLauncher } from '#system';
      const { launcher } = await startLauncher({ executable: ${JSON.stringify(executable)}, runDir: ${JSON.stringify(runDir)}, lockFile: ${JSON.stringify(lockFile)} });
-     await launcher.runTool({ path: '/bin/sh', argv: ['sh', '-c', 'sleep 100000 & echo $! > ${path}; echo $$ >> ${path}; wait'], env: { PATH: '/usr/bin:/bin' }, timeoutMs: 0, stdoutBytesMax: 10, stderrBytesMax: 10 });`,
+     await launcher.runTool({ path: '/bin/sh', argv: ['sh', '-c', 'for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 100000 >/dev/null 2>&1 & echo $! >> ${path}; done; echo $$ >> ${path}; wait'], env: { PATH: '/usr/bin:/bin' }, timeoutMs: 0, stdoutBytesMax: 10, stderrBytesMax: 10 });`,
   );
   // A module outside of the project knows no '#system'; so the program is given on standard input, from within it.
   const child = spawn(process.execPath, ['--input-type=module-typescript', '-'], { cwd: new URL('../..', import.meta.url).pathname, stdio: ['pipe', 'inherit', 'inherit'] });
   child.stdin.end(readFileSync(owner));
   const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  const pids = await pidsIn(path, 2);
+  const pids = await pidsIn(path, 13);
   child.kill('SIGKILL');
   await ended;
   for (;;) {

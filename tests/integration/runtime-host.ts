@@ -27,7 +27,8 @@ import {
 } from '#runtime';
 import { type ExecResult, type HostFacts, type Launcher, type ShimConnection, readHostFacts, startLauncher } from '#system';
 
-const shimPath = resolve(import.meta.dirname, '../../native/build/berth-shim');
+/** BERTH_TEST_SHIM names another binary, such as the one with sanitizers. */
+const shimPath = process.env['BERTH_TEST_SHIM'] ?? resolve(import.meta.dirname, '../../native/build/berth-shim');
 const busyboxPath = ['/usr/bin/busybox', '/bin/busybox'].find((path) => existsSync(path));
 const applets = [
   'sh',

@@ -218,6 +218,17 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await assert.rejects(newPod(['/sys/fs/cgroup/nothing/cgroup.procs']), isError('notFound', /^start the shim of pod pod\d+: \/sys\/fs\/cgroup\/nothing\/cgroup\.procs: ENOENT$/));
   });
 
+  test('a shim’s last answer comes through although somebody else still talks to it', async () => {
+    const { shim } = await newPod();
+    const ended = shim.shutdown();
+    // This process looks away until the shim is gone; whatever it writes then meets a broken pipe, while the answer is there to be read.
+    const clock = new Int32Array(new SharedArrayBuffer(4));
+    for (let waits = 0; existsSync(`/proc/${shim.pid}`) && waits < 10_000; waits += 1) Atomics.wait(clock, 0, 0, 20);
+    const late = shim.state();
+    await assert.rejects(late, isError('unavailable', /^talk to the shim of pod pod\d+: it is ending$/));
+    await ended;
+  });
+
   test('what follows the request for a shim is done by it, in a directory that is made where it is missing', async () => {
     const podDir = join(base, 'pod-made');
     const mark = join(base, 'followed');

@@ -16,7 +16,7 @@ import { freePort } from '../integration/image-host.ts';
 const kubeletPath = new URL('../../build/go/kubelet', import.meta.url).pathname;
 
 /** How long anything is waited for that must come by itself. A kubelet takes its time; only what never happens fails. */
-export const kubeletPatienceMs = 120_000;
+export const kubeletPatienceMs = 30_000;
 /** The node's own address, on a link of its own: a kubelet takes none of the loopback. */
 export const nodeAddress = '192.0.2.1';
 
@@ -85,8 +85,14 @@ export class KubeletNode implements AsyncDisposable {
 
   static async open(): Promise<KubeletNode> {
     assert.ok(existsSync(kubeletPath), 'needs build/go/kubelet: scripts/build-go-tools.sh kubelet');
-    for (const args of [['link', 'add', 'node0', 'type', 'dummy'], ['addr', 'add', `${nodeAddress}/24`, 'dev', 'node0'], ['link', 'set', 'node0', 'up']]) execFileSync('ip', args);
-    execFileSync('ip', ['route', 'add', 'default', 'via', '192.0.2.254']);
+    const commands = [
+      'link add node0 type veth peer name node1',
+      `addr add ${nodeAddress}/24 dev node0`,
+      'link set node0 up',
+      'link set node1 up',
+      'route add default via 192.0.2.254',
+    ];
+    for (const command of commands) execFileSync('ip', command.split(' '));
     // The directory of links to logs cannot be chosen.
     execFileSync('mount', ['-t', 'tmpfs', 'node-log', '/var/log']);
     const cri = await CriHost.open();
@@ -171,8 +177,14 @@ export class KubeletNode implements AsyncDisposable {
     const path = `${this.cri.host.directory}/manifests/${name}.json`;
     const pod = { apiVersion: 'v1', kind: 'Pod', metadata: { name, namespace: 'default', ...metadata }, spec: { terminationGracePeriodSeconds: 5, ...spec } };
     // Hidden files are passed over.
-    writeFileSync(path.replace(/[^/]*$/, (file) => `.${file}`), JSON.stringify(pod));
-    renameSync(path.replace(/[^/]*$/, (file) => `.${file}`), path);
+    writeFileSync(
+      path.replace(/[^/]*$/, (file) => `.${file}`),
+      JSON.stringify(pod),
+    );
+    renameSync(
+      path.replace(/[^/]*$/, (file) => `.${file}`),
+      path,
+    );
   }
 
   /** Takes a manifest away. */
