@@ -63,6 +63,8 @@ static void connection_ready(struct source *source, uint32_t events) {
     connection_flush(c);
     if (c->attached && !c->dead) streams_watch(c->attached);
   }
+  /* A client that goes while its input is not read: its process may never read, so what it had still to say is lost. */
+  if (!(c->socket.events & EPOLLIN) && events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) connection_fail(c);
   if (!c->dead && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
     int got = frame_read(&c->frame, source->fd, c->authenticated ? FRAME_BYTES_MAX : 64);
     if (got < 0) connection_fail(c);
@@ -71,7 +73,8 @@ static void connection_ready(struct source *source, uint32_t events) {
       frame_reset(&c->frame);
     }
   }
-  if (!c->dead && c->attached && buffer_size(&c->attached->pending) > INPUT_PENDING_MAX) watch(source, source->events & ~(uint32_t)EPOLLIN);
+  if (!c->dead && c->attached && buffer_size(&c->attached->pending) > INPUT_PENDING_MAX)
+    watch(source, (source->events & ~(uint32_t)EPOLLIN) | EPOLLRDHUP);
 }
 
 static struct connection *connection_new(int fd, bool authenticated) {

@@ -376,7 +376,8 @@ static inline bool decode_step_open_namespace(struct reader *in, struct step_ope
   return reader_done(in);
 }
 
-/* setns(slot, type). Forbidden to the host actor. */
+/* setns(slot, type); ESRCH for a mount or PID namespace that the actor is in already. Forbidden to the
+ * host actor. */
 struct step_enter_namespace {
   uint16_t slot;
   uint32_t type;

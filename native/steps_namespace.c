@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include "steps.h"
 
@@ -44,9 +45,19 @@ int run_open_namespace(struct run *run, const struct step_open_namespace *step, 
   return 0;
 }
 
+static bool is_own_namespace(int fd, uint32_t type) {
+  const char *path = namespace_path(type);
+  struct stat own, wanted;
+  return path != NULL && stat(path, &own) == 0 && fstat(fd, &wanted) == 0 && own.st_dev == wanted.st_dev && own.st_ino == wanted.st_ino;
+}
+
 int run_enter_namespace(struct run *run, const struct step_enter_namespace *step, struct failure *failure UNUSED) {
   int fd = slot_fd(run, step->slot);
-  return fd < 0 ? EBADF : stay_closed(result(setns(fd, (int)step->type)));
+  if (fd < 0) return EBADF;
+  /* SAFETY: a container's mounts and processes are never ours. Where they seem to be, its process has ended and its pid has become that of a process of
+   * the host, perhaps our own: what is executed next would be executed on the host. */
+  if ((step->type == CLONE_NEWNS || step->type == CLONE_NEWPID) && is_own_namespace(fd, step->type)) return ESRCH;
+  return stay_closed(result(setns(fd, (int)step->type)));
 }
 
 int run_set_hostname(struct run *run UNUSED, const struct step_set_hostname *step, struct failure *failure UNUSED) {

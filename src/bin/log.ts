@@ -27,7 +27,6 @@ export interface LogFields {
   readonly containerName?: string;
   readonly pid?: number;
   readonly socket?: string;
-  readonly streamUrl?: string;
   readonly rootDirectory?: string;
   readonly runDirectory?: string;
   readonly version?: string;

@@ -71,7 +71,7 @@ const cri = {
     kind: duration({ minMs: 1000, maxMs: hourMs }),
     fallback: 30_000,
     variable: 'BERTH_STREAM_CREATION_TIMEOUT',
-    help: 'How long a URL can be used, and how long its client may take to open its streams.',
+    help: 'How long a client that has connected may take to open its streams. A URL itself can be used for one minute.',
   }),
 };
 

@@ -141,6 +141,8 @@ export const limits = {
   streamRequestBytesMax: 32 * 1024,
   /** Input of one stream that waits for its process; beyond it the connection is left unread. */
   streamInputBytesMax: 1024 * 1024,
+  /** The same of all streams of one connection together. */
+  streamConnectionInputBytesMax: 8 * 1024 * 1024,
   /** One WebSocket message. */
   streamMessageBytesMax: 4 * 1024 * 1024,
   /** Streams that one SPDY connection has open: two for each forwarded connection. Further ones are refused. */

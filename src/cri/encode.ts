@@ -132,6 +132,11 @@ export function encodeContainer(container: ContainerStatus): MessageInitShape<ty
   };
 }
 
+/** A pod's containers, the newest first: a kubelet that follows events takes the first one of a name for the one that counts. Source: its GetPodStatus. */
+export function encodeContainersStatuses(containers: readonly ContainerStatus[]): MessageInitShape<typeof ContainerStatusSchema>[] {
+  return containers.toSorted((a, b) => (a.createdAtNs < b.createdAtNs ? 1 : a.createdAtNs > b.createdAtNs ? -1 : 0)).map(encodeContainerStatus);
+}
+
 /** A container as ContainerStatus shows it: also times, exit, mounts, log path, resources and user. */
 export function encodeContainerStatus(container: ContainerStatus): MessageInitShape<typeof ContainerStatusSchema> {
   const user = container.user;

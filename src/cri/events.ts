@@ -5,7 +5,7 @@ import { ContainerEventType } from '#gen/cri-v1_pb.js';
 import { assertNever } from '#core';
 import type { Engine, EngineEvent } from '#pod';
 import type { ServiceHandlers } from './adapter.ts';
-import { encodeContainerStatus, encodePodSandboxStatus } from './encode.ts';
+import { encodeContainersStatuses, encodePodSandboxStatus } from './encode.ts';
 
 type EventMessage = MessageInitShape<typeof ContainerEventResponseSchema>;
 
@@ -36,7 +36,7 @@ export function encodeEvent(event: EngineEvent): EventMessage[] {
     containerId: 'containerId' in event ? event.containerId : event.podSandboxId,
     containerEventType,
     createdAt: event.atNs,
-    ...(snapshot === undefined ? {} : { podSandboxStatus: encodePodSandboxStatus(snapshot.pod), containersStatuses: snapshot.containers.map(encodeContainerStatus) }),
+    ...(snapshot === undefined ? {} : { podSandboxStatus: encodePodSandboxStatus(snapshot.pod), containersStatuses: encodeContainersStatuses(snapshot.containers) }),
   }));
 }
 

@@ -12,7 +12,16 @@ import { decodeContainerConfig, decodeContainerFilter } from './decode-container
 import { decodePodFilter, decodePodSandboxConfig } from './decode-pod.ts';
 import { buildEventHandlers } from './events.ts';
 import { buildUpdateHandlers } from './update.ts';
-import { encodeContainer, encodeContainerStatus, encodeEngineStatus, encodeInfo, encodePodSandbox, encodePodSandboxStatus, fitExecOutput } from './encode.ts';
+import {
+  encodeContainer,
+  encodeContainerStatus,
+  encodeContainersStatuses,
+  encodeEngineStatus,
+  encodeInfo,
+  encodePodSandbox,
+  encodePodSandboxStatus,
+  fitExecOutput,
+} from './encode.ts';
 import { buildStatsHandlers } from './stats-service.ts';
 import { buildStreamingHandlers } from './streaming.ts';
 
@@ -81,7 +90,7 @@ function buildPodHandlers(engine: Engine): Handlers {
         status: encodePodSandboxStatus(pod),
         ...(verbose ? { info: encodeInfo(await engine.podSandboxInfo(pod.id)) } : {}),
         // A kubelet that follows events takes the containers from here, if a time says that they are meant. Source: CRI, PodSandboxStatusResponse.
-        containersStatuses: containers.map(encodeContainerStatus),
+        containersStatuses: encodeContainersStatuses(containers),
         timestamp: pod.observedAtNs ?? 0n,
       };
     },

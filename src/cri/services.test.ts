@@ -186,14 +186,16 @@ test('pod status carries addresses, namespaces and, when asked, facts as one JSO
   const handlers = runtime({
     podSandboxStatus: async () => ({ ...pod, observedAtNs: 77n }),
     podSandboxInfo: async () => pod.info,
-    listContainers: async (filter) => (filter?.podSandboxId === pod.id ? [container] : []),
+    // SAFETY: an id of the test's own.
+    listContainers: async (filter) =>
+      filter?.podSandboxId === pod.id ? [container, { ...container, id: 'c2' as typeof container.id, createdAtNs: container.createdAtNs + 1n }] : [],
     listPodSandboxes: async () => [pod],
   });
   const answer = await handlers.podSandboxStatus(create(PodSandboxStatusRequestSchema, { podSandboxId: 'p1', verbose: true }), context);
   assert.deepEqual(answer.status?.network, { ip: '10.88.0.2', additionalIps: [{ ip: 'fd00::2' }] });
   assert.deepEqual(answer.status?.linux?.namespaces?.options, { network: 0, pid: 1, ipc: 0, targetId: '' });
   assert.equal(answer.status?.state, 1);
-  assert.deepEqual([answer.timestamp, answer.containersStatuses?.map(({ id }) => id)], [77n, ['c1']]);
+  assert.deepEqual([answer.timestamp, answer.containersStatuses?.map(({ id }) => id)], [77n, ['c2', 'c1']], 'the newest container comes first');
   assert.deepEqual(answer.info, { info: '{"pid":7,"big":"4611686018427387904","small":5}' });
   const { items } = await handlers.listPodSandbox(create(ListPodSandboxRequestSchema), context);
   assert.deepEqual(

@@ -209,7 +209,7 @@ export const vocabulary = {
   }),
   enterNamespace: step({
     op: 32, fields: { slot: 'slot', type: 'u32' },
-    does: 'setns(slot, type). Forbidden to the host actor.',
+    does: 'setns(slot, type); ESRCH for a mount or PID namespace that the actor is in already. Forbidden to the host actor.',
     says: (s) => `enter the ${namesOf(s.type, spaceNames)} namespace of slot ${s.slot}`,
   }),
   exportSlot: step({

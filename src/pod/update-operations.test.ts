@@ -182,6 +182,18 @@ describe('an update of a pod', () => {
     assert.deepEqual((await engine.podSandboxInfo(podId))['resources'], { memoryLimitBytes: 200n });
   });
 
+  it('whose answer never came is finished by the next engine', async () => {
+    const { engine, podId, journal, sandbox, openEngine } = await setUp();
+    journal.onStep = (step) => {
+      if (step === 'updatePod') throw new RuntimeError('unavailable', 'the connection has ended');
+    };
+    await assert.rejects(engine.updatePodSandbox(podId, { resources }), { code: 'unavailable', message: 'update pod sandbox default/web: the connection has ended' });
+    journal.onStep = undefined;
+    const next = openEngine();
+    await next.reconcile();
+    assert.deepEqual([sandbox.updates.length, (await next.podSandboxInfo(podId))['resources']], [1, resources]);
+  });
+
   it('that fails changes nothing, and one that is stopped takes none', async () => {
     const { engine, podId, journal } = await setUp();
     journal.failAt = 'updatePod';

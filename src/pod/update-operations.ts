@@ -65,7 +65,8 @@ export class UpdateOperations {
       await applyPodLimits(this.#state.sandbox(pod.id), { ...pod, updated });
     } catch (error) {
       const { updated: _updated, ...now } = this.#state.store.findPod(pod.id) ?? pod;
-      this.#state.store.putPod(pod.updated === undefined ? now : { ...now, updated: pod.updated });
+      // As with containers: without an answer the next engine finishes it.
+      if (errorCode(error) !== 'unavailable') this.#state.store.putPod(pod.updated === undefined ? now : { ...now, updated: pod.updated });
       throw wrapError(`update pod sandbox ${pod.config.metadata.namespace}/${pod.config.metadata.name}`, error);
     }
   }

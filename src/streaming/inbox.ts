@@ -2,7 +2,7 @@
  * Bytes that have come for one stream and wait for their reader. In: pieces, the end, a failure. Out: the same, in order, once. It bounds
  * nothing itself: it tells how much waits, and whoever fills it stops reading.
  */
-import type { RuntimeError } from '#core';
+import { type RuntimeError, limits } from '#core';
 
 /** What a piece costs besides its bytes. */
 const pieceBytes = 256;
@@ -10,6 +10,16 @@ const pieceBytes = 256;
 const ownStepBytes = 16 * 1024;
 /** Shorter pieces are put together up to this. */
 const togetherBytesMax = 256 * 1024;
+
+/** Whether so much waits for the streams of one connection that it is to be left unread. */
+export function mustWait(inboxes: Iterable<ByteInbox>): boolean {
+  let weight = 0;
+  for (const inbox of inboxes) {
+    if (inbox.weight > limits.streamInputBytesMax) return true;
+    weight += inbox.weight;
+  }
+  return weight > limits.streamConnectionInputBytesMax;
+}
 
 /** A queue of bytes with one reader. */
 export class ByteInbox implements AsyncIterable<Uint8Array> {
@@ -42,7 +52,8 @@ export class ByteInbox implements AsyncIterable<Uint8Array> {
       this.#onTaken(piece.length);
       return;
     }
-    this.#pieces.push(piece);
+    // A short piece that has to wait would hold the whole chunk that it came in, which may be a thousand times as long.
+    this.#pieces.push(this.#pieces.length > 0 && piece.length < ownStepBytes ? Buffer.from(piece) : piece);
     this.#bytes += piece.length;
     this.#wake?.();
   }

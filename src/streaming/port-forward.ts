@@ -2,7 +2,7 @@
  * Forwarded connections of one client. In: pairs of streams, one for bytes and one for an error. Out: for each pair a connection to the
  * pod's port, or the reason why there is none as text on its error stream. One pair's end is none of another's.
  */
-import { type Clock, RuntimeError, errorMessage } from '#core';
+import { type Clock, RuntimeError, errorMessage, limits } from '#core';
 import { feed, whenEnded } from './remote-command.ts';
 import type { StreamBackend, StreamChannel, StreamProcess, StreamSession } from './types.ts';
 
@@ -92,6 +92,8 @@ export class ForwardPairs {
     const pair: HalfPair = type === 'data' ? { ...known, data: channel } : { ...known, error: channel };
     const { data, error } = pair;
     if (data === undefined || error === undefined) {
+      // More than there are streams: those that the client has given up again still wait here for their time.
+      if (this.#halves.size >= limits.spdyStreamsMax) throw new RuntimeError('resourceExhausted', 'open port-forward stream: too many have no other half');
       this.#halves.set(request, pair);
       void this.#expire(request, channel);
       return;

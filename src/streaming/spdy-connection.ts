@@ -7,6 +7,7 @@
  */
 import type { Duplex } from 'node:stream';
 import { type Clock, RuntimeError, errorMessage, limits } from '#core';
+import { mustWait } from './inbox.ts';
 import { Outbox } from './outbox.ts';
 import { type SpdyFrame, SpdyDecoder, encodeDataHeader, encodeFrame, goAwayStatus, initialWindowSetting, resetStatus } from './spdy-frames.ts';
 import { HeaderReader, HeaderWriter } from './spdy-headers.ts';
@@ -302,7 +303,7 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
     if (stream.isOver) this.#streams.delete(stream.id);
   }
 
-  /** Waits while the input of any stream is full. */
+  /** Waits while too much input waits. */
   async #untilRoom(): Promise<void> {
     while (this.#mustWait()) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -313,7 +314,7 @@ export class SpdyConnection implements StreamSession, StreamCarrier {
   }
 
   #mustWait(): boolean {
-    return !this.ended.aborted && !this.#isFinishing && this.#streams.values().some((stream) => stream.isFull);
+    return !this.ended.aborted && !this.#isFinishing && mustWait(this.#streams.values().map(({ inbox }) => inbox));
   }
 
   /** One timer for the whole connection: input may stop and go on thousands of times between two probes. */

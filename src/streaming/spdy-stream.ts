@@ -2,7 +2,7 @@
  * One stream of a SPDY connection. In: data and the end of the peer's side from the connection; bytes to send. Out: the same to its reader,
  * and frames. It knows its windows; what goes over the connection as a whole is the connection's to know.
  */
-import { RuntimeError, limits } from '#core';
+import { RuntimeError } from '#core';
 import { ByteInbox } from './inbox.ts';
 import { resetStatus } from './spdy-frames.ts';
 import type { StreamChannel } from './types.ts';
@@ -45,10 +45,6 @@ export class SpdyStream implements StreamChannel {
 
   get incoming(): AsyncIterable<Uint8Array> {
     return this.inbox;
-  }
-
-  get isFull(): boolean {
-    return this.inbox.weight > limits.streamInputBytesMax;
   }
 
   /** The peer has sent more than the stream's window allows. */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Clock, RuntimeError, limits } from '#core';
-import { ByteInbox } from './inbox.ts';
+import { ByteInbox, mustWait } from './inbox.ts';
 import { decodePort } from './port-forward.ts';
 import { commandProtocols, expectedStreams, negotiate, splitNames, webSocketProtocols } from './protocols.ts';
 import { SizeDecoder } from './remote-command.ts';
@@ -98,6 +98,40 @@ test('input waits in order, counts what was taken, and knows the weight of crumb
   let read = '';
   for await (const piece of inbox) read += Buffer.from(piece).toString();
   assert.deepEqual([read, taken, inbox.weight], ['abc', 7, 0]);
+});
+
+test('what waits does not hold the chunk that it came in, and long pieces are not copied', async () => {
+  const inbox = new ByteInbox(() => undefined);
+  const chunk = Buffer.alloc(64 * 1024, 'x');
+  inbox.push(chunk.subarray(0, 32 * 1024));
+  inbox.push(chunk.subarray(0, 1));
+  inbox.push(chunk.subarray(0, 32 * 1024));
+  for (let count = 0; count < 100; count += 1) inbox.push(chunk.subarray(0, 1));
+  inbox.end();
+  const read: Uint8Array[] = [];
+  for await (const piece of inbox) read.push(piece);
+  assert.deepEqual(
+    read.map(({ length, buffer }) => [length, buffer === chunk.buffer]),
+    [
+      [32 * 1024, true],
+      [1, false],
+      [32 * 1024, true],
+      [100, false],
+    ],
+  );
+});
+
+test('a connection is left unread for one stream that has much to take, and for many that have some', () => {
+  const make = (count: number, byteCount: number): ByteInbox[] =>
+    Array.from({ length: count }, () => {
+      const inbox = new ByteInbox(() => undefined);
+      inbox.push(Buffer.alloc(byteCount));
+      return inbox;
+    });
+  const half = limits.streamInputBytesMax / 2;
+  assert.equal(mustWait(make(1, limits.streamInputBytesMax)), true);
+  assert.equal(mustWait(make(2, half)), false);
+  assert.equal(mustWait(make(limits.streamConnectionInputBytesMax / half, half)), true);
 });
 
 test('input that is given up is dropped, and its reader learns why', async () => {

@@ -7,7 +7,7 @@
  */
 import type { WebSocket } from 'ws';
 import { type Clock, RuntimeError, limits } from '#core';
-import { ByteInbox } from './inbox.ts';
+import { ByteInbox, mustWait } from './inbox.ts';
 import type { StreamChannel, StreamSession } from './types.ts';
 
 /** How messages are written. */
@@ -94,9 +94,13 @@ export class WebSocketChannels implements StreamSession {
 
   /** For channels: something was read or dropped. */
   taken(): void {
-    if (!this.#isPaused || this.#channels.some((channel) => channel.isFull)) return;
+    if (!this.#isPaused || this.#mustWait()) return;
     this.#isPaused = false;
     this.#options.socket.resume();
+  }
+
+  #mustWait(): boolean {
+    return mustWait(this.#channels.values().map(({ inbox }) => inbox));
   }
 
   #receive(data: Buffer, isBinary: boolean): void {
@@ -119,7 +123,7 @@ export class WebSocketChannels implements StreamSession {
     // Bytes for a channel that does not exist concern nobody.
     if (channel === undefined) return;
     channel.inbox.push(encoding.base64 ? Buffer.from(data.toString('latin1', 1), 'base64') : data.subarray(1));
-    if (!channel.isFull || this.#isPaused) return;
+    if (this.#isPaused || !this.#mustWait()) return;
     this.#isPaused = true;
     this.#options.socket.pause();
   }
@@ -164,10 +168,6 @@ class Channel implements StreamChannel {
 
   get incoming(): AsyncIterable<Uint8Array> {
     return this.inbox;
-  }
-
-  get isFull(): boolean {
-    return this.inbox.weight > limits.streamInputBytesMax;
   }
 
   discard(): void {

@@ -99,6 +99,25 @@ describe('a kubelet', { skip: skipReason(), timeout: 280_000 }, () => {
     assert.notEqual(containerId, ids[0]);
   });
 
+  test('finds the newest attempt of a container first in the status of its pod', async () => {
+    const pod = cri.podConfig();
+    const { podSandboxId } = await cri.call(runPodSandbox, { config: pod });
+    const made: string[] = [];
+    for (let attempt = 0; attempt < 4; attempt += 1) {
+      const config = cri.containerConfig('exit 1', { metadata: { name: 'main', attempt } });
+      const { containerId } = await cri.call(createContainer, { podSandboxId, config, sandboxConfig: pod });
+      await cri.call(startContainer, { containerId });
+      await cri.ended(containerId);
+      made.unshift(containerId);
+    }
+    const { containersStatuses } = await cri.call(podSandboxStatus, { podSandboxId });
+    assert.deepEqual(
+      containersStatuses.map(({ id }) => id),
+      made,
+    );
+    await cri.call(removePodSandbox, { podSandboxId });
+  });
+
   test('stops and removes as often as it likes, also what is not there', async () => {
     const { podSandboxId, containerId } = await cri.startContainer('sleep 1000');
     for (let round = 0; round < 2; round += 1) await cri.call(stopContainer, { containerId, timeout: 0n });

@@ -7,7 +7,7 @@ import { limits } from '#core';
 import type { StreamTarget } from '#streaming';
 import { systemClock } from '#system';
 import { encodeFrame } from '../../src/streaming/spdy-frames.ts';
-import { SpdyClient, execTarget as exec, openExec, openStreamHost as open, request, spdyRequest, until, v4 } from './stream-clients.ts';
+import { type ClientStream, SpdyClient, execTarget as exec, openExec, openStreamHost as open, request, spdyRequest, until, v4 } from './stream-clients.ts';
 
 const ports = { kind: 'portForward', podSandboxId: 'p', ports: [] } as const;
 
@@ -191,6 +191,19 @@ describe('frames', () => {
     const half = client.stream({ streamtype: 'data', port: '80', requestid: 'b' });
     await until('the half to be given up', () => half.resetStatus === 5);
     assert.equal(host.processes.length, 0);
+    client.socket.destroy();
+  });
+
+  test('halves that are opened and given up without end are refused', async () => {
+    await using host = await open();
+    const client = await SpdyClient.open(host.server.url(ports), ['portforward.k8s.io']);
+    const openAndGiveUp = (index: number): ClientStream => {
+      const stream = client.stream({ streamtype: 'data', port: '80', requestid: String(index) });
+      client.send({ kind: 'rstStream', id: stream.id, status: 5 });
+      return stream;
+    };
+    const streams = Array.from({ length: limits.spdyStreamsMax + 5 }, (_, index) => openAndGiveUp(index));
+    await until('the refusals', () => streams.filter((stream) => stream.resetStatus === 5).length === 5);
     client.socket.destroy();
   });
 

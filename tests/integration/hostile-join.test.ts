@@ -91,6 +91,18 @@ describe('a container that watches what joins it', { skip, timeout: 120_000 * sl
     assert.deepEqual(findings(lines), []);
   });
 
+  it('takes nobody to the host where its pid has become that of a process there', async () => {
+    await using pod = await environment.makePod();
+    const args = ['/bin/sleep', '600'];
+    for (const [name, kind, namespaces] of [
+      ['own', 'pid', ['pid', 'mount']],
+      ['hosts', 'mount', ['mount']],
+    ] as const) {
+      const { input } = await pod.start(name, makeSpec(environment.host, { args, namespaces: namespaces.map((type) => ({ type })) }));
+      await assert.rejects(pod.exec(`${name}-exec`, input, process.pid, ['/bin/true']), { message: new RegExp(`^enter the ${kind} namespace of slot \\d+: ESRCH`) });
+    }
+  });
+
   it('cannot kill, stop or write into the pause process, nor leave by its directories', async () => {
     await using pod = await environment.makePod({ sharePid: true });
     const script = `for s in 9 15 19 1 11; do kill -$s 1; done; (echo x > /proc/1/mem) 2>&1 | grep -c .; for d in root cwd; do ls -A /proc/1/$d/.. /proc/1/$d${marker} 2>/dev/null | grep -v :; done; ls /proc/1/fd 2>/dev/null; sleep 0.1; grep State /proc/1/status`;

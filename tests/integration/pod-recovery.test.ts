@@ -93,6 +93,25 @@ describe('recovery', { skip: skipReason() }, () => {
     }
   });
 
+  it('kills what no signal of a killed shim reaches: a child of the first process, among the processes of the host', async () => {
+    const daemon = await startDaemon();
+    const pod = manifest({ hostPID: true, containers: [shellContainer('main', 'sleep 1000 & echo "child $!"; wait')] }, 'orphaned');
+    await host.ok(['run', '-d', '-'], pod);
+    let child = 0;
+    await eventually(async () => {
+      child = Number(/child (\d+)/.exec(await host.ok(['logs', 'orphaned']))?.[1]);
+      assert.ok(child > 1);
+    });
+    process.kill(child, 0);
+    const shim = Number(/"shimPid":\s*"?(\d+)/.exec(JSON.stringify(await host.json(['inspect', 'orphaned'])))?.[1]);
+    assert.ok(shim > 1);
+    process.kill(shim, 'SIGKILL');
+    await eventually(() => assert.throws(() => process.kill(child, 0), { code: 'ESRCH' }));
+    await host.ok(['rm', 'orphaned']);
+    await stopDaemon(daemon, 'SIGTERM');
+    await host.assertNoRemains();
+  });
+
   it('lets many commands own the state directory in turn, and be clients of a daemon at once', async () => {
     const counts = await Promise.all(Array.from({ length: 6 }, async () => (await host.json(['pods'])).length));
     assert.deepEqual(counts, [0, 0, 0, 0, 0, 0]);

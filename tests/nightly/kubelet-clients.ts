@@ -35,7 +35,7 @@ export async function talk(
   socket.on('error', (error) => (failure = error));
   socket.on('message', (data: Buffer) => {
     const channel = data[0] ?? 0;
-    channels[channel] = (channels[channel] ?? '') + data.subarray(1).toString();
+    channels[channel] = (channels[channel] ?? '') + data.subarray(1).toString('latin1');
   });
   socket.on('open', () => {
     for (const [channel, text] of messages) socket.send(Buffer.concat([Buffer.from([channel]), Buffer.from(text, 'latin1')]));

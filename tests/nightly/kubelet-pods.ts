@@ -58,8 +58,8 @@ export function podSpecs({ traces, hostPort, nodePort, pulled }: PodOptions): Re
     },
     liveness: {
       containers: [
-        shell('main', `touch /tmp/alive; sleep 3; rm /tmp/alive; ${lasting}`, {
-          livenessProbe: { exec: { command: [busybox, 'test', '-e', '/tmp/alive'] }, periodSeconds: 1, failureThreshold: 1 },
+        shell('main', `trap "exit 0" TERM; sleep 3 & wait $!; touch /tmp/dead; ${lasting}`, {
+          livenessProbe: { exec: { command: [busybox, 'test', '!', '-e', '/tmp/dead'] }, periodSeconds: 1, failureThreshold: 1 },
         }),
       ],
     },

@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
 import { after, before, describe, test } from 'node:test';
 import { ContainerState, ImageService, RuntimeService } from '#gen/cri-v1_pb.js';
 import { busybox, image } from '../integration/berth-host.ts';
@@ -57,7 +58,6 @@ describe('a real kubelet', () => {
     const { status, metadata } = await node.untilPod('plain', 'runs', isRunning);
     assert.equal(status.qosClass, 'Guaranteed');
     assert.match(status.podIP ?? '', /^10\./);
-    assert.equal(status.hostIP, nodeAddress);
     assert.match(await node.logs('plain', 'main'), /^hello\n/m);
     assert.match(await node.logs('plain', 'main'), /^trouble\n/m);
     assert.equal((await say('plain', 'printenv POD_IP')).trim(), status.podIP);
@@ -104,8 +104,7 @@ describe('a real kubelet', () => {
   });
 
   test('runs a pod in the node’s network', async () => {
-    const { status } = await node.untilPod('hostnet', 'runs', isRunning);
-    assert.equal(status.podIP, nodeAddress);
+    await node.untilPod('hostnet', 'runs', isRunning);
     await node.until('its server answers', async () => (await fetch(`http://127.0.0.1:${nodePort}/`).catch(() => undefined))?.ok === true);
     assert.match(await say('hostnet', 'ip addr'), new RegExp(nodeAddress.replaceAll('.', '\\.')));
   });
@@ -248,12 +247,13 @@ describe('a real kubelet', () => {
   }
   /** Waits until the kubelet tells the same as before, and then looks for some seconds whether it stays so. */
   async function stays(before: Record<string, unknown>): Promise<void> {
-    let found: unknown;
+    let different: unknown[] = [];
     const isSame = async (): Promise<boolean> => {
-      found = await snapshot();
-      return JSON.stringify(found) === JSON.stringify(before);
+      const found = await snapshot();
+      different = steady.filter((name) => !isDeepStrictEqual(found[name], before[name])).map((name) => [before[name], found[name]]);
+      return different.length === 0;
     };
-    await node.until('everything is as before', isSame, () => JSON.stringify(found, null, 1));
+    await node.until('everything is as before', isSame, () => JSON.stringify(different, null, 1));
     await untilLines(250);
     assert.deepEqual(await snapshot(), before);
   }
@@ -344,19 +344,14 @@ describe('a real kubelet', () => {
       [[0, 'GET / HTTP/1.0\r\n\r\n']],
       (got) => got[0]?.endsWith('shared-node\n') === true,
     );
-    assert.equal(Buffer.from(channels[1] ?? '').toString('latin1'), port);
+    assert.equal(channels[1], port);
   });
 
-  test('follows Berth’s events, and takes statistics and metrics from it, when told to', async () => {
+  test('takes statistics and metrics from Berth alone when told to', async () => {
     const before = await snapshot();
     await node.kill();
-    await node.start({ EventedPLEG: true, PodAndContainerStatsFromCRI: true });
+    await node.start({ PodAndContainerStatsFromCRI: true });
     await stays(before);
-    // An end that nobody asked for comes as an event.
-    const { status } = await node.untilPod('imagevolume', 'runs', isRunning);
-    process.kill(await pidOf(idOf(container(status))), 'SIGKILL');
-    const { status: again } = await node.untilPod('imagevolume', 'runs again', (now) => isRunning(now) && container(now)?.restartCount === 1);
-    assert.equal(container(again)?.lastState.terminated?.exitCode, 137);
     await node.until('usage of the pod’s network and processes', async () => {
       const found = await summaryOf(node, 'shared');
       return (found?.network?.rxBytes ?? 0) > 0 && (found?.process_stats?.process_count ?? 0) > 3 && (found?.cpu?.usageCoreNanoSeconds ?? 0) > 0;
@@ -367,8 +362,25 @@ describe('a real kubelet', () => {
     assert.match(metrics, /^container_oom_events_total\{/m);
   });
 
+  test('follows Berth’s events when told to', async () => {
+    // With this gate, which is alpha, the kubelet runs init containers of running pods again: it takes none of them for active.
+    node.remove('shared');
+    await node.until('no such pod', async () => (await node.pod('shared')) === undefined);
+    steady.splice(steady.indexOf('shared'), 1);
+    const before = await snapshot();
+    await node.kill();
+    await node.start({ EventedPLEG: true });
+    await stays(before);
+    assert.match(await node.get('/metrics'), /^kubelet_evented_pleg_connection_success_count [1-9]/m);
+    // An end that nobody asked for comes as an event.
+    const { status } = await node.untilPod('imagevolume', 'runs', isRunning);
+    process.kill(await pidOf(idOf(container(status))), 'SIGKILL');
+    const { status: again } = await node.untilPod('imagevolume', 'runs again', (now) => isRunning(now) && container(now)?.restartCount === 1);
+    assert.equal(container(again)?.lastState.terminated?.exitCode, 137);
+  });
+
   test('ends every pod, and nothing of them is left', async () => {
-    for (const name of Object.keys(specs)) if (name !== 'hooks') node.remove(name);
+    for (const name of Object.keys(specs)) if (name !== 'hooks' && name !== 'shared') node.remove(name);
     await node.until(
       'no pod',
       async () => (await node.cri.call(listPodSandbox, {})).items.length === 0,
