@@ -24,8 +24,8 @@ test('files count once, links and FIFOs are not opened, and an answer is kept fo
   symlinkSync(`${scratch}/outside`, `${directory}/c1/upper/link`);
   execFileSync('mkfifo', [`${directory}/c1/upper/fifo`]);
   const paths = ['c1', 'c1/upper', 'c1/upper/etc', 'c1/upper/etc/file'].map((path) => `${directory}/${path}`);
-  const usage = new ContainerUsage({ directory, clock });
-  const expected = { atNs: 5n, mountpoint: directory, usedBytes: paths.reduce((sum, path) => sum + statSync(path).blocks * 512, 0), inodesUsed: paths.length + 2 };
+  const usage = new ContainerUsage({ mountpoint: '/disk', directory, clock });
+  const expected = { atNs: 5n, mountpoint: '/disk', usedBytes: paths.reduce((sum, path) => sum + statSync(path).blocks * 512, 0), inodesUsed: paths.length + 2 };
   assert.deepEqual(await usage.measure(), expected);
   writeFileSync(`${directory}/c1/upper/more`, 'y');
   assert.deepEqual(await usage.measure(), expected);
@@ -36,7 +36,7 @@ test('files count once, links and FIFOs are not opened, and an answer is kept fo
 test('a measurement that lasts is not waited for where there is an old answer', async () => {
   const directory = `${scratch}/large`;
   mkdirSync(`${directory}/c`, { recursive: true });
-  const hasty = new ContainerUsage({ directory, clock: { ...clock, sleep: async () => undefined } });
+  const hasty = new ContainerUsage({ mountpoint: '/disk', directory, clock: { ...clock, sleep: async () => undefined } });
   assert.equal((await hasty.measure()).inodesUsed, 1);
   writeFileSync(`${directory}/c/more`, 'y');
   nowMs += 31_000;
@@ -49,6 +49,7 @@ test('trees rest as long as all of them together ask for', async () => {
   for (const id of ['a', 'b', 'c']) mkdirSync(`${directory}/p/${id}`, { recursive: true });
   let measurements = 0;
   const slow = new ContainerUsage({
+    mountpoint: '/disk',
     directory,
     clock: {
       ...clock,
@@ -76,7 +77,12 @@ test('trees rest as long as all of them together ask for', async () => {
 });
 
 test('a directory that is not there takes nothing', async () => {
-  assert.deepEqual(await new ContainerUsage({ directory: `${scratch}/none`, clock }).measure(), { atNs: 5n, mountpoint: `${scratch}/none`, usedBytes: 0, inodesUsed: 0 });
+  assert.deepEqual(await new ContainerUsage({ mountpoint: '/disk', directory: `${scratch}/none`, clock }).measure(), {
+    atNs: 5n,
+    mountpoint: '/disk',
+    usedBytes: 0,
+    inodesUsed: 0,
+  });
 });
 
 test('one layer is measured alone, with its file system, and an old answer is given at once', async () => {
@@ -84,11 +90,11 @@ test('one layer is measured alone, with its file system, and an old answer is gi
   mkdirSync(`${directory}/p/c/upper`, { recursive: true });
   writeFileSync(`${directory}/p/c/upper/file`, 'x'.repeat(10_000));
   mkdirSync(`${directory}/p/other/upper`, { recursive: true });
-  const usage = new ContainerUsage({ directory, clock });
+  const usage = new ContainerUsage({ mountpoint: '/disk', directory, clock });
   const first = await usage.measureLayer({ podId: 'p', containerId: 'c' });
   assert.ok(first);
   const blocks = [`${directory}/p/c/upper`, `${directory}/p/c/upper/file`].map((path) => statSync(path).blocks);
-  assert.deepEqual([first.usedBytes, first.inodesUsed, first.mountpoint], [blocks.reduce((sum, count) => sum + count * 512, 0), 2, directory]);
+  assert.deepEqual([first.usedBytes, first.inodesUsed, first.mountpoint], [blocks.reduce((sum, count) => sum + count * 512, 0), 2, '/disk']);
   const { blocks: total, bsize } = statfsSync(directory, { bigint: true });
   assert.equal(first.capacityBytes, total * bsize);
   writeFileSync(`${directory}/p/c/upper/more`, 'y');
@@ -99,6 +105,6 @@ test('one layer is measured alone, with its file system, and an old answer is gi
 });
 
 test('a container without a layer has none', async () => {
-  const usage = new ContainerUsage({ directory: `${scratch}/none`, clock });
+  const usage = new ContainerUsage({ mountpoint: '/disk', directory: `${scratch}/none`, clock });
   assert.equal(await usage.measureLayer({ podId: 'p', containerId: 'c' }), undefined);
 });

@@ -83,6 +83,7 @@ interface Layer {
 /** Measures when asked, with half a minute of rest between; callers meanwhile, and those whom a measurement lets wait, get the last answer. Callers at once share one. */
 export class ContainerUsage {
   readonly #directory: string;
+  readonly #mountpoint: string;
   readonly #clock: Clock;
   readonly #layers = new Map<string, Layer>();
   /** What the last measurements of `#layers` took, all together: a hundred trees that are each small enough must not follow one another without end. */
@@ -93,8 +94,10 @@ export class ContainerUsage {
   #turn: Promise<unknown> = Promise.resolve();
   #device: Promise<string | undefined> | undefined;
 
-  constructor(options: { readonly directory: string; readonly clock: Clock }) {
+  /** `mountpoint`: what the answers call the file system; kubelets take two names for two disks. */
+  constructor(options: { readonly directory: string; readonly mountpoint: string; readonly clock: Clock }) {
     this.#directory = options.directory;
+    this.#mountpoint = options.mountpoint;
     this.#clock = options.clock;
   }
 
@@ -163,7 +166,7 @@ export class ContainerUsage {
     const [system, device] = await Promise.all([statfs(this.#directory, { bigint: true }).catch(() => undefined), this.#device]);
     return {
       atNs: this.#clock.nowNs(),
-      mountpoint: this.#directory,
+      mountpoint: this.#mountpoint,
       usedBytes,
       inodesUsed,
       ...(device === undefined ? {} : { device }),
@@ -176,7 +179,7 @@ export class ContainerUsage {
     const walk: Walk = { usedBytes: 0, inodesUsed: 0, entries: 0, seen: new Set() };
     await addTree(this.#directory, walk, 0);
     const { usedBytes, inodesUsed } = walk;
-    const usage = { atNs: this.#clock.nowNs(), mountpoint: this.#directory, usedBytes, inodesUsed };
+    const usage = { atNs: this.#clock.nowNs(), mountpoint: this.#mountpoint, usedBytes, inodesUsed };
     // From its end: trees that take long are not measured all the time.
     const atMs = this.#clock.monotonicMs();
     this.#last = { atMs, tookMs: atMs - startedMs, usage };

@@ -2,7 +2,7 @@
  * The object graph of an engine that owns its state directory. In: a location and the launcher that holds its lock. Out: the
  * engine, reconciled. Everything is wired here by constructor arguments and nowhere else.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { RuntimeError, wrapError } from '#core';
@@ -27,6 +27,12 @@ export interface OwnEngine {
   readonly host: HostFacts;
   /** Ends foreground pods, leaves the others running, closes the records. The launcher stays with the caller. */
   close(): Promise<void>;
+}
+
+/** False where one of them has a file system of its own, or is not there yet and may get one. */
+function isOneDisk(a: string, b: string): boolean {
+  const [one, other] = [a, b].map((path) => statSync(path, { throwIfNoEntry: false })?.dev);
+  return one !== undefined && one === other;
 }
 
 /** A small file of the host's own. Read at once: through libuv's threads it would be four trips on every pod's way. */
@@ -146,7 +152,11 @@ export async function openOwnEngine({
     // What commands hand over by file and a killed one left.
     await removeDirectory(files.transfers);
     const cdi = new CdiFiles(settings.cdi.specDirs);
-    const containerUsage = new ContainerUsage({ directory: files.containers, clock: systemClock });
+    const containerUsage = new ContainerUsage({
+      directory: files.containers,
+      mountpoint: isOneDisk(files.images, files.containers) ? files.images : files.containers,
+      clock: systemClock,
+    });
     const engine = new PodEngine({
       records,
       clock: systemClock,

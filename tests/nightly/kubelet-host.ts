@@ -16,7 +16,7 @@ import { freePort } from '../integration/image-host.ts';
 const kubeletPath = new URL('../../build/go/kubelet', import.meta.url).pathname;
 
 /** How long anything is waited for that must come by itself. A kubelet takes its time; only what never happens fails. */
-export const kubeletPatienceMs = 30_000;
+export const kubeletPatienceMs = 180_000;
 /** The node's own address, on a link of its own: a kubelet takes none of the loopback. */
 export const nodeAddress = '192.0.2.1';
 
