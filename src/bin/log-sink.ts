@@ -68,7 +68,11 @@ export function openLogSink(fd: number, describeLoss: (droppedLines: number) => 
     },
     flush: async () => {
       const deadlineMs = performance.now() + limits.drainTimeoutMs;
-      while ((isWriting || waiting.length > 0) && performance.now() < deadlineMs) await setTimeout(flushPauseMs);
+      while ((isWriting || waiting.length > 0) && performance.now() < deadlineMs) {
+        // After a failed write nothing is under way: what still waits is tried, and lost where the reader has gone.
+        if (!isWriting) next();
+        await setTimeout(flushPauseMs);
+      }
     },
     flushAtExit: () => {
       // The rest of a batch that is under way is the kernel's already.

@@ -62,14 +62,18 @@ export interface LogSink {
 const isPlainWord = (text: string): boolean => /^[\w.:/@+-]+$/.test(text);
 const formatField = (value: unknown): string => (typeof value === 'string' && isPlainWord(value) ? value : JSON.stringify(value));
 
+/** What JSON leaves as it is and terminals act on: DEL, the second set of control characters, changes of direction. */
+const escapeControls = (text: string): string =>
+  text.replaceAll(/[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
 /** A JSON line of ours as a line for people: time, level, message, then `key=value`. */
 export function formatText(line: string): string {
   // SAFETY: the line was made by JSON.stringify of an object with these keys.
   const { time, level, message, ...fields } = JSON.parse(line) as { readonly time: string; readonly level: string; readonly message: string };
   const words = Object.entries(fields).map(([key, value]) => `${key}=${formatField(value)}`);
-  // JSON's escapes keep control characters of messages off a terminal.
+  // JSON's escapes keep the control characters of ASCII off a terminal.
   const text = JSON.stringify(message).slice(1, -1).replaceAll('\\"', '"').replaceAll('\\\\', '\\');
-  return `${time} ${level.toUpperCase().padEnd(5)} ${[text, ...words].join(' ')}\n`;
+  return `${time} ${level.toUpperCase().padEnd(5)} ${escapeControls([text, ...words].join(' '))}\n`;
 }
 
 /** Makes a log. `now` gives the time of an entry in milliseconds since 1970. */

@@ -1,6 +1,6 @@
 /** Device nodes of the host, read for privileged containers and for devices that a request names. */
 import { lstat, readdir, realpath } from 'node:fs/promises';
-import { invalidArgument, wrapError } from '#core';
+import { errnoName, invalidArgument, wrapError } from '#core';
 
 /** A device node as it is on the host. `mode` holds the permission bits only. */
 export interface DeviceNode {
@@ -39,7 +39,11 @@ async function collect(directory: string, nodes: DeviceNode[]): Promise<void> {
     if (passedOver.has(path)) continue;
     if (entry.isDirectory()) await collect(path, nodes);
     else if (entry.isCharacterDevice() || entry.isBlockDevice()) {
-      const node = await readNode(path, path);
+      // One that goes away meanwhile, as loop devices and terminals do, is not there to be given.
+      const node = await readNode(path, path).catch((error: unknown) => {
+        if (errnoName(error) === 'ENOENT') return undefined;
+        throw error;
+      });
       if (node !== undefined) nodes.push(node);
     }
   }
