@@ -9,7 +9,7 @@ import { type ClientStream, SpdyClient, until, v4 } from './stream-clients.ts';
 
 const forwardProtocol = ['portforward.k8s.io'];
 /** How often each end is come to: what is left each time becomes visible. */
-const rounds = 5;
+const rounds = 3;
 
 /** Pids whose status satisfies the condition. */
 function findProcesses(condition: (status: string) => boolean): readonly number[] {
@@ -38,7 +38,7 @@ describe('ends of streams', () => {
 
   before(async () => {
     host = await CriHost.open();
-    ({ podSandboxId, containerId } = await host.startContainer(`${busybox} nc -ll -p 7000 -e ${busybox} cat & exec ${busybox} sleep 100000`));
+    ({ podSandboxId, containerId } = await host.startContainer(`${busybox} nc -ll -p 7000 -e ${busybox} cat & exec ${busybox} sleep 100000`, { container: { stdin: true } }));
     const { info } = await host.call(RuntimeService.method.containerStatus, { containerId, verbose: true });
     const main = /"pid":(\d+)/.exec(info['info'] ?? '')?.[1];
     shimPid = Number(/^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${main}/status`, 'utf8'))?.[1]);
@@ -91,6 +91,14 @@ describe('ends of streams', () => {
     'an exec that never reads, whose client dies with its input under way': async () => {
       const { client, stdin, stdout } = await openExec(busybox, 'sh', '-c', `echo begun; exec ${busybox} sleep 1000`);
       await until('its begin', () => stdout.text === 'begun\n');
+      for (let count = 0; count < 8; count += 1) client.write(stdin, mebibyte);
+      await until('input that stays', () => client.socket.writableLength < 7 * mebibyte.length);
+      client.socket.resetAndDestroy();
+    },
+    'an attach to a process that never reads, whose client dies with its input under way': async () => {
+      const { url } = await host.call(RuntimeService.method.attach, { containerId, stdin: true, stdout: true });
+      const client = await SpdyClient.open(url, v4);
+      const [, stdin] = [client.stream({ streamtype: 'error' }), client.stream({ streamtype: 'stdin' }), client.stream({ streamtype: 'stdout' })];
       for (let count = 0; count < 8; count += 1) client.write(stdin, mebibyte);
       await until('input that stays', () => client.socket.writableLength < 7 * mebibyte.length);
       client.socket.resetAndDestroy();

@@ -80,7 +80,8 @@ export class KubeletNode implements AsyncDisposable {
     this.#port = ports.kubelet;
     this.url = `http://127.0.0.1:${ports.plain}`;
     this.#server = server;
-    this.#cgroup = `/berth-kubelet-${process.pid}`;
+    // The last word of the directory's name is its own on this machine; a process id of a namespace is not.
+    this.#cgroup = `/berth-kubelet-${cri.host.directory.split('-').at(-1)}`;
   }
 
   static async open(): Promise<KubeletNode> {
