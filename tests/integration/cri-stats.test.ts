@@ -99,7 +99,7 @@ test('processes of all containers are counted, and the writable layer is measure
   assert.ok((container?.writableLayer?.usedBytes?.value ?? 0n) >= BigInt(2 * mebibyte));
   assert.ok((container?.writableLayer?.inodesUsed?.value ?? 0n) >= 1n);
   assert.ok((container?.writableLayer?.timestamp ?? 0n) > 0n);
-  assert.match(container?.writableLayer?.fsId?.mountpoint ?? '', /\/containers$/);
+  assert.match(container?.writableLayer?.fsId?.mountpoint ?? '', /\/images$/, 'the one disk that ImageFsInfo names');
   await host.call(rpc.removePodSandbox, { podSandboxId });
 });
 

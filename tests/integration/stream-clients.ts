@@ -27,10 +27,20 @@ export interface HttpAnswer {
   readonly head: string;
 }
 
+/** Connections of this file's clients, for the end of a host to wait for. */
+const connections = new Set<Socket>();
+
+async function closeConnections(): Promise<void> {
+  for (const socket of connections) socket.destroy();
+  await until('the end of every connection', () => connections.size === 0);
+}
+
 /** Sends a request as it stands and gives the connection with the answer's head; what came after it is pushed back. */
 export async function request(url: string, lines: readonly string[]): Promise<{ readonly socket: Socket; readonly answer: HttpAnswer }> {
   const { hostname, port } = new URL(url);
   const socket = connect({ host: hostname.replaceAll(/[[\]]/g, ''), port: Number(port), allowHalfOpen: true });
+  connections.add(socket);
+  socket.once('close', () => connections.delete(socket));
   socket.on('error', () => undefined);
   socket.write(`${lines.join('\r\n')}\r\n\r\n`);
   let received = Buffer.alloc(0);
@@ -245,7 +255,11 @@ export async function openStreamHost({
   const backend = fakeBackend(make);
   const log: string[] = [];
   const server = await startStreamingServer({ address: '127.0.0.1', port: 0, idleTimeoutMs, creationTimeoutMs, backend, clock, log: (line) => log.push(line) });
-  return { server, log, processes: backend.processes, [Symbol.asyncDispose]: async () => server.close() };
+  const close = async (): Promise<void> => {
+    await server.close();
+    await closeConnections();
+  };
+  return { server, log, processes: backend.processes, [Symbol.asyncDispose]: close };
 }
 
 /** An exec whose streams are all open. */
