@@ -59,6 +59,7 @@ find_missing_packages() {
     has mkfs.ext4 || need e2fsprogs "makes the guest's disk"
     has xz || need xz-utils 'reads compressed packages and kernel modules'
     has zstd || need zstd 'makes compressed test layers'
+    has pgrep || need procps 'its pgrep is part of an image of the conformance suite'
     has apparmor_parser || need apparmor 'compiles the profiles that the guest enforces'
   fi
 }
