@@ -334,17 +334,22 @@ export class PodEngine implements Engine {
   }
 
   async status(): Promise<EngineStatus> {
+    const { defaultHandler, drivers } = this.#state.deps;
     const network = await this.#state.deps.network.status();
+    const handlers = await Promise.all(
+      [...drivers].map(async ([name, driver]) => {
+        const features = await driver.features();
+        return [...(name === defaultHandler ? [''] : []), name].map((told) => ({ name: told, ...features }));
+      }),
+    );
     return {
       version: this.#state.deps.version,
       ...this.#state.deps.readiness(),
       networkReady: network.ready,
       networkReason: network.reason,
       networkMessage: network.message,
-      defaultRuntimeHandler: this.#state.deps.defaultHandler,
-      runtimeHandlers: [...this.#state.deps.drivers].flatMap(([name, { features }]) =>
-        [...(name === this.#state.deps.defaultHandler ? [''] : []), name].map((told) => ({ name: told, ...features })),
-      ),
+      defaultRuntimeHandler: defaultHandler,
+      runtimeHandlers: handlers.flat(),
       info: { ...(await this.#state.deps.info()), network: network.info ?? {} },
     };
   }

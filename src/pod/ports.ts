@@ -225,7 +225,8 @@ export interface SandboxDriver {
   /** The plan of a sandbox before its network, in words. */
   explainSandbox(request: SandboxRequest, options: { readonly showSecrets: boolean }): readonly string[];
   explainContainer(request: SandboxRequest, container: ContainerRequest, options: { readonly showSecrets: boolean }): readonly string[];
-  readonly features: { readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean };
+  /** What its pods may ask for. Found when it is first asked for; few commands ask. */
+  features(): Promise<{ readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean }>;
 }
 
 /** Facts and defaults for building a runtime spec, from below. */

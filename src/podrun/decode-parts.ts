@@ -44,34 +44,38 @@ export const decodeId: Decoder<number> = integerBetween(0, 0xffff_fffe);
 
 const decodePort = integerBetween(1, 65_535);
 
+/** A profile of this type: the runtime's own, none, or one of the node's, whose `localhostProfile` `decodeLocal` takes. `word` names the type in errors. */
+function profileOf<Local>(
+  type: 'SeccompProfile' | 'AppArmorProfile',
+  word: string,
+  decodeLocal: (text: string, path: string) => Local,
+): Decoder<{ readonly kind: 'unconfined' | 'runtimeDefault' } | Local> {
+  return (value, path) => {
+    const fields = fieldsOf(value, path);
+    refuseOtherFields(fields, type, ['type', 'localhostProfile']);
+    const kind = fields.required('type', oneOf(`${word} profile type`, ['RuntimeDefault', 'Unconfined', 'Localhost']));
+    const local = fields.optional('localhostProfile', decodeNonEmptyString);
+    const localPath = pathOf(path, 'localhostProfile');
+    if (kind !== 'Localhost') {
+      if (local !== undefined) throw invalidArgument(localPath, 'only allowed with type Localhost');
+      return { kind: kind === 'Unconfined' ? 'unconfined' : 'runtimeDefault' };
+    }
+    if (local === undefined) throw invalidArgument(localPath, 'required with type Localhost');
+    return decodeLocal(local, localPath);
+  };
+}
+
 /** `seccompProfile` of a pod or container. */
-export const decodeSeccomp: Decoder<SeccompManifest> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  refuseOtherFields(fields, 'SeccompProfile', ['type', 'localhostProfile']);
-  const type = fields.required('type', oneOf('seccomp profile type', ['RuntimeDefault', 'Unconfined', 'Localhost']));
-  const localhostProfile = fields.optional('localhostProfile', decodeNonEmptyString);
-  if (type !== 'Localhost') {
-    if (localhostProfile !== undefined) throw invalidArgument(pathOf(path, 'localhostProfile'), 'only allowed with type Localhost');
-    return { kind: type === 'Unconfined' ? 'unconfined' : 'runtimeDefault' };
-  }
-  if (localhostProfile === undefined) throw invalidArgument(pathOf(path, 'localhostProfile'), 'required with type Localhost');
-  return { kind: 'localhost', localhostProfile: decodeRelativePath(localhostProfile, pathOf(path, 'localhostProfile')) };
-};
+export const decodeSeccomp: Decoder<SeccompManifest> = profileOf('SeccompProfile', 'seccomp', (text, path) => ({
+  kind: 'localhost' as const,
+  localhostProfile: decodeRelativePath(text, path),
+}));
 
 /** `appArmorProfile` of a pod or container; a profile by name must be loaded on the node. */
-export const decodeApparmor: Decoder<ApparmorProfile> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  refuseOtherFields(fields, 'AppArmorProfile', ['type', 'localhostProfile']);
-  const type = fields.required('type', oneOf('AppArmor profile type', ['RuntimeDefault', 'Unconfined', 'Localhost']));
-  const name = fields.optional('localhostProfile', decodeNonEmptyString);
-  if (type !== 'Localhost') {
-    if (name !== undefined) throw invalidArgument(pathOf(path, 'localhostProfile'), 'only allowed with type Localhost');
-    return { kind: type === 'Unconfined' ? 'unconfined' : 'runtimeDefault' };
-  }
-  if (name === undefined) throw invalidArgument(pathOf(path, 'localhostProfile'), 'required with type Localhost');
-  if (!/^[\x21-\x7e]{1,512}$/.test(name)) throw invalidArgument(pathOf(path, 'localhostProfile'), `${JSON.stringify(name.slice(0, 80))} is no name of a profile`);
-  return { kind: 'localhost', name };
-};
+export const decodeApparmor: Decoder<ApparmorProfile> = profileOf('AppArmorProfile', 'AppArmor', (name, path) => {
+  if (!/^[\x21-\x7e]{1,512}$/.test(name)) throw invalidArgument(path, `${JSON.stringify(name.slice(0, 80))} is no name of a profile`);
+  return { kind: 'localhost' as const, name };
+});
 
 /** A path below something: not absolute, without empty parts, `.` and `..`. */
 export const decodeRelativePath: Decoder<string> = (value, path) => {

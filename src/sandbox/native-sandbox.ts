@@ -300,8 +300,7 @@ export class NativeSandbox implements Sandbox {
   }
 
   describe(id: ContainerId): Readonly<Record<string, unknown>> {
-    // SAFETY: as in `#known`.
-    const known = this.#containers.get(id) ?? (this.#parts.memory.get(id) as KnownContainer | undefined);
+    const known = this.#find(id);
     const { directory } = containerPaths(this.#parts.context.layout, { podId: this.record.podId, containerId: id });
     return known === undefined ? {} : { writableLayer: directory, runtimeSpec: known.spec };
   }

@@ -36,7 +36,7 @@ const treesPerRunMax = 256;
 /** The driver of the runtime handler `native`; call `open` before and `close` after use. */
 export class NativeDriver implements SandboxDriver {
   readonly name = 'native';
-  #features: NativeFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
+  #features: Promise<NativeFeatures> | undefined;
   readonly #parts: NativeDriverParts;
   #isCgroupMade: Promise<void> | undefined;
   /** One for all pods, so that its bounds hold for all. */
@@ -53,8 +53,9 @@ export class NativeDriver implements SandboxDriver {
     this.#reader = new GroupReader(parts.clock);
   }
 
-  /** Found by trials in `open`. */
-  get features(): NativeFeatures {
+  /** Found by trials, once. */
+  async features(): Promise<NativeFeatures> {
+    this.#features ??= probeFeatures((plan) => this.#parts.launcher.runOnce(plan));
     return this.#features;
   }
 
@@ -77,7 +78,7 @@ export class NativeDriver implements SandboxDriver {
     const context: PodContext = { host, layout, record, request };
     // Compiled before anything exists, so that a bad request leaves nothing.
     planPod(context);
-    if (userMappingsOf(request) !== undefined && !this.#features.userNamespaces)
+    if (userMappingsOf(request) !== undefined && !(await this.features()).userNamespaces)
       throw new RuntimeError('failedPrecondition', 'config.linux.security_context.namespace_options.userns_options: the kernel makes no user namespaces here');
     await this.#makeShimCgroup();
     let prepared: Promise<void> | undefined;
@@ -214,7 +215,6 @@ export class NativeDriver implements SandboxDriver {
     for (const path of [layout.pods, layout.containers, layout.trash, layout.rootfs]) await makeDirectory(path);
     await makeSkeleton(layout.skeleton, skeletonEntries);
     for (const path of trash) this.#removeLater(path);
-    this.#features = await probeFeatures((plan) => this.#parts.launcher.runOnce(plan));
   }
 
   /** Waits for removals under way, and takes away what only pods need where there is none. */

@@ -224,7 +224,7 @@ export class FakeSandbox implements Sandbox {
 /** Sandboxes stay in `alive` until they are shut down, so a second engine can re-attach to them. */
 export class FakeDriver implements SandboxDriver {
   readonly name = 'native';
-  readonly features = { recursiveReadOnlyMounts: true, userNamespaces: false };
+  readonly features = async () => ({ recursiveReadOnlyMounts: true, userNamespaces: false });
   readonly alive = new Map<string, FakeSandbox>();
   readonly #journal: Journal;
   readonly #clock: Clock;
