@@ -277,7 +277,7 @@ export class PodOperations {
     if (this.#state.sandboxes.get(podId) !== sandbox || pod === undefined) return;
     this.#state.sandboxes.delete(podId);
     this.#state.store.putPod({ ...pod, state: 'notReady' });
-    await this.#state.driver(pod.runtimeHandler).cleanUp(pod.sandbox, []);
+    await this.#state.driver(pod.runtimeHandler).cleanUp(pod.sandbox);
     this.#state.endContainers(podId, { exitCode: 137, reason: 'Error', message: "the pod's shim ended" });
     // What the network cannot undo now stays recorded there, for the pod's removal.
     await this.#state.deps.network.detach(pod.id).catch((error: unknown) => this.#state.deps.report(error));

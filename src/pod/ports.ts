@@ -218,8 +218,11 @@ export interface SandboxDriver {
   prepare(record: SandboxRecord, request: SandboxRequest): Promise<Sandbox>;
   /** undefined where the shim is gone. */
   reattach(record: SandboxRecord, request: SandboxRequest): Promise<Sandbox | undefined>;
-  /** Removes everything that a sandbox without a shim left: processes, cgroups, directories. Absence is success. */
-  cleanUp(record: SandboxRecord, containerIds: readonly ContainerId[]): Promise<void>;
+  /**
+   * Removes everything that a sandbox without a shim left: processes, cgroups, directories. Absence is success. Without ids its containers keep what they
+   * wrote: each goes by `cleanUpContainer`, which may run meanwhile.
+   */
+  cleanUp(record: SandboxRecord, containerIds?: readonly ContainerId[]): Promise<void>;
   /** Removes what one container of a gone sandbox left. */
   cleanUpContainer(record: SandboxRecord, containerId: ContainerId): Promise<void>;
   /** The plan of a sandbox before its network, in words. */

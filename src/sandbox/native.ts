@@ -138,13 +138,14 @@ export class NativeDriver implements SandboxDriver {
     }
   }
 
-  async cleanUp(record: SandboxRecord, containerIds: readonly ContainerId[]): Promise<void> {
+  async cleanUp(record: SandboxRecord, containerIds?: readonly ContainerId[]): Promise<void> {
     const { host, layout, launcher, memory } = this.#parts;
     if (!this.#released.delete(record.podId)) {
       await this.#endShim(record);
       await launcher.runOnce(planRelease({ host, record }));
       await removeDirectory(record.podDir);
     }
+    if (containerIds === undefined) return;
     for (const id of containerIds) await this.#runPoststop(record, id);
     await this.#discard(`${layout.containers}/${record.podId}`);
     for (const id of containerIds) memory.delete(id);
