@@ -29,16 +29,18 @@ const importTable: Readonly<Record<string, { readonly values: readonly string[];
   cri: { values: ['core', 'gen', 'streaming'], types: ['pod', 'image'] },
   // The engine's own socket: its server and its client, so that a second process sees the same pods.
   remote: { values: ['core', 'streaming'], types: ['pod'] },
+  // The command line of the OCI runtime: a door to `runtime` alone, see docs/decisions.
+  ociruntime: { values: ['core', 'oci', 'plan', 'system', 'runtime'] },
   // Running a manifest is work of its own that the command line hands over, see docs/decisions.
   cli: { values: ['core', 'oci', 'plan', 'podrun'], types: ['pod', 'image'] },
-  bin: { values: ['core', 'oci', 'plan', 'streaming', 'system', 'runtime', 'image', 'network', 'sandbox', 'pod', 'podrun', 'cri', 'remote', 'cli'] },
+  bin: { values: ['core', 'oci', 'plan', 'streaming', 'system', 'runtime', 'image', 'network', 'sandbox', 'pod', 'podrun', 'cri', 'remote', 'ociruntime', 'cli'] },
 };
 
 /** Which folder may use which dependency; everything else is Node's own. */
 const packageTable: Readonly<Record<string, readonly string[]>> = {
   '@bufbuild/protobuf': ['gen', 'cri'],
   '@grpc/grpc-js': ['cri'],
-  commander: ['cli'],
+  commander: ['cli', 'ociruntime'],
   yaml: ['podrun', 'cli'],
   'smol-toml': ['image', 'bin', 'cli', 'config'],
   ws: ['streaming'],

@@ -13,7 +13,7 @@ import { buildInitramfs } from './initramfs.ts';
 import type { GuestLine } from './inside.ts';
 
 /** Suites whose file names begin so run in the guest; the others want a Go toolchain or peers that it does not carry. */
-const guestSuites = /^(ledger|native|shim|system|runtime|sandbox|network|image|pod)\b/;
+const guestSuites = /^(ledger|native|shim|system|runtime|sandbox|network|image|pod|oci)\b/;
 
 /** Whether this machine could build the conformance suite of CRI; without Go it cannot. */
 const canConform = existsSync(new URL('../../build/go/critest', import.meta.url));

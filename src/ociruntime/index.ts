@@ -1,0 +1,2 @@
+/** The command line of the OCI runtime: runc's commands over src/runtime. */
+export type * from './types.ts';
