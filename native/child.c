@@ -97,7 +97,7 @@ static void close_others(const struct run *run) {
   for (int i = 0; i < SLOT_COUNT; i++)
     if (run->slots->fd[i] > 2) keep[count++] = run->slots->fd[i];
   qsort(keep, (size_t)count, sizeof *keep, compare_fds);
-  unsigned from = 3;
+  unsigned from = 3 + run->preserved;
   for (int i = 0; i < count; i++) {
     if ((unsigned)keep[i] > from) sys_close_range(from, (unsigned)keep[i] - 1, 0);
     if ((unsigned)keep[i] >= from) from = (unsigned)keep[i] + 1;
@@ -115,6 +115,7 @@ static _Noreturn void child_main(struct execution *x, uint32_t first, uint32_t l
   reset_signals();
   slots_lend(x);
   struct run run = {.slots = x->pod, .stdio = {x->stdio[0], x->stdio[1], x->stdio[2]}, .control = control, .executable = x->executable};
+  if (is_process_actor(x->plan.sections[first].actor)) run.preserved = x->preserved;
   close_others(&run);
   for (uint32_t i = first; i < last; i++) {
     if (x->plan.sections[i].actor == ACTOR_HOST || (x->plan.sections[i].barrier != 0 && i != first)) continue;
@@ -123,11 +124,11 @@ static _Noreturn void child_main(struct execution *x, uint32_t first, uint32_t l
     if (!err) continue;
     message.value = message.failure.section & ANSWERED ? message.failure.section : i;
     message.failure.err = err;
-    send_message(control, &message, -1);
+    send_message(run.control, &message, -1); /* not the socket it began with: `awaitStart` has taken another one */
     _exit(127);
   }
   struct child_message message = {.type = CHILD_DONE};
-  send_message(control, &message, -1);
+  send_message(run.control, &message, -1);
   _exit(0);
 }
 
@@ -234,8 +235,7 @@ static enum execution_event continue_barrier(struct execution *x) {
   }
   int *slot = &x->local[CHILD_SLOT - POD_SLOT_COUNT];
   if (*slot >= 0) close(*slot), *slot = -1;
-  struct child_message go = {.type = PARENT_GO};
-  send_message(x->control, &go, -1); /* where it fails the child is dead, and the end of file says so */
+  send_message(x->control, &(struct child_message){.type = PARENT_GO}, -1); /* where it fails the child is dead, and the end of file says so */
   return EXECUTION_WAIT;
 }
 
@@ -294,6 +294,15 @@ static void keep_export(struct execution *x, uint32_t slot, int fd) {
   *place = fd;
 }
 
+/* SAFETY: the child waits and is not reaped, so its pid is its own; the listener comes this way, as the filter may forbid to send it. */
+static enum execution_event take_listener(struct execution *x, int number, uint32_t slot) {
+  int fd = slot < POD_SLOT_COUNT || slot >= CHILD_SLOT ? -EPROTO : descriptor_of(x->pid, number);
+  if (fd < 0) return fail(x, x->child_section, UINT32_MAX, -fd, "take over the listener of the filter");
+  keep_export(x, slot, fd);
+  send_message(x->control, &(struct child_message){.type = PARENT_GO}, -1); /* where it fails the child is dead, and the end of file says so */
+  return EXECUTION_WAIT;
+}
+
 /* A child beside the waiting one may end or fail, nothing else: it is nobody's process and has nothing to hand over. */
 static enum execution_event receive_beside(struct execution *x, struct child_message *message, int fd) {
   if (fd >= 0) close(fd);
@@ -333,6 +342,7 @@ enum execution_event execution_receive(struct execution *x) {
       else keep_export(x, message.value, fd);
       return EXECUTION_WAIT;
     case CHILD_FORKED: return child_forked(x, (pid_t)message.value);
+    case CHILD_LISTENER: return take_listener(x, (int)message.value, message.failure.section);
     case CHILD_DONE: x->done = true; return EXECUTION_WAIT;
     case CHILD_EXECUTING: x->executing = true; return EXECUTION_WAIT;
     default: return fail(x, x->child_section, UINT32_MAX, EPROTO, "unknown message of the child");

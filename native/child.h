@@ -11,6 +11,7 @@ struct execution {
   int local[SLOT_COUNT - POD_SLOT_COUNT];
   int executable;
   int stdio[3]; /* what the payload gets; closed here once the child is made */
+  uint32_t preserved; /* descriptors from 3 on, all of them open, that the process keeps for `keepDescriptors` */
   int control;  /* our end of the child's control socket; -1: no child runs sections */
   int message_fd; /* ASK, TERMINAL: what came along; belongs to the owner */
   uint32_t next, child_section;

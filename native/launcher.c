@@ -5,6 +5,7 @@
 #include "child.h"
 #include "frame.h"
 #include "roles.h"
+#include "sealed.h"
 #include "syscalls.h"
 #include "tool.h"
 #include <poll.h>
@@ -14,23 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #define PENDING_MAX 64
-#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
-#define EXECUTABLE_MODE 0555
-#ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020
-#endif
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x10u
-#endif
 enum { POLL_CONTROL, POLL_LISTENER, POLL_SIGNALS, POLL_PENDING };
 
 /* A connection whose request is not complete. */
@@ -45,33 +36,6 @@ static struct {
   struct pending pending[PENDING_MAX];
   struct child *shims;
 } launcher;
-
-/* --- the sealed executable --- */
-
-static int copy_sealed(int from) {
-  struct stat st;
-  int fd = memfd_create("berth-shim", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
-  if (fd < 0 && errno == EINVAL) fd = memfd_create("berth-shim", MFD_CLOEXEC | MFD_ALLOW_SEALING); /* before Linux 6.3 */
-  if (fd < 0 || fstat(from, &st) < 0) return -1;
-  for (off_t at = 0; at < st.st_size;)
-    if (sendfile(fd, from, &at, (size_t)(st.st_size - at)) <= 0) return -1;
-  if (fchmod(fd, EXECUTABLE_MODE) < 0) return -1;
-  /* SAFETY: with these seals nobody can change the bytes that every helper executes, root in a container included (CVE-2019-5736),
-   * nor take away the right to execute them; before Linux 6.3 the mode is put back at each use instead. */
-  return fcntl(fd, F_ADD_SEALS, SEALS | F_SEAL_EXEC) < 0 && fcntl(fd, F_ADD_SEALS, SEALS) < 0 ? -1 : fd;
-}
-
-/* Returns the sealed memfd that this process executes from, after executing again from one where it does not yet. */
-static int ensure_sealed(const char *run_directory, const char *lock_file) {
-  int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-  if (self < 0) return -1;
-  int seals = fcntl(self, F_GET_SEALS);
-  if (seals >= 0 && (seals & SEALS) == SEALS) return fcntl(self, F_DUPFD_CLOEXEC, 10); /* above what is handed over */
-  int sealed = copy_sealed(self);
-  char *argv[] = {"berth-shim", "launcher", (char *)(uintptr_t)run_directory, (char *)(uintptr_t)lock_file, NULL}, *env[] = {NULL};
-  if (sealed >= 0) sys_execveat(sealed, "", argv, env, AT_EMPTY_PATH);
-  return -1;
-}
 
 /* --- shims --- */
 
@@ -137,7 +101,7 @@ static void request_shim(int connection, struct reader *in, uint32_t id, struct 
   strcpy(child->pod_id, pod_id);
   memcpy(birth.argv, (char *[]){"berth-shim", "shim", child->pod_id, name[0] ? (char *)(uintptr_t)name : NULL, NULL}, sizeof birth.argv);
   birth.connection = fcntl(connection, F_DUPFD_CLOEXEC, 10);
-  fchmod(launcher.executable, EXECUTABLE_MODE); /* see copy_sealed; where it fails, the execution says so */
+  make_executable(launcher.executable); /* where it fails, the execution says so */
   birth.data = birth_data(id, secret, directory);
   if (mkdir(directory, 0700) < 0 && errno != EEXIST) {
     birth.err = errno;
@@ -346,7 +310,8 @@ static void loop_once(void) {
 _Noreturn void launcher_main(const char *run_directory, const char *lock_file) {
   sigset_t all;
   launcher.run_directory = run_directory;
-  launcher.executable = ensure_sealed(run_directory, lock_file);
+  char *argv[] = {"berth-shim", "launcher", (char *)(uintptr_t)run_directory, (char *)(uintptr_t)lock_file, NULL}, *env[] = {NULL};
+  launcher.executable = ensure_sealed(argv, env);
   if (launcher.executable < 0) _exit(71);
   prctl(PR_SET_NAME, "berth-launcher");
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);

@@ -131,7 +131,7 @@ static bool forbidden_to_host(uint16_t op) {
     case STEP_BARRIER: case STEP_ASK: case STEP_UNSHARE: case STEP_ENTER_NAMESPACE: case STEP_EXPORT_SLOT: case STEP_FORK:
     case STEP_SET_HOSTNAME: case STEP_SET_DOMAINNAME: case STEP_PIVOT_ROOT: case STEP_RUN_HOOK: case STEP_CHANGE_ROOT:
     case STEP_CLOSE_SLOTS: return true;
-    default: return op >= STEP_SET_RLIMIT && op < STEP_ATTACH_DEVICE_FILTER;
+    default: return op >= STEP_SET_RLIMIT && op < STEP_ATTACH_DEVICE_FILTER && op != STEP_LISTEN;
   }
 }
 

@@ -53,6 +53,7 @@ struct run {
   int control;    /* child only: SOCK_SEQPACKET to the parent; -1 for host sections */
   int executable; /* the sealed memfd */
   bool host;      /* host actor: namespace changes are refused with EPERM */
+  uint32_t preserved, kept; /* descriptors from 3 on that the caller handed over; how many of them survive execute */
 };
 
 /*
@@ -76,13 +77,16 @@ enum child_message_type {
   CHILD_FORKED = 6,    /* value = pid of the process that continues (as seen by the old child) */
   CHILD_DONE = 7,      /* all sections ended without execute */
   CHILD_EXECUTING = 8, /* sent by execute and execute_pause right before execve; CHILD_FAILED follows where that fails */
-  PARENT_GO = 16,
+  CHILD_LISTENER = 9,  /* value = descriptor of the child, which waits for PARENT_GO; failure.section = slot of this plan for it */
+  PARENT_GO = 16,      /* also the first message on a connection to a start socket */
   PARENT_ANSWER = 17,  /* descriptor: memfd holding an encoded plan */
 };
 struct child_message { uint32_t type, value; struct failure failure; };
 int send_message(int control, const struct child_message *message, int fd);
 /* Returns 1, 0 at end of file, or -errno. *fd is -1 where none came. */
 int receive_message(int control, struct child_message *message, int *fd);
+/* A copy of another process's descriptor, or -errno. */
+int descriptor_of(pid_t pid, int number);
 
 /* The unpack child: reads layer records from input below layer_dir, answers one OK or FAILED frame; never returns. */
 _Noreturn void unpack_main(int connection, uint32_t request_id, const char *layer_dir, const char *root_dir);

@@ -8,3 +8,5 @@
 /* Becomes the launcher: `launcher RUN_DIR LOCK_FILE`, see docs/native.md. */
 _Noreturn void launcher_main(const char *run_directory, const char *lock_file);
 _Noreturn void shim_main(void);
+/* Becomes the front of an OCI command line; see front.h. */
+_Noreturn void oci_main(char **argv);

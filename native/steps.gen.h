@@ -65,6 +65,8 @@ enum step_op {
   STEP_SET_CAPABILITIES = 75,
   STEP_SET_NO_NEW_PRIVILEGES = 76,
   STEP_SET_SECCOMP = 77,
+  STEP_SET_SECCOMP_LISTENER = 150,
+  STEP_SEND_LISTENER = 151,
   STEP_CHANGE_DIRECTORY = 78,
   STEP_SET_DUMPABLE = 79,
   STEP_SET_PARENT_DEATH_SIGNAL = 80,
@@ -77,9 +79,22 @@ enum step_op {
   STEP_GIVE_STREAMS = 87,
   STEP_CONNECT = 90,
   STEP_RELAY = 91,
+  STEP_LISTEN = 92,
+  STEP_AWAIT_START = 93,
+  STEP_KEEP_DESCRIPTORS = 94,
+  STEP_FIND_EXECUTABLE = 96,
   STEP_ATTACH_DEVICE_FILTER = 100,
   STEP_KILL_CGROUP = 101,
   STEP_REMOVE_CGROUP = 102,
+  STEP_FREEZE_CGROUP = 155,
+  STEP_SIGNAL_PROCESS = 160,
+  STEP_SET_SCHEDULER = 130,
+  STEP_SET_IO_PRIORITY = 131,
+  STEP_SET_CPU_AFFINITY = 132,
+  STEP_MOVE_NET_DEVICE = 133,
+  STEP_SET_MEMORY_POLICY = 134,
+  STEP_COPY_MODE = 135,
+  STEP_MOVE_ROOT = 136,
   STEP_RUN_HOOK = 120,
   STEP_LINK_ROOT = 121,
   STEP_CHANGE_ROOT = 122,
@@ -544,10 +559,11 @@ static inline bool decode_step_set_mount_attributes(struct reader *in, struct st
 }
 
 /* Resolves target below root with RESOLVE_IN_ROOT (noLinks=1 adds RESOLVE_NO_SYMLINKS and wants a plain
- * directory), creating it and its parents when missing (0 no, 1 directory 0755, 2 empty file 0644);
- * create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or EISDIR;
- * refuses a target on procfs and a path that leads to the root itself (EINVAL; an empty target means
- * it); move_mount by descriptors, so a swapped path has no effect. */
+ * directory; noLinks=2 adds RESOLVE_NO_SYMLINKS and allows a target on procfs), creating it and its
+ * parents when missing (0 no, 1 directory 0755, 2 empty file 0644, 3 the one of these that is
+ * attached); create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or
+ * EISDIR; refuses any other target on procfs and a path that leads to the root itself (EINVAL; an empty
+ * target means it); move_mount by descriptors, so a swapped path has no effect. */
 struct step_move_mount {
   uint16_t from;
   uint16_t root;
@@ -723,6 +739,39 @@ static inline bool decode_step_set_seccomp(struct reader *in, struct step_set_se
   return reader_done(in);
 }
 
+/* In a child: as setSeccomp with SECCOMP_FILTER_FLAG_NEW_LISTENER; the parent takes the listener into
+ * its slot out (64 to 254) before the child goes on. */
+struct step_set_seccomp_listener {
+  uint32_t flags;
+  struct bytes program;
+  uint16_t out;
+};
+static inline bool decode_step_set_seccomp_listener(struct reader *in, struct step_set_seccomp_listener *step) {
+  step->flags = read_u32(in);
+  step->program = read_bytes(in);
+  step->out = read_u16(in);
+  return reader_done(in);
+}
+
+/* In a child: connects to the Unix stream socket at path (at most 107 bytes) and sends state, with the
+ * number of the process whose /proc directory is in slot process put in at each byte of pidAt
+ * (ascending, at most 4), and with the first byte the descriptor of slot listener. */
+struct step_send_listener {
+  uint16_t listener;
+  const char *path;
+  struct bytes state;
+  struct u32s pid_at;
+  uint16_t process;
+};
+static inline bool decode_step_send_listener(struct reader *in, struct step_send_listener *step) {
+  step->listener = read_u16(in);
+  step->path = read_text(in);
+  step->state = read_bytes(in);
+  step->pid_at = read_u32s(in);
+  step->process = read_u16(in);
+  return reader_done(in);
+}
+
 /* Makes the directory when missing and create=1 (mode 0755, owner of the process), chdir, then verifies
  * by getcwd that it is inside the root (an unreachable directory fails with EPERM). */
 struct step_change_directory {
@@ -862,6 +911,53 @@ static inline bool decode_step_relay(struct reader *in, struct step_relay *step)
   return reader_done(in);
 }
 
+/* Opens the directory of path (no final link), binds an AF_UNIX socket of type SOCK_SEQPACKET there
+ * through that descriptor, so that a path of any length will do, with mode 0600, and listens. An
+ * existing file is EADDRINUSE. */
+struct step_listen {
+  const char *path;
+  uint16_t out;
+};
+static inline bool decode_step_listen(struct reader *in, struct step_listen *step) {
+  step->path = read_text(in);
+  step->out = read_u16(in);
+  return reader_done(in);
+}
+
+/* In a child: closes every other slot, clears the parent death signal, reports barrier 1 and lets the
+ * parent go; then accepts connections on the socket of the slot until one says go. That one takes the
+ * place of the control socket: a failure, the execution and, by its end, the success of execve are told
+ * there. */
+struct step_await_start {
+  uint16_t slot;
+};
+static inline bool decode_step_await_start(struct reader *in, struct step_await_start *step) {
+  step->slot = read_u16(in);
+  return reader_done(in);
+}
+
+/* Descriptors 3 to 2+count, which the caller handed over and the front kept in place, survive execute;
+ * EBADF where one of them is not open. Goes before setSeccomp and execute. */
+struct step_keep_descriptors {
+  uint32_t count;
+};
+static inline bool decode_step_keep_descriptors(struct reader *in, struct step_keep_descriptors *step) {
+  step->count = read_u32(in);
+  return reader_done(in);
+}
+
+/* Looks for the program as execute would, without executing it: a path with a slash must be a file that
+ * may be executed (its errno, EISDIR, EACCES), another one must be one in a directory of PATH (ENOENT). */
+struct step_find_executable {
+  const char *file;
+  struct texts env;
+};
+static inline bool decode_step_find_executable(struct reader *in, struct step_find_executable *step) {
+  step->file = read_text(in);
+  step->env = read_texts(in);
+  return reader_done(in);
+}
+
 /* Loads the eBPF program (array of struct bpf_insn) as BPF_PROG_TYPE_CGROUP_DEVICE and attaches it to
  * the cgroup2 directory, replacing what this step attached there before. */
 struct step_attach_device_filter {
@@ -895,6 +991,125 @@ struct step_remove_cgroup {
 static inline bool decode_step_remove_cgroup(struct reader *in, struct step_remove_cgroup *step) {
   step->cgroup = read_text(in);
   step->timeout_ms = read_u32(in);
+  return reader_done(in);
+}
+
+/* Writes the state to cgroup.freeze (cgroup2) or freezer.state (v1) of the directory; frozen=1 waits
+ * until every process below has stopped. After timeoutMs, and where waiting fails, everything is thawed
+ * again: ETIMEDOUT. */
+struct step_freeze_cgroup {
+  const char *cgroup;
+  uint32_t frozen;
+  uint32_t timeout_ms;
+};
+static inline bool decode_step_freeze_cgroup(struct reader *in, struct step_freeze_cgroup *step) {
+  step->cgroup = read_text(in);
+  step->frozen = read_u32(in);
+  step->timeout_ms = read_u32(in);
+  return reader_done(in);
+}
+
+/* pidfd_open(pid), compares field 22 of its /proc/<pid>/stat with startTime (ESRCH where it is another
+ * process), pidfd_send_signal. */
+struct step_signal_process {
+  uint32_t pid;
+  uint64_t start_time;
+  uint32_t signal;
+};
+static inline bool decode_step_signal_process(struct reader *in, struct step_signal_process *step) {
+  step->pid = read_u32(in);
+  step->start_time = read_u64(in);
+  step->signal = read_u32(in);
+  return reader_done(in);
+}
+
+/* sched_setattr on the executing process. */
+struct step_set_scheduler {
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime;
+  uint64_t deadline;
+  uint64_t period;
+};
+static inline bool decode_step_set_scheduler(struct reader *in, struct step_set_scheduler *step) {
+  step->policy = read_u32(in);
+  step->flags = read_u64(in);
+  step->nice = read_i32(in);
+  step->priority = read_u32(in);
+  step->runtime = read_u64(in);
+  step->deadline = read_u64(in);
+  step->period = read_u64(in);
+  return reader_done(in);
+}
+
+/* ioprio_set(IOPRIO_WHO_PROCESS, 0, priority); the class is in bits 13 and up. */
+struct step_set_io_priority {
+  uint32_t priority;
+};
+static inline bool decode_step_set_io_priority(struct reader *in, struct step_set_io_priority *step) {
+  step->priority = read_u32(in);
+  return reader_done(in);
+}
+
+/* sched_setaffinity on the executing process; bit 0 of the first byte is CPU 0. */
+struct step_set_cpu_affinity {
+  struct bytes mask;
+};
+static inline bool decode_step_set_cpu_affinity(struct reader *in, struct step_set_cpu_affinity *step) {
+  step->mask = read_bytes(in);
+  return reader_done(in);
+}
+
+/* In a child: takes the link of this name down, moves it into the network namespace of the slot under
+ * the new name, enters that namespace, gives the link the permanent addresses of scope global back that
+ * it had, and takes it up. */
+struct step_move_net_device {
+  uint16_t network;
+  const char *name;
+  const char *new_name;
+};
+static inline bool decode_step_move_net_device(struct reader *in, struct step_move_net_device *step) {
+  step->network = read_u16(in);
+  step->name = read_text(in);
+  step->new_name = read_text(in);
+  return reader_done(in);
+}
+
+/* set_mempolicy on the executing process; bit 0 of the first byte is node 0, no byte at all means no
+ * set. */
+struct step_set_memory_policy {
+  uint32_t mode;
+  struct bytes nodes;
+};
+static inline bool decode_step_set_memory_policy(struct reader *in, struct step_set_memory_policy *step) {
+  step->mode = read_u32(in);
+  step->nodes = read_bytes(in);
+  return reader_done(in);
+}
+
+/* Gives the root directory of the file system in the slot the mode of a directory, resolved with
+ * RESOLVE_IN_ROOT below fromDir; where that is missing or no directory nothing happens. */
+struct step_copy_mode {
+  uint16_t from_dir;
+  const char *from;
+  uint16_t slot;
+};
+static inline bool decode_step_copy_mode(struct reader *in, struct step_copy_mode *step) {
+  step->from_dir = read_u16(in);
+  step->from = read_text(in);
+  step->slot = read_u16(in);
+  return reader_done(in);
+}
+
+/* fchdir(root), mount(".", "/", MS_MOVE), chroot("."), chdir("/"): what pivotRoot does where the root
+ * is one that cannot be pivoted away from. */
+struct step_move_root {
+  uint16_t root;
+};
+static inline bool decode_step_move_root(struct reader *in, struct step_move_root *step) {
+  step->root = read_u16(in);
   return reader_done(in);
 }
 

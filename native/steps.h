@@ -26,11 +26,14 @@
   X(PIVOT_ROOT, pivot_root) X(UNMOUNT, unmount) X(MASK_PATH, mask_path) X(READONLY_PATH, readonly_path) \
   X(PIN_NAMESPACE, pin_namespace) X(REQUIRE_PROPAGATION, require_propagation) X(SET_RLIMIT, set_rlimit) X(SET_UMASK, set_umask) X(SET_GROUPS, set_groups) \
   X(SET_USER, set_user) X(LIMIT_CAPABILITIES, limit_capabilities) X(SET_CAPABILITIES, set_capabilities) \
-  X(SET_NO_NEW_PRIVILEGES, set_no_new_privileges) X(SET_SECCOMP, set_seccomp) X(CHANGE_DIRECTORY, change_directory) \
+  X(SET_NO_NEW_PRIVILEGES, set_no_new_privileges) X(SET_SECCOMP, set_seccomp) X(SET_SECCOMP_LISTENER, set_seccomp_listener) X(SEND_LISTENER, send_listener) X(CHANGE_DIRECTORY, change_directory) \
   X(SET_DUMPABLE, set_dumpable) X(SET_PARENT_DEATH_SIGNAL, set_parent_death_signal) X(NEW_SESSION, new_session) \
   X(OPEN_TERMINAL, open_terminal) X(JOIN_KEYRING, join_keyring) X(SET_PERSONALITY, set_personality) \
-  X(CONNECT, connect) X(RELAY, relay) \
-  X(ATTACH_DEVICE_FILTER, attach_device_filter) X(KILL_CGROUP, kill_cgroup) X(REMOVE_CGROUP, remove_cgroup) \
+  X(CONNECT, connect) X(RELAY, relay) X(LISTEN, listen) X(AWAIT_START, await_start) X(KEEP_DESCRIPTORS, keep_descriptors) \
+  X(FIND_EXECUTABLE, find_executable) \
+  X(ATTACH_DEVICE_FILTER, attach_device_filter) X(KILL_CGROUP, kill_cgroup) X(REMOVE_CGROUP, remove_cgroup) X(FREEZE_CGROUP, freeze_cgroup) X(SIGNAL_PROCESS, signal_process) \
+  X(SET_SCHEDULER, set_scheduler) X(SET_IO_PRIORITY, set_io_priority) X(SET_CPU_AFFINITY, set_cpu_affinity) X(SET_MEMORY_POLICY, set_memory_policy) \
+  X(MOVE_NET_DEVICE, move_net_device) X(COPY_MODE, copy_mode) X(MOVE_ROOT, move_root) \
   X(RUN_HOOK, run_hook) X(LINK_ROOT, link_root) X(CHANGE_ROOT, change_root) X(CLOSE_SLOTS, close_slots)
 
 #define DECLARE_STEP(constant, name) int run_##name(struct run *run, const struct step_##name *step, struct failure *failure);
@@ -81,13 +84,27 @@ int remove_tree_at(int parent, const char *name);
 int clone_tree(int fd, bool recursive);
 int attach(int mount_fd, int target_fd);
 
+/* --- netlink (steps_namespace.c) */
+
+/* A socket of this protocol in the network namespace of the process, with deadlines and the kernel's own words; or -errno. */
+int open_netlink(uint32_t protocol);
+/* Waits for this many acknowledgements; the first error ends that. */
+int await_acks(int fd, int wanted, struct failure *failure);
+
 /* --- processes (steps_process.c) */
 
 /* Standard streams in place, everything else close-on-exec, signals at their defaults. May be called twice. */
 int prepare_streams(struct run *run);
+int tell_parent(const struct run *run, uint32_t type, uint32_t value, int fd);
+/* Waits for PARENT_GO by plain reads, which a filter in force hardly forbids. */
+int await_go(int control);
+/* PATH of the environment, or the default one. */
+const char *path_of(const struct texts *env);
 /* The last message before the payload, which `relay` is too. Afterwards a failure cannot be told any more. */
 int tell_executing(const struct run *run);
 /* Drops all that is not in keep from the bounding set. */
 int limit_bounding(uint64_t keep);
+/* The number of the process whose /proc directory the slot holds, as that procfs shows it. */
+int number_of_process(const struct run *run, uint16_t slot, int *pid);
 void sleep_ms(unsigned ms);
 uint64_t now_ms(void);

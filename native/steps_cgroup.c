@@ -108,6 +108,59 @@ int run_remove_cgroup(struct run *run UNUSED, const struct step_remove_cgroup *s
   }
 }
 
+/* --- freeze */
+
+struct freezer { int directory; bool unified; };
+
+static int write_control(int directory, const char *name, const char *value) {
+  int file = openat(directory, name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return errno;
+  size_t size = strlen(value);
+  return close_with(file, write(file, value, size) == (ssize_t)size ? 0 : errno);
+}
+
+/* True where a line of the file is exactly this one. The files are short. */
+static int has_line(int directory, const char *name, const char *line, bool *found) {
+  char text[512];
+  int file = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return errno;
+  ssize_t size = read(file, text, sizeof text - 1);
+  int err = size < 0 ? errno : 0;
+  close(file);
+  if (err != 0) return err;
+  text[size] = 0;
+  *found = false;
+  for (char *rest = text, *at; (at = strsep(&rest, "\n")) != NULL;) *found = *found || strcmp(at, line) == 0;
+  return 0;
+}
+
+static int set_frozen(const struct freezer *freezer, bool frozen) {
+  if (freezer->unified) return write_control(freezer->directory, "cgroup.freeze", frozen ? "1" : "0");
+  return write_control(freezer->directory, "freezer.state", frozen ? "FROZEN" : "THAWED");
+}
+
+/* A v1 group with a process that is just being made stays in FREEZING until its state is written again. */
+static int await_frozen(const struct freezer *freezer, uint64_t deadline) {
+  for (unsigned pause = 1;; pause = pause < PAUSE_MS_MAX ? pause * 2 : pause) {
+    bool frozen = false;
+    int err = freezer->unified ? has_line(freezer->directory, "cgroup.events", "frozen 1", &frozen) : has_line(freezer->directory, "freezer.state", "FROZEN", &frozen);
+    if (err != 0 || frozen) return err;
+    if (now_ms() >= deadline) return ETIMEDOUT;
+    sleep_ms(pause);
+    if (!freezer->unified && (err = set_frozen(freezer, true)) != 0) return err;
+  }
+}
+
+int run_freeze_cgroup(struct run *run UNUSED, const struct step_freeze_cgroup *step, struct failure *failure UNUSED) {
+  int fd = open_cgroup(step->cgroup);
+  if (fd < 0) return -fd;
+  struct freezer freezer = {fd, is_on(fd, MAGIC_CGROUP2)};
+  int err = set_frozen(&freezer, step->frozen != 0);
+  if (err == 0 && step->frozen != 0) err = await_frozen(&freezer, now_ms() + step->timeout_ms);
+  if (err != 0 && step->frozen != 0) set_frozen(&freezer, false);
+  return close_with(fd, err);
+}
+
 /* --- device filter (linux/bpf.h) */
 
 enum {

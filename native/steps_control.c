@@ -53,9 +53,21 @@ int receive_message(int control, struct child_message *message, int *fd) {
   return -EPROTO;
 }
 
-static int tell_parent(const struct run *run, uint32_t type, uint32_t value, int fd) {
+/* Without a descriptor by a plain write: the filter of the payload may be in force already, and it is the one call that none forbids. */
+int tell_parent(const struct run *run, uint32_t type, uint32_t value, int fd) {
   struct child_message message = {.type = type, .value = value};
-  return run->control < 0 ? EPERM : -send_message(run->control, &message, fd);
+  if (run->control < 0) return EPERM;
+  if (fd >= 0) return -send_message(run->control, &message, fd);
+  return write(run->control, &message, sizeof message) == (ssize_t)sizeof message ? 0 : EPIPE;
+}
+
+int await_go(int control) {
+  struct child_message message;
+  ssize_t got;
+  do got = read(control, &message, sizeof message);
+  while (got < 0 && errno == EINTR);
+  if (got < 0) return errno;
+  return got == 0 ? ECONNRESET : got == (ssize_t)sizeof message && message.type == PARENT_GO ? 0 : EPROTO;
 }
 
 /* Waits for one message of this type; its descriptor goes to *fd. A parent that has gone is ECONNRESET. */
@@ -71,9 +83,8 @@ static int await_parent(const struct run *run, uint32_t type, int *fd) {
 /* --- steps of the control flow */
 
 int run_barrier(struct run *run, const struct step_barrier *step, struct failure *failure UNUSED) {
-  int unexpected = -1, err = tell_parent(run, CHILD_BARRIER, step->barrier, -1);
-  if (err == 0) err = await_parent(run, PARENT_GO, &unexpected);
-  return close_with(unexpected, err);
+  int err = tell_parent(run, CHILD_BARRIER, step->barrier, -1);
+  return err != 0 ? err : await_go(run->control);
 }
 
 int run_export_slot(struct run *run, const struct step_export_slot *step, struct failure *failure UNUSED) {
@@ -184,12 +195,18 @@ int run_ask(struct run *run, const struct step_ask *step, struct failure *failur
  * it to most, but not to a container with SYS_PTRACE, so none of it enters a PID namespace that others live in, nor stays while a hook
  * inside the container runs.
  */
-static int shed_slots(struct run *run) {
-  for (int i = 0; i < SLOT_COUNT; i++) slots_set(run->slots, (uint16_t)i, -1);
+static int shed_slots(struct run *run, bool keep_listener) {
+  for (int i = 0; i < SLOT_COUNT; i++) {
+    int is_listening = 0;
+    socklen_t size = sizeof is_listening;
+    /* SAFETY: a start socket leads nowhere; who takes it over there has stopped the container's own start. */
+    if (keep_listener && getsockopt(run->slots->fd[i], SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &size) == 0 && is_listening) continue;
+    slots_set(run->slots, (uint16_t)i, -1);
+  }
   return prepare_streams(run);
 }
 
-int run_close_slots(struct run *run, const struct step_close_slots *step UNUSED, struct failure *failure UNUSED) { return shed_slots(run); }
+int run_close_slots(struct run *run, const struct step_close_slots *step UNUSED, struct failure *failure UNUSED) { return shed_slots(run, false); }
 
 /*
  * SAFETY: the new process waits until the old one has reported it and is gone, so messages stay in order and nothing that
@@ -219,7 +236,7 @@ static int continue_in_new_process(const struct run *run, uint32_t flags) {
 int run_fork(struct run *run, const struct step_fork *step, struct failure *failure UNUSED) {
   if (run->control < 0) return EPERM;
   if ((step->flags & ~NAMESPACE_FLAGS) != 0) return EINVAL;
-  int shed = shed_slots(run);
+  int shed = shed_slots(run, true);
   return shed != 0 ? shed : continue_in_new_process(run, step->flags);
 }
 
@@ -230,7 +247,7 @@ int run_fork_inside(struct run *run, const struct step_fork_inside *step, struct
   return good ? continue_in_new_process(run, step->flags) : EINVAL;
 }
 
-static const char *path_of(const struct texts *env) {
+const char *path_of(const struct texts *env) {
   for (uint32_t i = 0; i < env->count; i++) {
     if (strncmp(env->items[i], "PATH=", 5) == 0) return env->items[i] + 5;
   }
@@ -254,12 +271,7 @@ static int execute_in_path(const char *file, char *const argv[], const struct te
   }
 }
 
-/* Plain write: the filter of the payload may be in force already, and it is the one call that none forbids. */
-int tell_executing(const struct run *run) {
-  struct child_message message = {.type = CHILD_EXECUTING};
-  if (run->control < 0) return EPERM;
-  return write(run->control, &message, sizeof message) == (ssize_t)sizeof message ? 0 : EPIPE;
-}
+int tell_executing(const struct run *run) { return tell_parent(run, CHILD_EXECUTING, 0, -1); }
 
 int run_execute(struct run *run, const struct step_execute *step, struct failure *failure UNUSED) {
   char *only_file[] = {(char *)(uintptr_t)step->file, NULL};

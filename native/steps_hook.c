@@ -28,8 +28,7 @@ struct hook {
   bool cut;
 };
 
-/* The number of the process whose /proc directory the slot holds; as that procfs shows it. */
-static int number_of_process(const struct run *run, uint16_t slot, int *pid) {
+int number_of_process(const struct run *run, uint16_t slot, int *pid) {
   char path[32], target[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", slot_fd(run, slot));
   ssize_t size = slot_fd(run, slot) < 0 ? -1 : readlink(path, target, sizeof target - 1);

@@ -8,6 +8,8 @@
 #include <sys/mount.h>
 #include "steps.h"
 
+#define AS_SOURCE 3 /* moveMount: a target of the kind that is attached, a directory or a file */
+
 int clone_tree(int fd, bool recursive) {
   int tree = sys_open_tree(fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0));
   return tree < 0 ? -errno : tree;
@@ -109,15 +111,17 @@ int run_move_mount(struct run *run, const struct step_move_mount *step, struct f
   struct stat info;
   int from = slot_fd(run, step->from);
   if (from < 0) return EBADF;
-  if (step->create > TARGET_FILE) return EINVAL;
-  int target = open_or_create(run, step->root, step->target, (enum target_kind)step->create, step->no_links != 0 ? RESOLVE_NO_SYMLINKS : 0);
+  enum target_kind create = (enum target_kind)step->create;
+  if (step->create == AS_SOURCE) create = fstat(from, &info) < 0 ? TARGET_NONE : S_ISDIR(info.st_mode) ? TARGET_DIRECTORY : TARGET_FILE;
+  if (create > TARGET_FILE) return EINVAL;
+  int target = open_or_create(run, step->root, step->target, create, step->no_links != 0 ? RESOLVE_NO_SYMLINKS : 0);
   if (target < 0) return -target;
   int err = result(fstat(target, &info));
   bool directory = err == 0 && S_ISDIR(info.st_mode);
-  if (err == 0 && !directory && (step->create == TARGET_DIRECTORY || step->no_links != 0)) err = ENOTDIR;
-  if (err == 0 && directory && step->create == TARGET_FILE) err = EISDIR;
+  if (err == 0 && !directory && (create == TARGET_DIRECTORY || step->no_links == 1)) err = ENOTDIR;
+  if (err == 0 && directory && create == TARGET_FILE) err = EISDIR;
   /* Nothing of procfs is a target: a link of the image may lead there, and what is hidden there is relied on later. */
-  if (err == 0 && is_on(target, MAGIC_PROC)) err = EPERM;
+  if (err == 0 && step->no_links != 2 && is_on(target, MAGIC_PROC)) err = EPERM;
   /* Nor the root itself, where a link or ".." of the image may lead: what is mounted there lies above the root to be. */
   if (err == 0 && step->target[0] != 0 && is_slot_itself(run, step->root, target)) err = EINVAL;
   return close_with(target, err != 0 ? err : attach(from, target));
@@ -135,6 +139,30 @@ int run_pivot_root(struct run *run, const struct step_pivot_root *step, struct f
   if (fchdir(root) < 0 || sys_pivot_root(".", ".") < 0 || fchdir(old) < 0) err = errno;
   else if (mount(NULL, ".", NULL, MS_SLAVE | MS_REC, NULL) < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) err = errno;
   return close_with(old, err);
+}
+
+/*
+ * For a root file system that cannot be pivoted away from, the one of an initial ramdisk. SAFETY: what the host has mounted on its root stays in the mount
+ * namespace, below the new root and out of reach of paths only; the plan takes procfs and sysfs away before.
+ */
+int run_move_root(struct run *run, const struct step_move_root *step, struct failure *failure UNUSED) {
+  int root = slot_fd(run, step->root);
+  if (root < 0) return EBADF;
+  if (run->host) return EPERM;
+  if (fchdir(root) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) return errno;
+  return result(chdir("/"));
+}
+
+int run_copy_mode(struct run *run, const struct step_copy_mode *step, struct failure *failure UNUSED) {
+  struct stat info;
+  int to = slot_fd(run, step->slot), from = open_below(run, step->from_dir, step->from, O_PATH, 0);
+  if (from == -ENOENT) return 0;
+  if (from < 0) return -from;
+  int err = to < 0 ? EBADF : result(fstat(from, &info));
+  close(from);
+  if (err != 0 || !S_ISDIR(info.st_mode)) return err;
+  int directory = openat(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return directory < 0 ? errno : close_with(directory, result(fchmod(directory, info.st_mode & 07777)));
 }
 
 int run_unmount(struct run *run UNUSED, const struct step_unmount *step, struct failure *failure UNUSED) {

@@ -82,7 +82,7 @@ enum {
 
 static size_t aligned(size_t size) { return (size + 3) & ~(size_t)3; }
 
-static int open_netlink(uint32_t protocol) {
+int open_netlink(uint32_t protocol) {
   int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, (int)protocol), one = 1, buffer = SOCKET_BUFFER_BYTES;
   if (fd < 0) return -errno;
   struct timeval wait = {.tv_sec = ACK_WAIT_SECONDS};
@@ -156,7 +156,7 @@ static int read_acks(const uint8_t *data, size_t size, int *acks, struct failure
   return 0;
 }
 
-static int await_acks(int fd, int wanted, struct failure *failure) {
+int await_acks(int fd, int wanted, struct failure *failure) {
   static uint8_t buffer[32768];
   for (int acks = 0, err; acks < wanted;) {
     struct netlink_address from = {.family = 0};

@@ -1,5 +1,5 @@
 /*
- * Steps on the process itself: limits, identity, capabilities, seccomp, working directory, terminal. In: numbers and a
+ * Steps on the process itself: limits, identity, capabilities, working directory, terminal. In: numbers and a
  * compiled filter. Out: kernel calls on the executing process. None is open to the host actor.
  */
 #define _GNU_SOURCE
@@ -17,7 +17,6 @@
 #include "steps.h"
 
 #define CAPABILITY_COUNT 64
-#define FILTER_INSTRUCTIONS_MAX 4096
 #define KEYCTL_JOIN_SESSION 1
 #define DEVPTS_MAJOR_FIRST 136
 #define DEVPTS_MAJOR_LAST 143
@@ -64,7 +63,7 @@ int prepare_streams(struct run *run) {
     run->stdio[i] = i;
   }
   /* SAFETY: covers descriptors of whatever origin, also those that a library or a parent left inheritable. */
-  if (err == 0) err = result(sys_close_range(3, ~0u, CLOSE_RANGE_CLOEXEC));
+  if (err == 0) err = result(sys_close_range(3 + run->kept, ~0u, CLOSE_RANGE_CLOEXEC));
   return err != 0 ? err : reset_signals();
 }
 
@@ -150,19 +149,27 @@ int run_set_no_new_privileges(struct run *run UNUSED, const struct step_set_no_n
   return result(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
-int run_set_seccomp(struct run *run, const struct step_set_seccomp *step, struct failure *failure UNUSED) {
-  size_t count = step->program.size / sizeof(struct kernel_filter);
-  if (count == 0 || count > FILTER_INSTRUCTIONS_MAX || step->program.size % sizeof(struct kernel_filter) != 0) return EINVAL;
-  if ((step->flags & SECCOMP_NEW_LISTENER) != 0) return EOPNOTSUPP; /* nobody would hold the listener */
-  struct kernel_filter *filter = malloc(step->program.size);
-  if (filter == NULL) return ENOMEM;
-  memcpy(filter, step->program.data, step->program.size);
-  struct kernel_filter_program program = {(uint16_t)count, filter};
-  /* What execute prepares may be forbidden by the filter, so it is done before. */
-  int err = prepare_streams(run);
-  if (err == 0) err = result(sys_seccomp(SECCOMP_SET_FILTER, step->flags, &program));
-  free(filter);
-  return err;
+/* Whether the way up from the working directory ends at the root: for a filter that refuses getcwd. */
+static bool is_below_root(void) {
+  struct stat root, at, above;
+  int fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  bool below = false;
+  if (fd >= 0 && stat("/", &root) == 0 && fstat(fd, &at) == 0) {
+    for (unsigned depth = 0; depth < PATH_MAX; depth++) {
+      int up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+      if (up < 0) break;
+      close(fd);
+      fd = up;
+      if (fstat(fd, &above) < 0) break;
+      if (above.st_dev == at.st_dev && above.st_ino == at.st_ino) { /* the top of whatever tree this is */
+        below = at.st_dev == root.st_dev && at.st_ino == root.st_ino;
+        break;
+      }
+      at = above;
+    }
+  }
+  if (fd >= 0) close(fd);
+  return below;
 }
 
 int run_change_directory(struct run *run, const struct step_change_directory *step, struct failure *failure UNUSED) {
@@ -174,7 +181,8 @@ int run_change_directory(struct run *run, const struct step_change_directory *st
   }
   if (chdir(step->path) < 0) return errno;
   /* SAFETY: a directory outside the root has no path that starts with a slash (CVE-2024-21626). */
-  return syscall(SYS_getcwd, path, sizeof path) > 0 && path[0] == '/' ? 0 : EPERM;
+  if (syscall(SYS_getcwd, path, sizeof path) > 0) return path[0] == '/' ? 0 : EPERM;
+  return errno != ENOENT && is_below_root() ? 0 : EPERM;
 }
 
 int run_set_dumpable(struct run *run UNUSED, const struct step_set_dumpable *step, struct failure *failure UNUSED) {

@@ -2,7 +2,8 @@
 # Builds programs written in Go. Without an argument those that tests call the CRI door with: the official crictl, and tests/go/criprobe.
 # With a name: `critest`, the official conformance suite and the ginkgo that runs it in parallel; `cni`, the
 # newest of the official network plugins; `kubelet`, the newest one that this Go builds; `containerd`, the newest one with its shim
-# and ctr, and `runc`, the newest one: peers that Berth is measured against.
+# and ctr, and `runc`, the newest one: peers that Berth is measured against; `oci`, the validation programs of runtime-tools and the root
+# file system that these unpack.
 # In: the target's folder, whose go.mod pins each program and its dependencies by checksum. Out: programs in build/go/.
 # Needs Go and, the first time, its module proxy; runc also gcc and libseccomp's headers. Does nothing where the programs are current;
 # without Go it says so and fails.
@@ -18,7 +19,8 @@ case $target in
   kubelet) folder=tests/kubelet ;;
   containerd) folder=bench/go ;;
   runc) folder=tests/conformance/runc ;;
-  *) echo "usage: scripts/build-go-tools.sh [critest|cni|kubelet|containerd|runc]" >&2; exit 2 ;;
+  oci) folder=tests/conformance-oci/go ;;
+  *) echo "usage: scripts/build-go-tools.sh [critest|cni|kubelet|containerd|runc|oci]" >&2; exit 2 ;;
 esac
 cd "$home/$folder"
 
@@ -63,6 +65,23 @@ build_critest() { # -o, path
 build_criprobe() { # -o, path
   go build "$1" "$2" ./criprobe
 }
+# All programs of the module's list into one folder, by one command that loads their packages once; the folder is replaced as a whole.
+build_folder() { # folder, a program of it, its module, a file of the module's that goes along
+  folder=$out/$1
+  if is_current "$1/$2"; then return 0; fi
+  command -v go >/dev/null 2>&1 || {
+    echo "build-go-tools: build $1: go is not installed" >&2
+    exit 1
+  }
+  rm -rf "$folder.$$"
+  trap 'rm -rf "$folder.$$"' EXIT
+  mkdir -p "$folder.$$"
+  go build -ldflags='-s -w' -o "$folder.$$/" tool || exit 1
+  cp "$(go list -m -f '{{.Dir}}' "$3")/$4" "$folder.$$/" || exit 1
+  rm -rf "$folder"
+  mv "$folder.$$" "$folder"
+  touch "$folder/$2"
+}
 
 case $target in
   tests)
@@ -92,5 +111,8 @@ case $target in
     export CGO_ENABLED=1
     tags=seccomp
     build_command runc github.com/opencontainers/runc
+    ;;
+  oci)
+    build_folder oci-validation runtimetest github.com/opencontainers/runtime-tools rootfs-amd64.tar.gz
     ;;
 esac

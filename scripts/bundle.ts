@@ -1,15 +1,15 @@
 /**
- * Makes dist/berth.mjs, one file that starts in a fraction of the time that stripped sources need, and one file per worker.
- * In: src/bin/berth.ts and the files that sources start by their place. Out: dist/. Reads nothing outside the checkout.
+ * Makes dist/berth.mjs, one file that starts in a fraction of the time that stripped sources need, one file per worker, and the OCI runtime: dist/berth-oci, which is the helper
+ * under that name, with its compiler berth-oci.mjs and the Node that runs it beside it. In: src/bin, the files that sources start by their place, native/build. Out: dist/.
  */
-import { readFileSync, readdirSync, renameSync, rmSync, utimesSync } from 'node:fs';
+import { copyFileSync, lutimesSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build, type Plugin } from 'esbuild';
 
 const home = fileURLToPath(new URL('..', import.meta.url));
 process.chdir(home);
-const main = 'src/bin/berth.ts';
+const mains = ['src/bin/berth.ts', 'src/bin/berth-oci.ts'];
 /** A TypeScript file that another names by its place is started as a worker or a process of its own. */
 const namedByPlace = /new URL\((['"])([^'"]+)\.ts\1,\s*import\.meta\.url\)/g;
 const workers = readdirSync('src', { recursive: true, encoding: 'utf8' })
@@ -30,7 +30,7 @@ const keepModulePlaces: Plugin = {
     context.onLoad({ filter: /\.ts$/ }, ({ path }) => {
       const source = readFileSync(path, 'utf8');
       const place = JSON.stringify(`../${relative(home, path)}`);
-      const isEntry = [main, ...workers].includes(relative(home, path));
+      const isEntry = [...mains, ...workers].includes(relative(home, path));
       const contents = source
         .replaceAll(namedByPlace, (_, quote: string, file: string) => `new URL(${quote}./${basename(file)}.mjs${quote}, ${bundlePlace})`)
         .replaceAll('import.meta.url', `new URL(${place}, ${bundlePlace}).href`)
@@ -47,7 +47,7 @@ const startedAt = new Date();
 const scratch = join(home, 'dist', `.new-${process.pid}`);
 await build({
   absWorkingDir: home,
-  entryPoints: [main, ...workers].map((path) => ({ in: path, out: basename(path, '.ts') })),
+  entryPoints: [...mains, ...workers].map((path) => ({ in: path, out: basename(path, '.ts') })),
   outdir: scratch,
   outExtension: { '.js': '.mjs' },
   bundle: true,
@@ -60,10 +60,13 @@ await build({
   // CommonJS dependencies (the gRPC library) call require for Node's own modules.
   banner: { js: "import { createRequire as berthCreateRequire } from 'node:module'; const require = berthCreateRequire(import.meta.url);" },
 });
+// The OCI runtime finds what it starts beside itself.
+copyFileSync(join(home, 'native/build/berth-shim'), join(scratch, 'berth-oci'));
+symlinkSync(relative(join(home, 'dist'), process.execPath), join(scratch, 'node'));
 // Moved into place whole, so that a Berth that starts meanwhile sees the old bundle or the new one.
 // It carries the time at which the sources were read: an edit made since then is newer.
 for (const file of readdirSync(scratch)) {
-  utimesSync(join(scratch, file), startedAt, startedAt);
+  lutimesSync(join(scratch, file), startedAt, startedAt);
   renameSync(join(scratch, file), join(home, 'dist', file));
 }
 rmSync(scratch, { recursive: true });

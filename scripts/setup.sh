@@ -78,7 +78,7 @@ is_newer() { # stamp, find arguments…
 }
 header_is_current() { is_newer build/setup/header src/plan src/core/limits.ts native/steps.gen.h scripts/generate-native.ts \( -name '*.ts' ! -name '*.test.ts' -o -name '*.h' \); }
 native_is_current() { [ -x native/build/berth-shim ] && is_newer build/setup/native native -path native/build -prune -o -type f; }
-bundle_is_current() { [ -f dist/berth.mjs ] && is_newer dist/berth.mjs src package-lock.json scripts/bundle.ts \( -type d -o -name '*.ts' ! -name '*.test.ts' -o -name package-lock.json \); }
+bundle_is_current() { [ -f dist/berth.mjs ] && [ -f dist/berth-oci.mjs ] && cmp -s native/build/berth-shim dist/berth-oci && is_newer dist/berth.mjs src package-lock.json scripts/bundle.ts \( -type d -o -name '*.ts' ! -name '*.test.ts' -o -name package-lock.json \); }
 has_go() { PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin; has go; }
 go_tools_are_current() { ! has_go || { is_newer build/go/cni/tuning tests/cni && is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
 # What the conformance suite of CRI is run with; its script does nothing where all is there.

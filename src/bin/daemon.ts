@@ -7,8 +7,10 @@ import { type CriServerOptions, startCriServer } from '#cri';
 import { systemClock } from '#system';
 import { type Configuration, listChanges } from './configuration.ts';
 import { logCall, logEvents, logFailure } from './daemon-log.ts';
+import { engineFiles } from './locations.ts';
 import { openLogSink } from './log-sink.ts';
 import { type Log, createLog } from './log.ts';
+import { openOciDoor } from './oci-door.ts';
 import { takeOwnership } from './session.ts';
 import { reloadableKeys } from './settings-decode.ts';
 import type { Settings } from './settings.ts';
@@ -97,10 +99,15 @@ export async function runDaemon(parts: DaemonParts): Promise<number> {
       onCall: (call) => logCall(log, call),
       streaming: streamingOf(settings, log),
     });
+    const door = await openOciDoor({ socketPath: engineFiles(options).ociSocket, version, report }).catch(async (error: unknown) => {
+      await server.close();
+      throw error;
+    });
     const { rootDirectory, runDirectory, socketPath: socket } = options;
     log.info('ready', { version, socket, rootDirectory, runDirectory, files: configuration.files, pid: process.pid });
     const reason = await stopped.promise;
     log.info('stopping', { reason });
+    await door.close();
     await server.close();
   } finally {
     await owner.close();

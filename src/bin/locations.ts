@@ -25,6 +25,7 @@ export function engineFiles({ rootDirectory, runDirectory }: Location) {
     transfers: `${rootDirectory}/transfers`,
     skeleton: `${rootDirectory}/skeleton`,
     engineSocket: `${runDirectory}/engine.sock`,
+    ociSocket: `${runDirectory}/oci.sock`,
     pods: `${runDirectory}/pods`,
     rootfs: `${runDirectory}/rootfs`,
     networkMarkers: `${runDirectory}/network`,

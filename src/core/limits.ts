@@ -165,4 +165,29 @@ export const limits = {
   cdiFileBytesMax: 4 * 1024 * 1024,
   cdiDevicesMax: 4096,
   cdiRequestedDevicesMax: 256,
+  /** config.json of a bundle, a process document and a file of resources. */
+  ociDocumentBytesMax: 16 * 1024 * 1024,
+  /** A container's id, which is the name of its state directory; and descriptors that a process is handed. */
+  ociIdBytesMax: 255,
+  ociPreservedFdsMax: 1024,
+  /** Between two looks for out-of-memory kills of a container whose events are wanted. */
+  ociEventPauseMs: 200,
+  /** What ps(1) or criu(8) may print. */
+  ociToolOutputBytesMax: 16 * 1024 * 1024,
+  /** The record of a container that a command of the OCI runtime made, its annotations included. */
+  ociRecordBytesMax: 16 * 1024 * 1024,
+  /** One piece of a command's output on its way to the caller. */
+  ociOutputBytesMax: 1024 * 1024,
+  /** Commands of the OCI runtime that an engine has under way at once; a front that comes then does without the engine. */
+  ociDoorConnectionsMax: 256,
+  /** How long a front may take to say what it wants, and how long an engine that ends waits for commands under way. */
+  ociDoorTimeoutMs: 10_000,
+  /** How long a failing start waits until its process is gone. */
+  ociEndTimeoutMs: 5_000,
+  /** How long removing a container may wait for its processes to end and its groups to be free. */
+  ociRemovalTimeoutMs: 10_000,
+  /** Components of a container's group path. */
+  cgroupDepthMax: 64,
+  /** The highest number of a CPU or memory node in a list such as `0-3,7`. */
+  cpuNumberMax: 65535,
 } as const;

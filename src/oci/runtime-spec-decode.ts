@@ -12,7 +12,6 @@ import {
   decodeAbsolutePath,
   decodeBoolean,
   decodeEnvEntry,
-  decodeInt64,
   decodeNonEmptyString,
   decodeString,
   decodeUint32,
@@ -25,25 +24,20 @@ import {
 } from './decode.ts';
 import { decodeHooks } from './hooks.ts';
 import { decodeIdMappings } from './id-mappings.ts';
+import { decodeResources } from './resources-decode.ts';
+import { decodeIntelRdt, decodeMemoryPolicy, decodeNetDevices, decodePersonality, decodeTimeOffsets } from './linux-features.ts';
+import { decodeDocumentSeccomp } from './seccomp-decode.ts';
+import { decodeCpuAffinity, decodeIoPriority, decodeScheduler } from './scheduling.ts';
 import {
   type RuntimeSpec,
-  type SeccompArg,
-  type SeccompRule,
   type SpecCapabilities,
   type SpecDevice,
-  type SpecDeviceRule,
   type SpecLinux,
   type SpecMount,
   type SpecProcess,
-  type SpecResources,
-  type SpecSeccomp,
   namespaceTypes,
   propagations,
   rlimitTypes,
-  seccompActions,
-  seccompArchitectures,
-  seccompFlags,
-  seccompOperators,
 } from './runtime-spec.ts';
 
 /** Names of the given properties that are present; a decoder keeps them so that `runtime` can refuse them with their path. */
@@ -105,7 +99,10 @@ export const decodeProcess: Decoder<SpecProcess> = (value, path) => {
     oomScoreAdj: fields.optional('oomScoreAdj', integerBetween(-1000, 1000)),
     apparmorProfile: fields.optional('apparmorProfile', decodeString),
     selinuxLabel: fields.optional('selinuxLabel', decodeString),
-    unsupported: presentOf(fields, ['scheduler', 'ioPriority', 'execCPUAffinity']),
+    scheduler: fields.optional('scheduler', decodeScheduler),
+    ioPriority: fields.optional('ioPriority', decodeIoPriority),
+    execCPUAffinity: fields.optional('execCPUAffinity', decodeCpuAffinity),
+    unsupported: [],
   });
 };
 
@@ -139,112 +136,6 @@ const decodeDevice: Decoder<SpecDevice> = (value, path) => {
   });
 };
 
-const decodeDeviceRule: Decoder<SpecDeviceRule> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  const number = (name: string): number | undefined => {
-    const found = fields.optional(name, integerBetween(-1, 0xffff_ffff));
-    return found === -1 ? undefined : found;
-  };
-  return compact({
-    allow: fields.required('allow', decodeBoolean),
-    // An empty type is how Go writes the absent one.
-    type: fields.withDefault('type', (word, wordPath) => (word === '' ? 'a' : oneOf('device type', ['a', 'c', 'b'])(word, wordPath)), 'a'),
-    major: number('major'),
-    minor: number('minor'),
-    access: fields.optional('access', (word, wordPath) => {
-      const text = decodeString(word, wordPath);
-      if (!/^[rwm]{0,3}$/.test(text)) throw invalidArgument(wordPath, `must be letters of "rwm", not ${JSON.stringify(text.slice(0, 20))}`);
-      return text === '' ? 'rwm' : text;
-    }),
-  });
-};
-
-/** The linux.resources object; also what an update carries. */
-export const decodeResources: Decoder<SpecResources> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  return compact({
-    devices: fields.withDefault('devices', arrayOf(decodeDeviceRule, 4096), []),
-    memory: fields.optional('memory', (memory, memoryPath) => {
-      const of = fieldsOf(memory, memoryPath);
-      return compact({
-        limit: of.optional('limit', decodeInt64),
-        reservation: of.optional('reservation', decodeInt64),
-        swap: of.optional('swap', decodeInt64),
-        kernel: of.optional('kernel', decodeInt64),
-        kernelTCP: of.optional('kernelTCP', decodeInt64),
-        swappiness: of.optional('swappiness', decodeUint64),
-        disableOOMKiller: of.optional('disableOOMKiller', decodeBoolean),
-        useHierarchy: of.optional('useHierarchy', decodeBoolean),
-        checkBeforeUpdate: of.optional('checkBeforeUpdate', decodeBoolean),
-      });
-    }),
-    cpu: fields.optional('cpu', (cpu, cpuPath) => {
-      const of = fieldsOf(cpu, cpuPath);
-      const list: Decoder<string> = (text, listPath) => {
-        const cpus = decodeString(text, listPath).trim();
-        if (!/^[0-9,-]*$/.test(cpus)) throw invalidArgument(listPath, `must be a list such as "0-3,7", not ${JSON.stringify(cpus.slice(0, 80))}`);
-        return cpus;
-      };
-      return compact({
-        shares: of.optional('shares', decodeUint64),
-        quota: of.optional('quota', decodeInt64),
-        burst: of.optional('burst', decodeUint64),
-        period: of.optional('period', decodeUint64),
-        realtimeRuntime: of.optional('realtimeRuntime', decodeInt64),
-        realtimePeriod: of.optional('realtimePeriod', decodeUint64),
-        cpus: of.optional('cpus', list),
-        mems: of.optional('mems', list),
-        idle: of.optional('idle', decodeInt64),
-      });
-    }),
-    pids: fields.optional('pids', (pids, pidsPath) => ({ limit: fieldsOf(pids, pidsPath).withDefault('limit', decodeInt64, -1n) })),
-    hugepageLimits: fields.withDefault(
-      'hugepageLimits',
-      arrayOf((item, itemPath) => {
-        const of = fieldsOf(item, itemPath);
-        return { pageSize: of.required('pageSize', decodeNonEmptyString), limit: of.required('limit', decodeUint64) };
-      }, 64),
-      [],
-    ),
-    unified: fields.withDefault('unified', mapOf(decodeString), {}),
-    unsupported: presentOf(fields, ['blockIO', 'network', 'rdma']).filter((name) => Object.keys(fields.optional(name, fieldsOf)?.names ?? []).length > 0),
-  });
-};
-
-const decodeSeccompArg: Decoder<SeccompArg> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  return {
-    index: fields.required('index', integerBetween(0, 5)),
-    value: fields.required('value', decodeUint64),
-    valueTwo: fields.withDefault('valueTwo', decodeUint64, 0n),
-    op: fields.required('op', oneOf('operator', seccompOperators)),
-  };
-};
-
-const decodeSeccompRule: Decoder<SeccompRule> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  const names = fields.required('names', arrayOf(decodeNonEmptyString, 4096));
-  if (names.length === 0) throw invalidArgument(pathOf(path, 'names'), 'must have at least one item');
-  return compact({
-    names,
-    action: fields.required('action', oneOf('action', seccompActions)),
-    errnoRet: fields.optional('errnoRet', integerBetween(0, 4095)),
-    args: fields.withDefault('args', arrayOf(decodeSeccompArg, 64), []),
-  });
-};
-
-/** A seccomp profile in the form of the runtime specification. */
-export const decodeSeccomp: Decoder<SpecSeccomp> = (value, path) => {
-  const fields = fieldsOf(value, path);
-  return compact({
-    defaultAction: fields.required('defaultAction', oneOf('action', seccompActions)),
-    defaultErrnoRet: fields.optional('defaultErrnoRet', integerBetween(0, 4095)),
-    architectures: fields.withDefault('architectures', arrayOf(oneOf('architecture', seccompArchitectures), 64), []),
-    flags: fields.withDefault('flags', arrayOf(oneOf('flag', seccompFlags), 16), []),
-    syscalls: fields.withDefault('syscalls', arrayOf(decodeSeccompRule, 4096), []),
-  });
-};
-
 const decodeNamespaces: Decoder<SpecLinux['namespaces']> = (value, path) => {
   const namespaces = arrayOf((item, itemPath) => {
     const fields = fieldsOf(item, itemPath);
@@ -272,20 +163,21 @@ const decodeLinux: Decoder<SpecLinux> = (value, path) => {
     ...(lengthOf('uidMappings') + lengthOf('gidMappings') === 0
       ? {}
       : { uidMappings: fields.withDefault('uidMappings', decodeIdMappings, []), gidMappings: fields.withDefault('gidMappings', decodeIdMappings, []) }),
-    hasTimeOffsets: (fields.optional('timeOffsets', fieldsOf)?.names.length ?? 0) > 0,
+    timeOffsets: fields.optional('timeOffsets', decodeTimeOffsets),
+    netDevices: fields.optional('netDevices', decodeNetDevices),
+    memoryPolicy: fields.optional('memoryPolicy', decodeMemoryPolicy),
+    intelRdt: fields.optional('intelRdt', decodeIntelRdt),
     devices: fields.withDefault('devices', arrayOf(decodeDevice, 1024), []),
     cgroupsPath: fields.optional('cgroupsPath', decodeString),
     resources: fields.optional('resources', decodeResources),
     sysctl: fields.withDefault('sysctl', mapOf(decodeString), {}),
     rootfsPropagation: fields.optional('rootfsPropagation', (word, wordPath) => (word === '' ? undefined : oneOf('propagation', propagations)(word, wordPath))),
-    seccomp: fields.optional('seccomp', decodeSeccomp),
+    seccomp: fields.optional('seccomp', decodeDocumentSeccomp),
     maskedPaths: fields.withDefault('maskedPaths', paths, []),
     readonlyPaths: fields.withDefault('readonlyPaths', paths, []),
     mountLabel: fields.optional('mountLabel', decodeString),
-    personality: fields.optional('personality', (persona, personaPath) => ({
-      domain: fieldsOf(persona, personaPath).required('domain', oneOf('personality', ['LINUX', 'LINUX32'])),
-    })),
-    unsupported: presentOf(fields, ['intelRdt', 'netDevices', 'memoryPolicy']),
+    personality: fields.optional('personality', decodePersonality),
+    unsupported: [],
   });
 };
 

@@ -4,6 +4,7 @@
  */
 import type { SpecIdMapping } from './id-mappings.ts';
 import type { RuntimeSpec, SpecMount } from './runtime-spec.ts';
+import type { SpecCpuAffinity } from './scheduling.ts';
 
 const encodeMappings = (mappings: readonly SpecIdMapping[] | undefined): readonly object[] | undefined =>
   mappings?.map(({ containerId, hostId, size }) => ({ containerID: containerId, hostID: hostId, size }));
@@ -13,19 +14,23 @@ function encodeMount({ destination, type, source, options, idMappings }: SpecMou
   return { destination, type, source, options, ...mapped };
 }
 
+const encodeAffinity = (affinity: SpecCpuAffinity | undefined): object | undefined =>
+  affinity === undefined ? undefined : { initial: affinity.initial?.join(','), final: affinity.final?.join(',') };
+
 /** A document of the specification as a plain object; quantities of 64 bits stay bigint. */
 export function encodeRuntimeSpec(spec: RuntimeSpec): Readonly<Record<string, unknown>> {
   const { process, linux, mounts, ...rest } = spec;
-  const { hasIdMappings: _ids, hasTimeOffsets: _offsets, unsupported: _features, resources, uidMappings, gidMappings, ...known } = linux;
+  const { hasIdMappings: _ids, unsupported: _features, resources, uidMappings, gidMappings, ...known } = linux;
   return {
     ...rest,
-    ...(process === undefined ? {} : { process: { ...process, unsupported: undefined } }),
+    ...(process === undefined ? {} : { process: { ...process, unsupported: undefined, execCPUAffinity: encodeAffinity(process.execCPUAffinity) } }),
     mounts: mounts.map(encodeMount),
     linux: {
       ...known,
+      ...(known.memoryPolicy === undefined ? {} : { memoryPolicy: { ...known.memoryPolicy, nodes: known.memoryPolicy.nodes.join(',') } }),
       uidMappings: encodeMappings(uidMappings),
       gidMappings: encodeMappings(gidMappings),
-      ...(resources === undefined ? {} : { resources: { ...resources, unsupported: undefined } }),
+      ...(resources === undefined ? {} : { resources }),
     },
   };
 }

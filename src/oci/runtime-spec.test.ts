@@ -15,6 +15,40 @@ test('fills what a minimal document leaves out', () => {
   assert.equal('vendorField' in spec, false);
 });
 
+const scheduled = (scheduler: object): object => ({ ...minimal, process: { ...process, scheduler } });
+const inLinux = (linux: object): object => ({ ...minimal, linux });
+const features: readonly (readonly [document: object, message: string])[] = [
+  [scheduled({}), 'process.scheduler.policy: required'],
+  [
+    scheduled({ policy: 'SCHED_FAIR' }),
+    'process.scheduler.policy: unknown scheduling policy "SCHED_FAIR" (SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH, SCHED_ISO, SCHED_IDLE, SCHED_DEADLINE)',
+  ],
+  [scheduled({ policy: 'SCHED_OTHER', nice: -21 }), 'process.scheduler.nice: -21 is outside -20 to 19'],
+  [scheduled({ policy: 'SCHED_OTHER', priority: 1 }), 'process.scheduler.priority: only with SCHED_FIFO or SCHED_RR, not with SCHED_OTHER'],
+  [scheduled({ policy: 'SCHED_FIFO' }), 'process.scheduler.priority: 0 is outside 1 to 99'],
+  [scheduled({ policy: 'SCHED_BATCH', deadline: 1 }), 'process.scheduler.deadline: only with SCHED_DEADLINE, not with SCHED_BATCH'],
+  [scheduled({ policy: 'SCHED_DEADLINE', runtime: -1 }), 'process.scheduler.runtime: -1 is outside 0 to 18446744073709551615'],
+  [
+    { ...minimal, process: { ...process, ioPriority: { class: 'IOPRIO_CLASS_NONE' } } },
+    'process.ioPriority.class: unknown I/O priority class "IOPRIO_CLASS_NONE" (IOPRIO_CLASS_RT, IOPRIO_CLASS_BE, IOPRIO_CLASS_IDLE)',
+  ],
+  [{ ...minimal, process: { ...process, ioPriority: { class: 'IOPRIO_CLASS_BE', priority: 8 } } }, 'process.ioPriority.priority: 8 is outside 0 to 7'],
+  [{ ...minimal, process: { ...process, execCPUAffinity: { initial: '0,x' } } }, 'process.execCPUAffinity.initial: must be a list such as "0-3,7", not "0,x"'],
+  [{ ...minimal, process: { ...process, execCPUAffinity: { final: '3-1' } } }, 'process.execCPUAffinity.final: the range 3-1 ends before it begins'],
+  [{ ...minimal, process: { ...process, execCPUAffinity: { final: '65536' } } }, 'process.execCPUAffinity.final: 65536 is above 65535'],
+  [inLinux({ timeOffsets: { realtime: { secs: 1 } } }), 'linux.timeOffsets.realtime: unknown clock "realtime" (monotonic, boottime)'],
+  [inLinux({ timeOffsets: { boottime: { nanosecs: 1_000_000_000 } } }), 'linux.timeOffsets.boottime.nanosecs: 1000000000 is outside 0 to 999999999'],
+  [inLinux({ netDevices: { 'a/b': {} } }), 'linux.netDevices["a/b"]: is no name of a network device: "a/b"'],
+  [inLinux({ netDevices: { eth0: { name: 'sixteencharacter' } } }), 'linux.netDevices.eth0.name: is no name of a network device: "sixteencharacter"'],
+  [inLinux({ netDevices: { a: { name: 'b' }, b: {} } }), 'linux.netDevices.b: would have the name "b" in the container, as linux.netDevices.a has'],
+  [inLinux({ memoryPolicy: { mode: 'MPOL_BIND', nodes: '' } }), 'linux.memoryPolicy.nodes: at least one node with MPOL_BIND'],
+  [inLinux({ memoryPolicy: { mode: 'MPOL_LOCAL', nodes: '0' } }), 'linux.memoryPolicy.nodes: must be empty with MPOL_LOCAL'],
+  [inLinux({ intelRdt: { closID: '../x' } }), 'linux.intelRdt.closID: is no name of a group: "../x"'],
+  [inLinux({ intelRdt: { schemata: ['L3:0=f\nMB:0=1'] } }), 'linux.intelRdt.schemata[0]: must be one line'],
+  [inLinux({ personality: { domain: 'LINUX', flags: ['X'] } }), 'linux.personality.flags[0]: unknown personality flag "X" (there are none)'],
+  [inLinux({ personality: {} }), 'linux.personality.domain: required'],
+];
+
 const refusals: readonly (readonly [document: object, message: string])[] = [
   [{ root: { path: 'x' } }, 'ociVersion: required'],
   [{ ...minimal, ociVersion: '2.0.0' }, 'ociVersion: must be a version 1.x.y, not "2.0.0"'],
@@ -54,6 +88,7 @@ const refusals: readonly (readonly [document: object, message: string])[] = [
     },
     'linux.seccomp.syscalls[0].args[0].index: 6 is outside 0 to 5',
   ],
+  ...features,
   [{ ...minimal, linux: { maskedPaths: ['proc/kcore'] } }, 'linux.maskedPaths[0]: must be an absolute path, not "proc/kcore"'],
 ];
 
@@ -75,15 +110,29 @@ test('reads 64-bit limits as bigint and nulls as absent', () => {
   assert.deepEqual(spec.mounts, []);
 });
 
-test('keeps what nobody implements by name only, so that it can be refused', () => {
+test('reads what stands for itself, with 64-bit numbers in full', () => {
   const spec = decodeRuntimeSpec({
     ...minimal,
-    hooks: { prestart: [{ path: '/x' }], poststop: [] },
-    process: { ...process, ioPriority: { class: 'IOPRIO_CLASS_IDLE' } },
-    linux: { intelRdt: {}, timeOffsets: { boottime: {} } },
+    process: {
+      ...process,
+      scheduler: { policy: 'SCHED_RR', priority: 7, flags: ['SCHED_FLAG_RESET_ON_FORK'] },
+      ioPriority: { class: 'IOPRIO_CLASS_IDLE' },
+      execCPUAffinity: { initial: '0-2, 5', final: '' },
+    },
+    linux: {
+      timeOffsets: { boottime: { secs: -5, nanosecs: 1 }, monotonic: null },
+      netDevices: { eth0: { name: 'net1' }, eth1: {} },
+      memoryPolicy: { mode: 'MPOL_INTERLEAVE', nodes: '0,2-3', flags: ['MPOL_F_STATIC_NODES'] },
+      intelRdt: { closID: 'gold', schemata: ['L3:0=f'] },
+      personality: { domain: 'LINUX32', flags: [] },
+    },
   });
-  assert.deepEqual(
-    [spec.hooks, spec.process?.unsupported, spec.linux.unsupported, spec.linux.hasTimeOffsets],
-    [{ prestart: [{ path: '/x', args: [], env: [] }] }, ['ioPriority'], ['intelRdt'], true],
-  );
+  const { linux } = spec;
+  assert.deepEqual(spec.process?.scheduler, { policy: 'SCHED_RR', nice: 0, priority: 7, flags: ['SCHED_FLAG_RESET_ON_FORK'], runtime: 0n, deadline: 0n, period: 0n });
+  assert.deepEqual([spec.process.ioPriority, spec.process.execCPUAffinity], [{ class: 'IOPRIO_CLASS_IDLE', priority: 0 }, { initial: [0, 1, 2, 5] }]);
+  assert.deepEqual([linux.timeOffsets, linux.personality], [{ boottime: { secs: -5n, nanosecs: 1 } }, { domain: 'LINUX32' }]);
+  assert.deepEqual({ ...linux.netDevices }, { eth0: { name: 'net1' }, eth1: {} });
+  assert.deepEqual(linux.memoryPolicy, { mode: 'MPOL_INTERLEAVE', nodes: [0, 2, 3], flags: ['MPOL_F_STATIC_NODES'] });
+  assert.deepEqual(linux.intelRdt, { closID: 'gold', schemata: ['L3:0=f'], enableMonitoring: false });
+  assert.deepEqual([spec.process.unsupported, linux.unsupported], [[], []]);
 });

@@ -5,6 +5,9 @@
  */
 import type { SpecHooks } from './hooks.ts';
 import type { SpecIdMapping } from './id-mappings.ts';
+import type { SpecResources } from './resources.ts';
+import type { SpecIntelRdt, SpecMemoryPolicy, SpecNetDevices, SpecPersonality, SpecTimeOffsets } from './linux-features.ts';
+import type { SpecCpuAffinity, SpecIoPriority, SpecScheduler } from './scheduling.ts';
 
 /** Kinds of namespaces. */
 export const namespaceTypes = ['pid', 'network', 'mount', 'ipc', 'uts', 'user', 'cgroup', 'time'] as const;
@@ -80,7 +83,11 @@ export interface SpecProcess {
   readonly oomScoreAdj?: number;
   readonly apparmorProfile?: string;
   readonly selinuxLabel?: string;
-  /** Names of further fields that are present and that nobody here implements, such as `scheduler`. */
+  readonly scheduler?: SpecScheduler;
+  readonly ioPriority?: SpecIoPriority;
+  /** For an exec only. */
+  readonly execCPUAffinity?: SpecCpuAffinity;
+  /** Names of further fields that are present and that nobody here implements. */
   readonly unsupported: readonly string[];
 }
 
@@ -111,56 +118,6 @@ export interface SpecDevice {
   readonly fileMode?: number;
   readonly uid?: number;
   readonly gid?: number;
-}
-
-/** One entry of linux.resources.devices. */
-export interface SpecDeviceRule {
-  readonly allow: boolean;
-  readonly type: 'a' | 'c' | 'b';
-  /** Absent: every one. */
-  readonly major?: number;
-  readonly minor?: number;
-  /** Letters of `rwm`; absent: all three. */
-  readonly access?: string;
-}
-
-/** linux.resources.memory in bytes; -1 is unlimited. */
-export interface SpecMemory {
-  readonly limit?: bigint;
-  readonly reservation?: bigint;
-  readonly swap?: bigint;
-  readonly kernel?: bigint;
-  readonly kernelTCP?: bigint;
-  readonly swappiness?: bigint;
-  readonly disableOOMKiller?: boolean;
-  readonly useHierarchy?: boolean;
-  readonly checkBeforeUpdate?: boolean;
-}
-
-/** linux.resources.cpu; times in microseconds. */
-export interface SpecCpu {
-  readonly shares?: bigint;
-  readonly quota?: bigint;
-  readonly burst?: bigint;
-  readonly period?: bigint;
-  readonly realtimeRuntime?: bigint;
-  readonly realtimePeriod?: bigint;
-  readonly cpus?: string;
-  readonly mems?: string;
-  readonly idle?: bigint;
-}
-
-/** linux.resources. */
-export interface SpecResources {
-  readonly devices: readonly SpecDeviceRule[];
-  readonly memory?: SpecMemory;
-  readonly cpu?: SpecCpu;
-  readonly pids?: { readonly limit: bigint };
-  readonly hugepageLimits: readonly { readonly pageSize: string; readonly limit: bigint }[];
-  /** Raw cgroup v2 files by name. */
-  readonly unified: Readonly<Record<string, string>>;
-  /** Names of resource groups that are present and not implemented, such as `rdma`. */
-  readonly unsupported: readonly string[];
 }
 
 /** What a filter may answer. */
@@ -243,6 +200,10 @@ export interface SpecSeccomp {
   readonly architectures: readonly SeccompArchitecture[];
   readonly flags: readonly SeccompFlag[];
   readonly syscalls: readonly SeccompRule[];
+  /** Socket of the agent that answers for SCMP_ACT_NOTIFY; relative to the bundle. */
+  readonly listenerPath?: string;
+  /** Handed to the agent as it is. */
+  readonly listenerMetadata?: string;
 }
 
 /** Words of linux.rootfsPropagation. */
@@ -257,7 +218,10 @@ export interface SpecLinux {
   /** Of the user namespace; absent like empty. */
   readonly uidMappings?: readonly SpecIdMapping[];
   readonly gidMappings?: readonly SpecIdMapping[];
-  readonly hasTimeOffsets: boolean;
+  readonly timeOffsets?: SpecTimeOffsets;
+  readonly netDevices?: SpecNetDevices;
+  readonly memoryPolicy?: SpecMemoryPolicy;
+  readonly intelRdt?: SpecIntelRdt;
   readonly devices: readonly SpecDevice[];
   readonly cgroupsPath?: string;
   readonly resources?: SpecResources;
@@ -267,7 +231,7 @@ export interface SpecLinux {
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
   readonly mountLabel?: string;
-  readonly personality?: { readonly domain: 'LINUX' | 'LINUX32' };
+  readonly personality?: SpecPersonality;
   readonly unsupported: readonly string[];
 }
 

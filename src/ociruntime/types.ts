@@ -4,7 +4,7 @@
  * The process that callers start is native (the front). It holds their standard streams, executes plans and becomes the parent of what it makes; whoever reads the
  * command line and compiles plans (this folder) talks to it over a socket, and runs in a Node of its own or in an engine on the same host.
  */
-import type { Plan } from '#plan';
+import type { Plan, StepFailure } from '#plan';
 
 /** Who called, as the front tells it. */
 export interface FrontRequest {
@@ -53,8 +53,8 @@ export interface Front {
   /** Executes sections of `host` and `podNamespaces`. */
   run(plan: Plan): Promise<void>;
   make(request: MakeRequest): Promise<MadeProcess>;
-  /** Releases the process that waits at the start socket of a state directory; a failing execve is the error. */
-  start(stateDirectory: string): Promise<void>;
+  /** Releases the process that waits at the start socket of a state directory. What fails then, an execve above all, is a step of the plan that made it, which `failed` knows. */
+  start(stateDirectory: string, failed: (failure: StepFailure) => Error): Promise<void>;
 }
 
 /** How a command ends. */

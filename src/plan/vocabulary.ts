@@ -80,7 +80,7 @@ export const mountAttr = { readOnly: 1, noSuid: 2, noDev: 4, noExec: 8, relatime
 export const fileSystem = { any: 0, proc: 1, sysfs: 2, cgroup: 3 } as const;
 
 /** What `moveMount` makes where its target is missing. */
-export const createTarget = { none: 0, directory: 1, file: 2 } as const;
+export const createTarget = { none: 0, directory: 1, file: 2, asSource: 3 } as const;
 
 const at = (slot: number, path: string): string => (slot === noSlot ? path : path === '' ? `slot ${slot}` : `${path} below slot ${slot}`);
 const octal = (mode: number): string => `0${(mode & 0o7777).toString(8)}`;
@@ -97,6 +97,12 @@ const netlinkNames: Readonly<Record<number, string>> = { 0: 'route', 12: 'netfil
 const content = (data: Uint8Array, { showSecrets }: Wording): string => (showSecrets ? JSON.stringify(Buffer.from(data).toString('utf8')) : `${data.length} bytes`);
 /** Control files of the kernel hold no secrets, so their values are always printed. */
 const control = (data: Uint8Array): string => JSON.stringify(Buffer.from(data).toString('utf8').trimEnd());
+const bitsOf = (mask: Uint8Array): string => {
+  const bits = [...mask].flatMap((byte, index) => [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => ((byte >> bit) & 1) !== 0).map((bit) => index * 8 + bit));
+  const starts = bits.filter((bit, index) => bits[index - 1] !== bit - 1);
+  const ends = bits.filter((bit, index) => bits[index + 1] !== bit + 1);
+  return bits.length === 0 ? 'none' : starts.map((start, index) => (start === ends[index] ? String(start) : `${start}-${ends[index]}`)).join(',');
+};
 const redactEnv = (env: readonly string[], { showSecrets }: Wording): string =>
   env.map((entry) => (showSecrets ? entry : `${entry.slice(0, entry.indexOf('='))}=<redacted>`)).join(' ');
 
@@ -273,7 +279,7 @@ export const vocabulary = {
   }),
   moveMount: step({
     op: 55, fields: { from: 'slot', root: 'slot', target: 'text', create: 'u32', noLinks: 'u32' },
-    does: 'Resolves target below root with RESOLVE_IN_ROOT (noLinks=1 adds RESOLVE_NO_SYMLINKS and wants a plain directory), creating it and its parents when missing (0 no, 1 directory 0755, 2 empty file 0644); create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or EISDIR; refuses a target on procfs and a path that leads to the root itself (EINVAL; an empty target means it); move_mount by descriptors, so a swapped path has no effect.',
+    does: 'Resolves target below root with RESOLVE_IN_ROOT (noLinks=1 adds RESOLVE_NO_SYMLINKS and wants a plain directory; noLinks=2 adds RESOLVE_NO_SYMLINKS and allows a target on procfs), creating it and its parents when missing (0 no, 1 directory 0755, 2 empty file 0644, 3 the one of these that is attached); create=1 on an existing file and create=2 on an existing directory fail with ENOTDIR or EISDIR; refuses any other target on procfs and a path that leads to the root itself (EINVAL; an empty target means it); move_mount by descriptors, so a swapped path has no effect.',
     says: (s) => `attach the mount of slot ${s.from} at ${at(s.root, s.target)}`,
   }),
   pivotRoot: step({
@@ -336,6 +342,16 @@ export const vocabulary = {
     does: 'seccomp(SECCOMP_SET_MODE_FILTER, flags, program); program is an array of struct sock_filter.',
     says: (s) => `install a seccomp filter of ${s.program.length / 8} instructions`,
   }),
+  setSeccompListener: step({
+    op: 150, fields: { flags: 'u32', program: 'bytes', out: 'slot' },
+    does: 'In a child: as setSeccomp with SECCOMP_FILTER_FLAG_NEW_LISTENER; the parent takes the listener into its slot out (64 to 254) before the child goes on.',
+    says: (s) => `install a seccomp filter of ${s.program.length / 8} instructions with a listener`,
+  }),
+  sendListener: step({
+    op: 151, fields: { listener: 'slot', path: 'text', state: 'bytes', pidAt: 'u32s', process: 'slot' },
+    does: 'In a child: connects to the Unix stream socket at path (at most 107 bytes) and sends state, with the number of the process whose /proc directory is in slot process put in at each byte of pidAt (ascending, at most 4), and with the first byte the descriptor of slot listener.',
+    says: (s) => `send the listener of the seccomp filter to ${s.path}`,
+  }),
   changeDirectory: step({
     op: 78, fields: { path: 'text', create: 'u32' },
     does: 'Makes the directory when missing and create=1 (mode 0755, owner of the process), chdir, then verifies by getcwd that it is inside the root (an unreachable directory fails with EPERM).',
@@ -376,6 +392,26 @@ export const vocabulary = {
     does: 'Closes everything but the streams and the socket of the slot, and copies between them until the other side of the socket has ended; the end of the input is passed on alone. Takes the place of execute.',
     says: (s) => `copy between slot ${s.slot} and the standard streams`,
   }),
+  listen: step({
+    op: 92, fields: { path: 'text', out: 'slot' },
+    does: 'Opens the directory of path (no final link), binds an AF_UNIX socket of type SOCK_SEQPACKET there through that descriptor, so that a path of any length will do, with mode 0600, and listens. An existing file is EADDRINUSE.',
+    says: (s) => `listen at ${s.path} for the start of the container`,
+  }),
+  awaitStart: step({
+    op: 93, fields: { slot: 'slot' },
+    does: 'In a child: closes every other slot, clears the parent death signal, reports barrier 1 and lets the parent go; then accepts connections on the socket of the slot until one says go. That one takes the place of the control socket: a failure, the execution and, by its end, the success of execve are told there.',
+    says: () => 'wait for the start at the container\'s socket',
+  }),
+  keepDescriptors: step({
+    op: 94, fields: { count: 'u32' },
+    does: 'Descriptors 3 to 2+count, which the caller handed over and the front kept in place, survive execute; EBADF where one of them is not open. Goes before setSeccomp and execute.',
+    says: (s) => `keep ${s.count} descriptors of the caller`,
+  }),
+  findExecutable: step({
+    op: 96, fields: { file: 'text', env: 'texts' },
+    does: 'Looks for the program as execute would, without executing it: a path with a slash must be a file that may be executed (its errno, EISDIR, EACCES), another one must be one in a directory of PATH (ENOENT).',
+    says: (s) => `find the program ${JSON.stringify(s.file)}`,
+  }),
 
   // --- cgroups (100 to 109)
   attachDeviceFilter: step({
@@ -392,6 +428,55 @@ export const vocabulary = {
     op: 102, fields: { cgroup: 'text', timeoutMs: 'u32' },
     does: 'Removes the cgroup directory and those below it, deepest first, retrying EBUSY until timeoutMs. A missing cgroup is no error.',
     says: (s) => `remove the cgroup ${s.cgroup}`,
+  }),
+  freezeCgroup: step({
+    op: 155, fields: { cgroup: 'text', frozen: 'u32', timeoutMs: 'u32' },
+    does: 'Writes the state to cgroup.freeze (cgroup2) or freezer.state (v1) of the directory; frozen=1 waits until every process below has stopped. After timeoutMs, and where waiting fails, everything is thawed again: ETIMEDOUT.',
+    says: (s) => `${s.frozen === 0 ? 'thaw' : 'freeze'} every process in the cgroup ${s.cgroup}`,
+  }),
+
+  // --- processes that are nobody's child here (160 to 169)
+  signalProcess: step({
+    op: 160, fields: { pid: 'u32', startTime: 'u64', signal: 'u32' },
+    does: 'pidfd_open(pid), compares field 22 of its /proc/<pid>/stat with startTime (ESRCH where it is another process), pidfd_send_signal.',
+    says: (s) => `send signal ${s.signal} to process ${s.pid}`,
+  }),
+
+  // --- how a process is scheduled, and what a container gets beside mounts (130 to 149)
+  setScheduler: step({
+    op: 130, fields: { policy: 'u32', flags: 'u64', nice: 'i32', priority: 'u32', runtime: 'u64', deadline: 'u64', period: 'u64' },
+    does: 'sched_setattr on the executing process.',
+    says: (s) => `set the scheduler to policy ${s.policy}, nice ${s.nice}, priority ${s.priority}, flags ${hex(s.flags)}`,
+  }),
+  setIoPriority: step({
+    op: 131, fields: { priority: 'u32' },
+    does: 'ioprio_set(IOPRIO_WHO_PROCESS, 0, priority); the class is in bits 13 and up.',
+    says: (s) => `set the I/O priority to ${s.priority & 0x1fff} of class ${s.priority >>> 13}`,
+  }),
+  setCpuAffinity: step({
+    op: 132, fields: { mask: 'bytes' },
+    does: 'sched_setaffinity on the executing process; bit 0 of the first byte is CPU 0.',
+    says: (s) => `run on the CPUs ${bitsOf(s.mask)}`,
+  }),
+  moveNetDevice: step({
+    op: 133, fields: { network: 'slot', name: 'text', newName: 'text' },
+    does: 'In a child: takes the link of this name down, moves it into the network namespace of the slot under the new name, enters that namespace, gives the link the permanent addresses of scope global back that it had, and takes it up.',
+    says: (s) => `move the network device ${s.name} into the namespace of slot ${s.network} as ${s.newName}`,
+  }),
+  setMemoryPolicy: step({
+    op: 134, fields: { mode: 'u32', nodes: 'bytes' },
+    does: 'set_mempolicy on the executing process; bit 0 of the first byte is node 0, no byte at all means no set.',
+    says: (s) => `set the memory policy ${hex(s.mode)} of the nodes ${bitsOf(s.nodes)}`,
+  }),
+  copyMode: step({
+    op: 135, fields: { fromDir: 'slot', from: 'text', slot: 'slot' },
+    does: 'Gives the root directory of the file system in the slot the mode of a directory, resolved with RESOLVE_IN_ROOT below fromDir; where that is missing or no directory nothing happens.',
+    says: (s) => `give slot ${s.slot} the mode of ${at(s.fromDir, s.from)}`,
+  }),
+  moveRoot: step({
+    op: 136, fields: { root: 'slot' },
+    does: 'fchdir(root), mount(".", "/", MS_MOVE), chroot("."), chdir("/"): what pivotRoot does where the root is one that cannot be pivoted away from.',
+    says: (s) => `move the mount of slot ${s.root} onto the root`,
   }),
 
   // --- hooks (120 to 122)

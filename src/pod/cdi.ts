@@ -158,7 +158,7 @@ async function applyEdits(spec: RuntimeSpec, edits: CdiEdits, context: CdiContex
   const added = new Map(edits.mounts.map((mount) => [mount.containerPath, planMount(mount, hasUserNamespace)]));
   const mounts = [...spec.mounts.filter(({ destination }) => !added.has(destination)), ...added.values()];
   const { process } = spec;
-  const resources = spec.linux.resources ?? { devices: [], hugepageLimits: [], unified: {}, unsupported: [] };
+  const resources = spec.linux.resources ?? { devices: [], hugepageLimits: [], unified: {} };
   return {
     ...spec,
     ...(process === undefined ? {} : { process: { ...process, env: mergeEnv(process.env, edits.env) } }),

@@ -83,7 +83,6 @@ export async function buildRuntimeSpec(request: SpecInput): Promise<RuntimeSpec>
       namespaces: [...(user === undefined ? [] : [{ type: 'user' } as const]), ...planNamespaces(container, input.targetPid)],
       hasIdMappings: user !== undefined,
       ...(user === undefined ? {} : { uidMappings: user.uids, gidMappings: user.gids }),
-      hasTimeOffsets: false,
       ...(labels === undefined ? {} : { mountLabel: labels.mount }),
       devices: devices.nodes,
       cgroupsPath: input.cgroupPath,
@@ -307,6 +306,5 @@ export function planResources(resources: LinuxResources | undefined, deviceRules
     ...(isSet(resources?.pidsLimit) ? { pids: { limit: resources.pidsLimit } } : {}),
     hugepageLimits: resources?.hugepageLimits ?? [],
     unified: resources?.unified ?? {},
-    unsupported: [],
   };
 }

@@ -8,6 +8,7 @@
 import { type SpecDeviceRule, type SpecResources } from '#oci';
 import { type Step, errno, fileSystem, noSlot, open } from '#plan';
 import { invalidArgument } from '#core';
+import type { ControlValue } from './cgroup-limits.ts';
 import { localSlots } from './slots.ts';
 
 /** Where a process group lives: one absolute path, the same in every hierarchy, such as `/kubepods/pod1/abc`. */
@@ -19,6 +20,11 @@ export interface CgroupPlacement {
    */
   readonly controllers?: readonly string[];
 }
+
+/** Paths below a placement, such as `/inner`, by controller; an empty key is for every hierarchy, `unifiedTree` for the cgroup2 tree. */
+export type SubGroups = ReadonlyMap<string, string>;
+/** The key of the cgroup2 tree, beside those of v1 controllers. */
+export const unifiedTree = 'unified';
 
 /** How a child gets into its cgroup. */
 export interface CgroupAttachment {
@@ -36,6 +42,8 @@ export interface CgroupRequest {
   readonly resources?: SpecResources;
   /** False for a pod's parent group: no device rules, since those of its children decide. */
   readonly limitDevices: boolean;
+  /** v2: who the group belongs to, so that who runs as this user inside may make groups of its own below; a user id of the host. */
+  readonly owner?: number;
   /** Path of the resources object in its document. */
   readonly path: string;
   readonly origin: string;
@@ -47,6 +55,8 @@ export interface ControlWrite {
   readonly file: string;
   readonly value: string;
   readonly origin: string;
+  /** A file that is missing is passed over. */
+  readonly optional?: true;
 }
 
 /** What new resources of a group that exists come down to. */
@@ -75,8 +85,8 @@ export interface CgroupDriver {
   update(request: Omit<CgroupRequest, 'limitDevices'> & { readonly resources: SpecResources }): CgroupUpdate;
   /** undefined where the host does not control memory. */
   memoryFiles(placement: CgroupPlacement): MemoryFiles | undefined;
-  /** `optional`: groups that were not made are passed over (an exec does not know which have limits). */
-  attach(placement: CgroupPlacement, options: { readonly resources?: SpecResources; readonly optional: boolean }): CgroupAttachment;
+  /** `optional`: groups that were not made are passed over (an exec does not know which have limits), but for those that `subGroups` names. */
+  attach(placement: CgroupPlacement, options: { readonly resources?: SpecResources; readonly optional: boolean; readonly subGroups?: SubGroups }): CgroupAttachment;
   /** Kills everything below the placement and removes it; absence is no error. */
   remove(placement: CgroupPlacement, options: { readonly timeoutMs: number }): readonly Step[];
   /** Kills everything below the placement. */
@@ -122,6 +132,21 @@ export function cgroupComponents({ path }: CgroupPlacement): readonly string[] {
   if (!path.startsWith('/') || parts.length === 0 || parts.includes('..') || parts.includes('.'))
     throw invalidArgument('linux.cgroupsPath', `must be an absolute path without "..", not ${JSON.stringify(path.slice(0, 200))}`);
   return parts;
+}
+
+/** The values of a group's limits as writes. `directoryOf`: the group's directory, by controller. */
+export function writesOf(values: readonly ControlValue[], directoryOf: (controller: string) => string, origin: string): readonly ControlWrite[] {
+  return values.map(({ controller, file, value, field, optional }) => ({
+    file: `${directoryOf(controller)}/${file}`,
+    value,
+    origin: originOf(origin, field),
+    ...(optional === undefined ? {} : { optional }),
+  }));
+}
+
+/** A write as a step. */
+export function stepOfControl({ file, value, origin, optional }: ControlWrite): Step {
+  return { ...writeControl(file, value, origin), ...(optional === undefined ? {} : { ignore: missingGroup }) };
 }
 
 /** One write to a control file. */

@@ -15,10 +15,14 @@ import {
   deviceRulesOf,
   missingGroup,
   openCgroup,
-  originOf,
+  stepOfControl,
+  unifiedTree,
   writeControl,
+  writesOf,
 } from './cgroup-driver.ts';
 import { checkControllers, v1Values } from './cgroup-limits.ts';
+import { simplifyDeviceRules } from './device-rules.ts';
+import { thawForKill } from './pause.ts';
 import { hostLacks } from './refusals.ts';
 import { localSlots } from './slots.ts';
 
@@ -67,7 +71,12 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
 
   const kill: CgroupDriver['kill'] = (placement, { timeoutMs }) => {
     const mount = unified ?? mounts[0];
-    return mount === undefined ? [] : [{ kind: 'killCgroup', cgroup: `${mount}/${relative(placement)}`, timeoutMs }];
+    // The cgroup2 freezer lets a process die, the other one does not.
+    const freezer = unified === undefined ? mountOf('freezer') : undefined;
+    return [
+      ...(freezer === undefined ? [] : thawForKill(`${freezer}/${relative(placement)}`)),
+      ...(mount === undefined ? [] : [{ kind: 'killCgroup', cgroup: `${mount}/${relative(placement)}`, timeoutMs } as const]),
+    ];
   };
   /** The directories, and the values for them. */
   const limit = ({
@@ -78,7 +87,7 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
   }: Omit<CgroupRequest, 'limitDevices'>): { readonly directories: readonly Step[]; readonly writes: readonly ControlWrite[] } => {
     const values = resources === undefined ? [] : v1Values(resources, facts, path);
     if (resources !== undefined) {
-      checkControllers(resources, values, available, path);
+      checkControllers(values, available, facts, path);
       if (Object.keys(resources.unified).length > 0) throw hostLacks(`${path}.unified`, 'needs cgroup v2');
     }
     const group = relative(placement);
@@ -89,7 +98,7 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
     );
     return {
       directories,
-      writes: values.map(({ controller, file, value, field }) => ({ file: `${mountOf(controller)}/${group}/${file}`, value, origin: originOf(origin, field) })),
+      writes: writesOf(values, (controller) => `${mountOf(controller)}/${group}`, origin),
     };
   };
 
@@ -101,11 +110,11 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
       const { directories, writes } = limit(request);
       if (limitDevices && !available.has('devices')) throw hostLacks(`${path}.devices`, 'this host has no devices controller');
       const group = relative(placement);
-      const rules = limitDevices ? deviceRulesOf(resources) : [];
+      const rules = limitDevices ? simplifyDeviceRules(deviceRulesOf(resources), `${path}.devices`) : [];
       return [
         ...directories,
         ...(unified === undefined ? [] : [{ kind: 'makeDirectory', dir: noSlot, path: `${unified}/${group}`, mode: 0o755, parents: 1, origin } as const]),
-        ...writes.map(({ file, value, origin: from }) => writeControl(file, value, from)),
+        ...writes.map(stepOfControl),
         ...rules.map((rule) => writeControl(`${mountOf('devices')}/${group}/devices.${rule.allow ? 'allow' : 'deny'}`, describeDeviceRule(rule), `${origin}/devices`)),
       ];
     },
@@ -123,13 +132,16 @@ export function v1Driver(facts: CgroupFacts): CgroupDriver {
       const directory = `${memory}/${relative(placement)}`;
       return { usage: `${directory}/memory.usage_in_bytes`, stat: `${directory}/memory.stat`, inactiveField: 'total_inactive_file' };
     },
-    attach: (placement, { resources, optional }) => {
+    attach: (placement, { resources, optional, subGroups = new Map() }) => {
       const group = relative(placement);
-      const child = (optional ? mounts : used(placement, resources)).map((mount): Step => ({
-        ...writeControl(`${mount}/${group}/tasks`, '0', '/linux/cgroupsPath'),
-        ...(optional ? { ignore: missingGroup } : {}),
-      }));
-      return unified === undefined ? { host: [], child } : { host: [openCgroup(`${unified}/${group}`)], slot: localSlots.cgroup, child };
+      const named = new Map([...subGroups].flatMap(([controller, path]) => (controller === '' ? [] : [[mountOf(controller), path] as const])));
+      const always = used(placement, resources);
+      const child = (optional ? mounts : always).map((mount): Step => {
+        const below = named.get(mount) ?? subGroups.get('');
+        const mayMiss = optional && (below === undefined || (!named.has(mount) && !always.includes(mount)));
+        return { ...writeControl(`${mount}/${group}${below ?? ''}/tasks`, '0', '/linux/cgroupsPath'), ...(mayMiss ? { ignore: missingGroup } : {}) };
+      });
+      return unified === undefined ? { host: [], child } : { host: [openCgroup(`${unified}/${group}${subGroups.get(unifiedTree) ?? ''}`)], slot: localSlots.cgroup, child };
     },
     remove: (placement, options) => [
       ...kill(placement, options),

@@ -14,8 +14,10 @@ import {
   cgroupComponents,
   deviceRulesOf,
   openCgroup,
-  originOf,
+  stepOfControl,
+  unifiedTree,
   writeControl,
+  writesOf,
 } from './cgroup-driver.ts';
 import { checkControllers, v2Values } from './cgroup-limits.ts';
 import { buildDeviceFilter } from './device-filter.ts';
@@ -23,6 +25,19 @@ import { localSlots } from './slots.ts';
 
 /** Always enabled where the host has them: memory for OOM events, the others for statistics and for limits that come later. */
 const wanted = ['cpu', 'io', 'memory', 'pids'];
+
+/** Where the kernel does not list them. Source: runtime-spec, config-linux.md, "Cgroup ownership". */
+const delegatedFiles: readonly string[] = ['cgroup.procs', 'cgroup.subtree_control', 'cgroup.threads'];
+const unchanged = 0xffff_ffff;
+
+/** Gives the group to a user: its directory and the files by which it is divided, never those that limit it. Not every group has each of them. */
+function delegate(directory: string, uid: number, facts: CgroupFacts, origin: string): readonly Step[] {
+  const files = (facts.delegated ?? delegatedFiles).filter((file) => /^[\w.]+$/.test(file));
+  return [
+    { kind: 'changeOwner', dir: noSlot, path: directory, uid, gid: unchanged, origin },
+    ...files.map((file): Step => ({ kind: 'changeOwner', dir: noSlot, path: `${directory}/${file}`, uid, gid: unchanged, origin, ignore: [errno.noEntry] })),
+  ];
+}
 
 /** The driver for hosts with one cgroup2 tree. */
 export function v2Driver(facts: CgroupFacts): CgroupDriver {
@@ -33,7 +48,7 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
   /** The directories with their controllers, and the values for the last one. */
   const limit = ({ placement, resources, path, origin }: Omit<CgroupRequest, 'limitDevices'>): { readonly levels: readonly Step[]; readonly writes: readonly ControlWrite[] } => {
     const values = resources === undefined ? [] : v2Values(resources, facts, path);
-    if (resources !== undefined) checkControllers(resources, values, new Set(controllers), path);
+    checkControllers(values, new Set(controllers), facts, path);
     const needed = controllers.filter((name) => wanted.includes(name) || values.some(({ controller }) => controller === name));
     const components = cgroupComponents(placement);
     const enable = (directory: string): readonly Step[] =>
@@ -43,7 +58,7 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
       return [...enable(parent), { kind: 'makeDirectory', dir: noSlot, path: `${parent}/${components[index]}`, mode: 0o755, parents: 0, origin, ignore: [errno.exists] }];
     });
     const directory = directoryOf(placement);
-    return { levels, writes: values.map(({ file, value, field }) => ({ file: `${directory}/${file}`, value, origin: originOf(origin, field) })) };
+    return { levels, writes: writesOf(values, () => directory, origin) };
   };
 
   return {
@@ -54,10 +69,11 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
       const { levels, writes } = limit(request);
       return [
         ...levels,
-        ...writes.map(({ file, value, origin: from }) => writeControl(file, value, from)),
+        ...writes.map(stepOfControl),
         ...(limitDevices
           ? [{ kind: 'attachDeviceFilter', cgroup: directoryOf(placement), program: buildDeviceFilter(deviceRulesOf(resources)), origin: `${origin}/devices` } as const]
           : []),
+        ...(request.owner === undefined ? [] : delegate(directoryOf(placement), request.owner, facts, origin)),
       ];
     },
     update: (request) => {
@@ -68,7 +84,11 @@ export function v2Driver(facts: CgroupFacts): CgroupDriver {
       controllers.includes('memory')
         ? { usage: `${directoryOf(placement)}/memory.current`, stat: `${directoryOf(placement)}/memory.stat`, inactiveField: 'inactive_file' }
         : undefined,
-    attach: (placement) => ({ host: [openCgroup(directoryOf(placement))], slot: localSlots.cgroup, child: [] }),
+    attach: (placement, { subGroups }) => ({
+      host: [openCgroup(`${directoryOf(placement)}${subGroups?.get(unifiedTree) ?? subGroups?.get('') ?? ''}`)],
+      slot: localSlots.cgroup,
+      child: [],
+    }),
     remove: (placement, options) => [...kill(placement, options), { kind: 'removeCgroup', cgroup: directoryOf(placement), timeoutMs: options.timeoutMs }],
     oomFile: (placement) => (controllers.includes('memory') ? `${directoryOf(placement)}/memory.events` : ''),
     procsFiles: (placement) => [`${directoryOf(placement)}/cgroup.procs`],

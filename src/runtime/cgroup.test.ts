@@ -47,6 +47,7 @@ test('writes limits to v2 files', () => {
     'memory.low=50',
     'pids.max=10',
     'hugetlb.2MB.max=0',
+    'hugetlb.2MB.rsvd.max=0',
     'memory.high=90',
   ]);
 });
@@ -92,6 +93,7 @@ test('enables controllers from the top and never in the leaf', () => {
     'make the directory /sys/fs/cgroup/kubepods/pod1/c with mode 0755',
     'write "5" to /sys/fs/cgroup/kubepods/pod1/c/pids.max',
     'write "1" to /sys/fs/cgroup/kubepods/pod1/c/hugetlb.2MB.max',
+    'write "1" to /sys/fs/cgroup/kubepods/pod1/c/hugetlb.2MB.rsvd.max',
   ]);
 });
 
@@ -145,7 +147,6 @@ const refusals: readonly (readonly [host: HostFacts, resources: object, code: st
   [v2Host, { unified: { '../x': '1' } }, 'invalidArgument', 'linux.resources.unified["../x"]: is no resource file of a controller'],
   [v2Host, { unified: { 'cgroup.procs': '1' } }, 'invalidArgument', 'linux.resources.unified["cgroup.procs"]: is no resource file of a controller'],
   [v2Host, { unified: { 'rdma.max': '1' } }, 'failedPrecondition', 'linux.resources.unified["rdma.max"]: this host has no rdma controller'],
-  [v2Host, { blockIO: { weight: 10 } }, 'failedPrecondition', 'linux.resources.blockIO: not supported'],
 ];
 for (const [host, resources, code, message] of refusals)
   test(`refuses on ${host.cgroups.mode} with ${message}`, () => assert.throws(() => create(host, resources), { code, message }));
@@ -187,7 +188,7 @@ test('a size of huge pages that the host does not count needs no forbidding', ()
         ],
       }),
     ),
-    ['hugetlb.2MB.max=0'],
+    ['hugetlb.2MB.max=0', 'hugetlb.2MB.rsvd.max=0'],
   );
   const hybrid = { ...hybridHost, cgroups: { ...hybridHost.cgroups, hugepageSizes: ['2MB'] } };
   assert.deepEqual(own(writes(hybrid, { hugepageLimits: [{ pageSize: '2MB', limit: 0 }] })), []);

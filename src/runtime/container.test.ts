@@ -56,7 +56,7 @@ const sandboxOf = (host: HostFacts, sharePid: boolean): ReturnType<typeof planSa
     mountpoint: '/run/berth/pods/p/mnt',
     sharePid,
     cgroup: { path: '/berth/p' },
-    resources: { devices: [], hugepageLimits: [], unified: {}, unsupported: [], cpu: { shares: 512n } },
+    resources: { devices: [], hugepageLimits: [], unified: {}, cpu: { shares: 512n } },
   });
 
 const range = (containerID: number, size: number, hostID = 100_000): object => ({ containerID, hostID, size });
@@ -210,7 +210,9 @@ test('a process without CAP_SYS_RESOURCE gets no lower score and no capability t
   assert(steps.some((step) => step.kind === 'setCapabilities' && step.effective === 1n << 5n));
 });
 
-const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code: string, message: string])[] = [
+type Refusal = readonly [parts: Parameters<typeof makeSpec>[0], code: string, message: string];
+const podRefusals: readonly Refusal[] = [
+  [{ mounts: [{ destination: '/x', type: 'bind', source: '/a', options: ['bind', 'size=5'] }] }, 'invalidArgument', 'mounts[7].options: unknown option "size=5" for a bind mount'],
   [{ linux: { namespaces: [{ type: 'pid' }] } }, 'invalidArgument', 'linux.namespaces: a container needs a mount namespace'],
   [{ linux: { namespaces: [{ type: 'mount' }, { type: 'pid', path: '/run/pins/pid' }] } }, 'unimplemented', 'linux.namespaces[1].path: not supported (only /proc/<pid>/ns/pid)'],
   [{ linux: { namespaces: [{ type: 'mount', path: '/x' }] } }, 'unimplemented', 'linux.namespaces[0]: not supported (joining a mount namespace by path)'],
@@ -220,6 +222,8 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
     'unimplemented',
     'linux.namespaces[2].path: not supported (joining a user namespace by path)',
   ],
+];
+const refusals: readonly Refusal[] = [
   [{ linux: { namespaces: ownUsers } }, 'invalidArgument', 'linux.uidMappings: required with a user namespace'],
   [{ linux: { namespaces: ownUsers, uidMappings: [range(0, 9)], gidMappings: [range(5, 9)] } }, 'invalidArgument', 'linux.gidMappings: must map group 0'],
   [{ linux: { uidMappings: [range(0, 9)], gidMappings: [range(0, 9)] } }, 'invalidArgument', 'linux.uidMappings: needs a user namespace'],
@@ -265,7 +269,11 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
   [{ linux: { namespaces: [{ type: 'mount' }, { type: 'network' }], sysctl: { 'net.a.b': '1\n2' } } }, 'invalidArgument', 'linux.sysctl["net.a.b"]: the value must be one line'],
   [{ mounts: [{ destination: '/x', type: 'bind' }] }, 'invalidArgument', 'mounts[7].source: required for a bind mount'],
   [{ mounts: [{ destination: '/x', type: 'bind', source: 'relative' }] }, 'invalidArgument', 'mounts[7].source: must be an absolute path'],
-  [{ mounts: [{ destination: '/x', type: 'bind', source: '/a', options: ['bind', 'size=5'] }] }, 'invalidArgument', 'mounts[7].options: unknown option "size=5" for a bind mount'],
+  [
+    { mounts: [{ destination: '/x', type: 'bind', source: '/a', options: ['bind', 'size=5', 'roo'] }] },
+    'invalidArgument',
+    'mounts[7].options: unknown option "roo" for a bind mount',
+  ],
   [{ mounts: [{ destination: '/x' }] }, 'invalidArgument', 'mounts[7].type: required unless the mount is a bind'],
   [{ mounts: [{ destination: '/', type: 'tmpfs' }] }, 'invalidArgument', 'mounts[7].destination: must not be the root'],
   [{ mounts: [{ destination: '/x', type: '../x' }] }, 'invalidArgument', 'mounts[7].type: is no name of a file system: "../x"'],
@@ -291,6 +299,11 @@ const refusals: readonly (readonly [parts: Parameters<typeof makeSpec>[0], code:
     "process.rlimits[0].hard: 2097152 is above this host's 1048576 and CAP_SYS_RESOURCE is missing",
   ],
 ];
+for (const [parts, code, message] of podRefusals) {
+  const { user: _user, pid: _pid, ...slots } = sandboxOf(hybridHost, false).sharing.slots;
+  test(`refuses a pod's container with ${JSON.stringify(message)}`, () =>
+    assert.throws(() => planContainer(makeInput(makeSpec(parts), hybridHost, { pod: { slots } })), { code, message }));
+}
 for (const [parts, code, message] of refusals) {
   test(`refuses with ${JSON.stringify(message)}`, () => assert.throws(() => planContainer(makeInput(makeSpec(parts), hybridHost)), { code, message }));
 }

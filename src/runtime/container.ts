@@ -7,23 +7,31 @@
  * volumes still propagate.
  */
 import { invalidArgument, limits } from '#core';
-import { type RuntimeSpec, type SpecProcess } from '#oci';
+import { type RuntimeSpec, type SpecProcess, namespaceTypes } from '#oci';
 import { type Plan, type Section, type Step, clone, createTarget, errno, ms, noSlot, open } from '#plan';
 import { type HostFacts } from '#system';
 import { cgroupDriver } from './cgroup.ts';
 import { type CgroupPlacement } from './cgroup-driver.ts';
+import { cgroupOwnerOf } from './cgroup-owner.ts';
 import { hasOwnDev, planDevices } from './devices.ts';
 import { type HookPlace, hasHooks, planCreationHooks, planStartHooks } from './hooks.ts';
 import { type Identity, identityFiles } from './identity.ts';
 import { checkMapped } from './identity-mapping.ts';
 import { checkMountLabel, planLabels } from './lsm.ts';
+import { planIntelRdt } from './intel-rdt.ts';
+import { planMemoryPolicy } from './memory-policy.ts';
 import { planMounts, visitPod } from './mounts.ts';
 import { type NamespaceTable, type PodSharing, enterNamespaces, openJoinedNamespaces, resolveNamespaces } from './namespaces.ts';
+import { planLoopback, planNetDevices } from './net-devices.ts';
 import { checkProcess, identityOf, planOomScore, planProcess } from './process.ts';
 import { overlayOptions, rootOptions } from './overlay.ts';
 import { unsupported } from './refusals.ts';
+import { planListener } from './seccomp-listener.ts';
+import { checkRootPlace, planRootChange } from './root-place.ts';
+import { freeCpus } from './scheduler.ts';
 import { localSlots } from './slots.ts';
 import { planSysctls } from './sysctl.ts';
+import { planTimeOffsets } from './time-namespace.ts';
 import { enterUserNamespace, planUserDevices, planUserNamespaces, raiseLimits, usersOf } from './user-namespace.ts';
 import type { VolumeSource } from './volumes.ts';
 
@@ -70,6 +78,14 @@ export interface PlanContainerInput {
   readonly hookPlace?: HookPlace;
   /** Overrides process.terminal. */
   readonly terminal?: boolean;
+  /** How the process is started: by the shim that made it (default), or by whoever connects to a socket at this path, when nobody of ours is left beside it. */
+  readonly start?: { readonly kind: 'barrier' } | { readonly kind: 'socket'; readonly path: string };
+  /** False: the session keyring stays the caller's. */
+  readonly newKeyring?: boolean;
+  /** False: the root is moved over the old one, for a host that runs on its first file system in memory, which nothing can be pivoted from. */
+  readonly pivot?: boolean;
+  /** With a start socket: descriptors from 3 on that the process gets. */
+  readonly preserveFds?: number;
   /** Leave the payload section out and ask for /etc/passwd and /etc/group; `planPayload` makes the answer. */
   readonly askIdentity: boolean;
 }
@@ -80,6 +96,12 @@ function processOf(spec: RuntimeSpec): SpecProcess {
   if (spec.process === undefined) throw invalidArgument('process', 'required');
   return spec.process;
 }
+
+/** What the container is called among others on the host. */
+const rdtPlace = ({ hookPlace, cgroup, host }: PlanContainerInput): { readonly id: string; readonly host: HostFacts } => ({
+  id: hookPlace?.id ?? cgroup.path.slice(cgroup.path.lastIndexOf('/') + 1),
+  host,
+});
 
 /** Refuses what the specification allows and nobody here implements. */
 function checkSpec(spec: RuntimeSpec, host: HostFacts): void {
@@ -192,7 +214,10 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
   const users = usersOf(spec, table);
   let firstSlot: number = localSlots.sources;
   const devices = users === undefined ? undefined : planUserDevices({ devices: spec.linux.devices, mounts: spec.mounts }, users, () => firstSlot++);
+  // A pod's container has its sources opened first, and what it shares with the pod is not here.
+  const inOrder = pod === undefined && users === undefined && table.mount.kind === 'new';
   const mounts = planMounts(spec.mounts, {
+    inOrder,
     table,
     users,
     firstSlot,
@@ -204,28 +229,32 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
   });
   const rootfs = labelRoot(input.rootfs, spec.linux.mountLabel);
   const root = planRoot(rootfs, spec);
-  const own = { net: table.network.kind !== 'host', ipc: table.ipc.kind !== 'host', uts: table.uts.kind !== 'host' };
+  const own = { net: table.network.kind !== 'host', ipc: table.ipc.kind !== 'host', uts: table.uts.kind !== 'host', user: table.user.kind !== 'host' };
   const sysctls = planSysctls(spec.linux.sysctl, own, { path: 'linux.sysctl', origin: '/linux/sysctl' });
   const sources: readonly Step[] = [
     ...planOomScore(process, host, 'process'),
+    ...openJoinedNamespaces(table, 'user'),
+    ...(inOrder ? [...openJoinedNamespaces(table, 'others'), ...enterNamespaces(table, ['mount'])] : []),
     ...root.sources,
     ...mounts.sources,
-    ...openJoinedNamespaces(table),
+    ...(inOrder ? [] : openJoinedNamespaces(table, 'others')),
     ...visitPod(pod, mounts.podSources),
   ];
   const names = planNames(spec, table);
   // Below a user namespace the root stands on the stage; see `enterUserNamespace`.
   const rootPath = users !== undefined ? '/root' : input.rootfs.kind === 'directory' ? input.rootfs.path : input.rootfs.mountpoint;
   const hooks = planCreationHooks(spec, input.hookPlace, table, rootPath);
+  const devicesOfNet = planNetDevices(spec, table);
   const entry: readonly Step[] =
     users === undefined || devices === undefined
       ? [
           // Anonymous: a name would be shared by everyone who knows it.
-          { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
+          ...(input.newKeyring === false ? [] : [{ kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] } as const]),
           ...sources,
-          ...enterNamespaces(table),
+          ...(inOrder ? [{ kind: 'unshare', flags: clone.newMount, origin: '/linux/namespaces' } as const] : enterNamespaces(table)),
           ...names,
-          { kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive },
+          // Without a mount namespace of its own this would be the host's.
+          ...(table.mount.kind === 'host' ? [] : [{ kind: 'setPropagation', path: '/', flags: ms.private | ms.recursive } as const]),
           ...sysctls,
           ...mounts.prepare,
           ...root.attach,
@@ -234,26 +263,32 @@ function planSetup(input: PlanContainerInput, table: NamespaceTable, attachSelf:
           ...sources,
           ...raiseLimits(process, host, 'process'),
           { kind: 'giveStreams', ...users.root },
-          ...enterUserNamespace({ table, rootfs, users, devices, prepare: mounts.prepare, names }),
+          ...enterUserNamespace({ table, rootfs, users, devices, prepare: mounts.prepare, names, newKeyring: input.newKeyring ?? true }),
           ...sysctls,
         ];
   const steps: readonly Step[] = [
     ...attachSelf,
+    ...(input.start?.kind === 'socket' ? [freeCpus] : []),
+    ...planIntelRdt(spec.linux, rdtPlace(input)).child,
     ...hooks.early,
+    ...planTimeOffsets(spec.linux, localSlots.namespaces + namespaceTypes.indexOf('time')),
     ...entry,
+    ...planLoopback(table, pod),
     ...mounts.attach,
     ...planFurniture(spec, terminal, devices?.furnish ?? planDevices(spec.linux.devices, spec.mounts)),
+    ...devicesOfNet.wait,
     ...hooks.late,
     // The last moment at which the host's procfs can be reached.
     ...planLabels(process, 'process'),
-    { kind: 'pivotRoot', root: localSlots.root },
+    ...planRootChange(table, input.pivot ?? true),
     ...planProtection(spec),
     ...(spec.linux.personality === undefined
       ? []
       : [{ kind: 'setPersonality', persona: spec.linux.personality.domain === 'LINUX32' ? 8 : 0, origin: '/linux/personality' } as const]),
+    ...planMemoryPolicy(spec.linux),
     ...(input.askIdentity ? [{ kind: 'ask', root: localSlots.root, files: identityFiles, bytesMax: limits.identityFileBytesMax, origin: '/process/user' } as const] : []),
   ];
-  return { steps, userNamespaces: planUserNamespaces(users, table, mounts.users), barriers: hooks.sections };
+  return { steps, userNamespaces: [...planUserNamespaces(users, table, mounts.users), ...mounts.sections], barriers: [...devicesOfNet.sections, ...hooks.sections] };
 }
 
 function payloadSection(input: PlanContainerInput, identity: Identity): Section {
@@ -266,7 +301,9 @@ function payloadSection(input: PlanContainerInput, identity: Identity): Section 
     startBarrier: true,
     fork: ['slot', 'path'].includes(resolveNamespaces(spec, input.pod).pid.kind),
     path: 'process',
+    hasUsers: resolveNamespaces(spec, input.pod).user.kind !== 'host',
     beforeExecute: planStartHooks(spec, input.hookPlace),
+    ...(input.start?.kind === 'socket' ? { standalone: { startSocket: localSlots.startSocket, preserveFds: input.preserveFds ?? 0, outlivesMaker: true } } : {}),
     ...(spec.linux.seccomp === undefined ? {} : { seccomp: spec.linux.seccomp }),
   });
   return { actor: 'payload', steps };
@@ -287,9 +324,18 @@ export function planContainer(input: PlanContainerInput): Plan {
   checkSpec(spec, host);
   if (hasHooks(spec) && input.hookPlace === undefined) throw unsupported('hooks', 'without a bundle directory');
   const table = resolveNamespaces(spec, input.pod);
+  checkRootPlace(spec, input.rootfs, table, input.pivot ?? true);
   const driver = cgroupDriver(host.cgroups);
   const resources = spec.linux.resources;
-  const request = { placement: input.cgroup, limitDevices: true, path: 'linux.resources', origin: '/linux/resources', ...(resources === undefined ? {} : { resources }) };
+  const owner = cgroupOwnerOf(spec, host);
+  const request = {
+    placement: input.cgroup,
+    limitDevices: true,
+    path: 'linux.resources',
+    origin: '/linux/resources',
+    ...(resources === undefined ? {} : { resources }),
+    ...(owner === undefined ? {} : { owner }),
+  };
   const create = driver.create(request);
   const attachment = driver.attach(input.cgroup, { optional: false, ...(resources === undefined ? {} : { resources }) });
   // Compiled even where it is asked for later, so that a bad process object fails before anything exists.
@@ -305,7 +351,17 @@ export function planContainer(input: PlanContainerInput): Plan {
     ...(attachment.slot === undefined ? {} : { cgroup: attachment.slot }),
     steps,
   };
-  return { sections: [{ actor: 'host', steps: [...create, ...attachment.host] }, ...barriers, ...userNamespaces, setup, ...(input.askIdentity ? [] : [payload])] };
+  const listen: readonly Step[] = input.start?.kind === 'socket' ? [{ kind: 'listen', path: input.start.path, out: localSlots.startSocket }] : [];
+  return {
+    sections: [
+      { actor: 'host', steps: [...listen, ...create, ...attachment.host, ...planIntelRdt(spec.linux, rdtPlace(input)).host] },
+      ...barriers,
+      ...planListener(spec, input.hookPlace, { kind: 'init' }),
+      ...userNamespaces,
+      setup,
+      ...(input.askIdentity ? [] : [payload]),
+    ],
+  };
 }
 
 /** The plan that kills what is left of a container and removes its cgroup; absence is no error. */

@@ -35,6 +35,9 @@ function run(program: Uint8Array, type: number, access: string, major: number, m
       case 0xb7:
         registers[to] = value;
         break;
+      case 0x16:
+        if (current === value) at += offset;
+        break;
       case 0x56:
         if (current !== value) at += offset;
         break;
@@ -75,6 +78,19 @@ test('the last rule that matches decides', () => {
     [1, 1, 0, 0],
   );
   assert.equal(run(program, block, 'r', 9, 1), 0);
+});
+
+test('each kind of access is decided by itself', () => {
+  const program = buildDeviceFilter([
+    { allow: true, type: 'c', major: 1, access: 'r' },
+    { allow: true, type: 'c', major: 1, minor: 3, access: 'w' },
+    { allow: false, type: 'c', minor: 9, access: 'r' },
+  ]);
+  assert.deepEqual(
+    ['r', 'w', 'rw', 'm'].map((access) => run(program, char, access, 1, 3)),
+    [1, 1, 1, 0],
+  );
+  assert.deepEqual([run(program, char, 'w', 1, 4), run(program, char, 'r', 1, 9), run(program, char, 'r', 1, 8)], [0, 0, 1]);
 });
 
 test('a rule for everything forgets those before it', () => {

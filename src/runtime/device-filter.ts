@@ -6,7 +6,7 @@ import { type SpecDeviceRule } from '#oci';
 import { ByteWriter } from '#plan';
 
 /** Opcodes of linux/bpf.h, spelled by class, size or operation, and source. */
-const op = { loadWord: 0x61, and32: 0x54, rightShift32: 0x74, move32: 0xbc, move64: 0xb7, jumpNotEqual32: 0x56, exit: 0x95 } as const;
+const op = { loadWord: 0x61, and32: 0x54, rightShift32: 0x74, move32: 0xbc, move64: 0xb7, jumpEqual32: 0x16, jumpNotEqual32: 0x56, exit: 0x95 } as const;
 const deviceTypes = { b: 1, c: 2 } as const;
 const accessBits: Readonly<Record<string, number>> = { m: 1, r: 2, w: 4 };
 
@@ -30,45 +30,31 @@ const prologue: readonly Instruction[] = [
 
 const answer = (allow: boolean): readonly Instruction[] => [{ code: op.move64, to: 0, value: allow ? 1 : 0 }, { code: op.exit }];
 
-/** Tests of one rule, each jumping past the rule's answer where it fails. */
+/** Jumps past the end of the body where a test before it fails. */
+function guard(tests: readonly Instruction[], body: readonly Instruction[]): readonly Instruction[] {
+  return [...tests.map((test, index) => ({ ...test, offset: tests.length - index - 1 + body.length })), ...body];
+}
+
+/** What a rule says of the kinds of access that no later rule has decided: r3 holds them. */
 function ruleInstructions({ allow, type, major, minor, access = 'rwm' }: SpecDeviceRule): readonly Instruction[] {
   const bits = [...access].reduce((sum, letter) => sum | (accessBits[letter] ?? 0), 0);
-  const tests: Instruction[][] = [];
-  if (type !== 'a') {
-    tests.push([{ code: op.jumpNotEqual32, to: 2, value: deviceTypes[type] }]);
-    // An allowing rule must cover every kind of access that is asked; a denying one bites on any of its own.
-    if (bits !== 7 && allow)
-      tests.push([
-        { code: op.move32, to: 6, from: 3 },
-        { code: op.and32, to: 6, value: ~bits & 7 },
-        { code: op.jumpNotEqual32, to: 6, value: 0 },
-      ]);
-    if (major !== undefined) tests.push([{ code: op.jumpNotEqual32, to: 4, value: major }]);
-    if (minor !== undefined) tests.push([{ code: op.jumpNotEqual32, to: 5, value: minor }]);
-  }
-  const body = [...tests.flat(), ...answer(allow)];
-  return body.map((instruction, index) => (instruction.code === op.jumpNotEqual32 ? { ...instruction, offset: body.length - index - 1 } : instruction));
+  if (type === 'a') return answer(allow);
+  const tests: Instruction[] = [{ code: op.jumpNotEqual32, to: 2, value: deviceTypes[type] }];
+  if (major !== undefined) tests.push({ code: op.jumpNotEqual32, to: 4, value: major });
+  if (minor !== undefined) tests.push({ code: op.jumpNotEqual32, to: 5, value: minor });
+  if (bits === 7) return guard(tests, answer(allow));
+  // An allowing rule decides its own kinds, and everything once none is left; a denying one bites where one of its own is asked.
+  const body: readonly Instruction[] = allow
+    ? [{ code: op.and32, to: 3, value: ~bits & 7 }, { code: op.jumpNotEqual32, to: 3, value: 0, offset: 2 }, ...answer(true)]
+    : [{ code: op.move32, to: 6, from: 3 }, { code: op.and32, to: 6, value: bits }, { code: op.jumpEqual32, to: 6, value: 0, offset: 2 }, ...answer(false)];
+  return guard(tests, body);
 }
 
-/** A partial denial bites on any access that has one of its bits: one test per letter. */
-function denyPartly(rule: SpecDeviceRule): readonly Instruction[] {
-  return [...(rule.access ?? 'rwm')].flatMap((letter) => {
-    const bit = accessBits[letter] ?? 0;
-    const { access: _access, ...whole } = rule;
-    const inner = ruleInstructions({ ...whole, allow: false });
-    return [{ code: op.move32, to: 6, from: 3 }, { code: op.and32, to: 6, value: bit }, { code: op.jumpNotEqual32, to: 6, value: bit, offset: inner.length }, ...inner];
-  });
-}
-
-/** The program as bytes. Rules are tried from the last to the first, so that a later rule overrides an earlier one. */
+/** The program as bytes. Rules are tried from the last to the first, so that a later rule overrides an earlier one, for each kind of access by itself. */
 export function buildDeviceFilter(rules: readonly SpecDeviceRule[]): Uint8Array {
   const whole = rules.findLastIndex(({ type }) => type === 'a');
   const live = rules.slice(Math.max(whole, 0)).toReversed();
-  const instructions = [
-    ...prologue,
-    ...live.flatMap((rule) => (!rule.allow && rule.type !== 'a' && (rule.access ?? 'rwm').length < 3 ? denyPartly(rule) : ruleInstructions(rule))),
-    ...(whole === -1 ? answer(false) : []),
-  ];
+  const instructions = [...prologue, ...live.flatMap(ruleInstructions), ...(whole === -1 ? answer(false) : [])];
   const out = new ByteWriter();
   for (const { code, to = 0, from = 0, offset = 0, value = 0 } of instructions)
     out

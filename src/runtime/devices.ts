@@ -43,7 +43,9 @@ export function listDevices(
   const defaults = defaultDevices
     .filter(({ path }) => !devices.some((device) => device.path === path))
     .map((device) => ({ device, typeBits: typeBits[device.type], origin: undefined }));
-  return [...defaults, ...devices.map((device, index) => ({ device, typeBits: typeBits[device.type], origin: `/linux/devices/${index}` }))];
+  const asked = devices.map((device, index) => ({ device, typeBits: typeBits[device.type], origin: `/linux/devices/${index}` }));
+  // The multiplexer is the one of the container's own devpts, as the link to it says; a node would lead to the host's.
+  return [...defaults, ...asked.filter(({ device }) => device.path !== '/dev/ptmx')];
 }
 
 /** The standard links. */

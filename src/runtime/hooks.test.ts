@@ -49,7 +49,7 @@ test('each kind is told its status and process, runs where its specification say
   const { late, sections } = planCreationHooks(all, place, table, '/rootfs');
   const common = { ociVersion: '1.3.0', id: 'c1', bundle: place.bundle, annotations: { k: 'ü' } };
   const [onHost] = sections[1]?.steps.slice(1) ?? [];
-  assert.deepEqual(stateOf(onHost), { ...common, status: 'creating', pid: 77 });
+  assert.deepEqual(stateOf(onHost), { ...common, status: 'created', pid: 77 });
   assert.deepEqual(stateOf(late[1]), { ...common, status: 'creating', pid: 77 });
   const [started] = planStartHooks(all, place);
   assert.deepEqual(stateOf(started), { ...common, status: 'created', pid: 77 });

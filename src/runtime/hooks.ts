@@ -17,6 +17,10 @@ export interface HookPlace {
   readonly id: string;
   /** Absolute; made by `bundleSteps`, removed by the owner. */
   readonly bundle: string;
+  /** The bundle is the caller's own: it has what hooks read already, and nothing is made in it. */
+  readonly isOwn?: true;
+  /** Where hooks of the host begin; default: the bundle. */
+  readonly directory?: string;
 }
 
 /** Barrier at which a container waits for hooks of the host; user namespaces have small numbers. */
@@ -26,8 +30,9 @@ const noPid = 0xffff_ffff;
 /** Whose number stands in the state document. */
 type StatePid = { readonly of: 'waiting' } | { readonly of: 'itself' } | { readonly of: 'known'; readonly pid: number } | { readonly of: 'nobody' };
 
+// prestart is of the first versions of the specification, whose only state before `running` is `created`; validation programs and crun hold to it.
 const statusOf: Readonly<Record<HookKind, string>> = {
-  prestart: 'creating',
+  prestart: 'created',
   createRuntime: 'creating',
   createContainer: 'creating',
   startContainer: 'created',
@@ -67,7 +72,7 @@ function planList(spec: RuntimeSpec, place: HookPlace, kind: HookKind, pid: Stat
     argv: hook.args,
     env: hook.env,
     // Nothing of the host can be named inside the container; elsewhere hooks expect the bundle.
-    cwd: kind === 'startContainer' ? '/' : place.bundle,
+    cwd: kind === 'startContainer' ? '/' : (place.directory ?? place.bundle),
     ...planState(spec, place, kind, pid),
     process: pid.of === 'waiting' ? childSlot : noSlot,
     timeoutMs: timeoutOf(hook),
@@ -76,8 +81,8 @@ function planList(spec: RuntimeSpec, place: HookPlace, kind: HookKind, pid: Stat
 }
 
 /** The bundle directory with its config.json, whose `root.path` is `rootfs`; for documents with hooks. */
-export function bundleSteps(spec: RuntimeSpec, { bundle }: HookPlace): readonly Step[] {
-  if (!hasHooks(spec)) return [];
+export function bundleSteps(spec: RuntimeSpec, { bundle, isOwn }: HookPlace): readonly Step[] {
+  if (!hasHooks(spec) || isOwn === true) return [];
   const config = formatJson(encodeRuntimeSpec({ ...spec, root: { ...spec.root, path: 'rootfs' } }));
   return [
     { kind: 'makeDirectory', dir: noSlot, path: bundle, mode: 0o700, parents: 1, origin: '/hooks' },
@@ -120,16 +125,17 @@ export function planCreationHooks(spec: RuntimeSpec, place: HookPlace | undefine
   const aside = inside.length > 0 && joined !== undefined;
   const enter = (slot: number): Step => ({ kind: 'enterNamespace', slot, type: clone.newPid, origin: '/hooks/createContainer' });
   const link: Step = { kind: 'linkRoot', process: childSlot, below: rootPath, path: `${place.bundle}/rootfs`, origin: '/hooks' };
+  const sections: readonly Section[] = [
+    ...(place.isOwn === true ? [] : [{ actor: 'host', barrier: hooksBarrier, steps: [link] } as const]),
+    // A session of its own, so that cancelling it ends everything that the hooks began.
+    ...[onHost, visiting].flatMap((steps): readonly Section[] =>
+      steps.length === 0 ? [] : [{ actor: 'podNamespaces', barrier: hooksBarrier, steps: [{ kind: 'newSession', controllingTerminal: 0 }, ...steps] }],
+    ),
+  ];
   return {
     early: aside ? [{ kind: 'openPath', dir: noSlot, path: '/proc/self/ns/pid', flags: open.readOnly, mode: 0, resolve: 0, out: localSlots.ownPid }] : [],
-    late: [{ kind: 'barrier', barrier: hooksBarrier }, ...(aside ? [enter(localSlots.ownPid), ...inside, enter(joined)] : inside)],
-    sections: [
-      { actor: 'host', barrier: hooksBarrier, steps: [link] },
-      // A session of its own, so that cancelling it ends everything that the hooks began.
-      ...[onHost, visiting].flatMap((steps): readonly Section[] =>
-        steps.length === 0 ? [] : [{ actor: 'podNamespaces', barrier: hooksBarrier, steps: [{ kind: 'newSession', controllingTerminal: 0 }, ...steps] }],
-      ),
-    ],
+    late: [...(sections.length === 0 ? [] : [{ kind: 'barrier', barrier: hooksBarrier } as const]), ...(aside ? [enter(localSlots.ownPid), ...inside, enter(joined)] : inside)],
+    sections,
   };
 }
 
@@ -164,10 +170,12 @@ const unlink = ({ bundle }: HookPlace): Step => ({ kind: 'removeFile', dir: noSl
 /** One plan per hook of poststart, in order. `pid` is the running process. */
 export function planPoststart(spec: RuntimeSpec, place: HookPlace, pid: number): readonly Plan[] {
   const link: Step = { kind: 'makeLink', dir: noSlot, path: `${place.bundle}/rootfs`, target: `/proc/${pid}/root`, origin: '/hooks' };
-  return planList(spec, place, 'poststart', { of: 'known', pid }).map((step) => alone([unlink(place), link, step]));
+  const prepare = place.isOwn === true ? [] : [unlink(place), link];
+  return planList(spec, place, 'poststart', { of: 'known', pid }).map((step) => alone([...prepare, step]));
 }
 
 /** One plan per hook of poststop, in order; a failure of one concerns no other. The bundle is made again, for it may have gone with the pod's other remains. */
 export function planPoststop(spec: RuntimeSpec, place: HookPlace): readonly Plan[] {
-  return planList(spec, place, 'poststop', { of: 'nobody' }).map((step) => alone([...bundleSteps(spec, place), unlink(place), step]));
+  const prepare = place.isOwn === true ? [] : [...bundleSteps(spec, place), unlink(place)];
+  return planList(spec, place, 'poststop', { of: 'nobody' }).map((step) => alone([...prepare, step]));
 }

@@ -1,6 +1,9 @@
 /** Kernel API: OCI config.json → plan. Namespaces, mounts, control groups, seccomp, identities, the sandbox of a pod. Pure. */
 export * from './capabilities.ts';
 export * from './cgroup-driver.ts';
+export { findExecGroups } from './cgroup-exec.ts';
+export { checkGroupFree } from './cgroup-free.ts';
+export * from './cgroup-path.ts';
 export * from './cgroup-stats.ts';
 export * from './cgroup.ts';
 export * from './container.ts';
@@ -10,10 +13,16 @@ export { type PlanForwardInput, planForward } from './forward.ts';
 export * from './hooks.ts';
 export * from './identity.ts';
 export * from './lsm-default.ts';
+export { mergeResourceChange } from './merge-resources.ts';
 export { type PodSharing } from './namespaces.ts';
+export { freezeFileOf, isPaused, planFreeze, planThaw } from './pause.ts';
+export { identityOf, type Standalone } from './process.ts';
+export { planRemains } from './root-place.ts';
 export * from './sandbox.ts';
 export * from './seccomp.ts';
 export * from './seccomp-default.ts';
 export * from './slots.ts';
 export { type VolumeSource } from './volumes.ts';
 export * from './update.ts';
+export { withUserMappings } from './user-namespace.ts';
+export * from './update-group.ts';

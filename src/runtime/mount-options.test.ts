@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { mountAttr, ms } from '#plan';
 import { decodeMountOptions } from './mount-options.ts';
 
-const decode = (...options: readonly string[]): ReturnType<typeof decodeMountOptions> => decodeMountOptions(options, 'mounts[0].options');
+const decode = (...options: readonly string[]): ReturnType<typeof decodeMountOptions> => decodeMountOptions(options);
 
 test('words set and clear attributes of the mount, the last one wins', () => {
   assert.deepEqual(
@@ -39,13 +39,14 @@ test('propagation words', () => {
 
 test('what is left goes to the file system, what only fstab reads is dropped', () => {
   const options = decode('defaults', 'size=64k', 'mode=755', 'tmpcopyup', 'sync', 'constructor');
-  assert.deepEqual([options.data, options.copyUp], [['size=64k', 'mode=755', 'sync', 'constructor'], true]);
+  assert.deepEqual([options.data, options.superblock, options.copyUp], [['size=64k', 'mode=755', 'constructor'], ['sync'], true]);
+  assert.deepEqual([decode('sync', 'lazytime', 'async', 'silent', 'mand').superblock, decode('sync', 'async').data], [['lazytime'], []]);
 });
 
 test('mapping of ids, of one mount or of a tree', () => {
   assert.deepEqual([decode('bind').idMap, decode('bind', 'idmap').idMap, decode('idmap', 'ridmap').idMap], [undefined, 'mount', 'tree']);
 });
 
-test('refuses what is not done', () => {
-  assert.throws(() => decode('ro', 'remount'), { code: 'invalidArgument', message: 'mounts[0].options[1]: the option "remount" is not supported' });
+test('a remount is told apart', () => {
+  assert.deepEqual([decode('ro', 'remount').remount, decode('ro').remount], [true, false]);
 });

@@ -6,27 +6,17 @@
  */
 import { RuntimeError, invalidArgument } from '#core';
 import { type SpecMount, type SpecResources } from '#oci';
-import { type IdMappings, type Step, clone, createTarget, errno, mountAttr, ms, noSlot, open } from '#plan';
+import { type IdMappings, type Section, type Step, clone, createTarget, errno, mountAttr, ms, noSlot } from '#plan';
 import { type CgroupDriver, type CgroupPlacement } from './cgroup-driver.ts';
+import { attachJoinedProc, makeJoinedProc, planJoinedProc } from './joined-proc.ts';
 import { type MountOptions, decodeMountOptions } from './mount-options.ts';
+import { type MountPlan, attachBind, bindAttributes, checkProcTarget, planFileSystem, planPodMount, planRemount } from './mount-steps.ts';
 import { type NamespaceTable, type PodSharing } from './namespaces.ts';
 import { labelOptions } from './lsm.ts';
 import { unsupported } from './refusals.ts';
 import { localSlots } from './slots.ts';
 import { type ContainerUsers, mapMount } from './user-namespace.ts';
 import { type VolumeSource, attachOwn, imageMountAttributes, openLayers, openOwn } from './volumes.ts';
-
-/** Steps by the mount namespace that they run in. */
-export interface MountPlan {
-  /** In the host's. */
-  readonly sources: readonly Step[];
-  /** In the pod's, which the child visits before it makes its own. */
-  readonly podSources: readonly Step[];
-  /** In the container's, before its root is made. */
-  readonly prepare: readonly Step[];
-  /** In the container's, before the pivot. */
-  readonly attach: readonly Step[];
-}
 
 /** The user namespace that holds a mount's mappings. */
 export interface MountUsers {
@@ -39,6 +29,11 @@ export interface MountUsers {
 export interface MountContext {
   /** The container's user namespace, where it has one. */
   readonly users?: ContainerUsers | undefined;
+  /**
+   * New file systems are made with the sources, in the document's order: since Linux 6.8 mountinfo shows mounts by when they were made, and who reads it expects that order. They show the namespaces of whoever
+   * makes them, so those must have been entered.
+   */
+  readonly inOrder?: boolean;
   /** Slots below this one are taken; default: the first for sources. */
   readonly firstSlot?: number;
   readonly table: NamespaceTable;
@@ -55,64 +50,21 @@ interface Slots {
   next(origin: string): number;
   /** User namespaces that mounts have asked for so far. */
   readonly users: MountUsers[];
+  /** What goes before the container's process. */
+  readonly sections: Section[];
 }
 
 function slotCounter(first: number): Slots {
   let slot = first;
   return {
     users: [],
+    sections: [],
     next: (origin) => {
       if (slot === localSlots.end) throw new RuntimeError('resourceExhausted', `${origin}: more than ${localSlots.end - first} bind mounts`);
       slot += 1;
       return slot - 1;
     },
   };
-}
-
-const propagationBits = (options: MountOptions): number => (options.propagation === 0 ? ms.private : options.propagation);
-
-/**
- * Attributes and propagation of a bind. A propagation word without `r` on a recursive bind counts for what is mounted below as well: otherwise
- * those mounts would stay peers of the host's.
- */
-function bindAttributes(slot: number, options: MountOptions, origin: string): readonly Step[] {
-  const of = (recursive: number, set: number, clear: number, propagation: number): Step => ({
-    kind: 'setMountAttributes',
-    slot,
-    path: '',
-    recursive,
-    set: BigInt(set),
-    clear: BigInt(clear),
-    propagation: BigInt(propagation),
-    userNamespace: noSlot,
-    origin,
-  });
-  // `rw` on a bind never lifts the source's own read-only state.
-  const clear = options.clear & ~mountAttr.readOnly;
-  if (!options.recursive) return [of(0, options.set | options.setRecursive, clear | options.clearRecursive, propagationBits(options))];
-  return [of(1, options.setRecursive, options.clearRecursive, propagationBits(options)), ...(options.set === 0 && clear === 0 ? [] : [of(0, options.set, clear, 0)])];
-}
-
-/** Attaches a bind; whether its source is a directory is known only when it is open, so the plan looks and takes one of two ways. */
-function attachBind(slot: number, target: string, origin: string): readonly Step[] {
-  const move = (create: number): Step => ({ kind: 'moveMount', from: slot, root: localSlots.root, target, create, noLinks: 0, origin });
-  return [
-    {
-      kind: 'openPath',
-      dir: slot,
-      path: '.',
-      flags: open.path | open.directory,
-      mode: 0,
-      resolve: 0,
-      out: localSlots.scratch,
-      origin,
-      ignore: [errno.notDirectory],
-      skipOnIgnored: 2,
-    },
-    move(createTarget.directory),
-    { kind: 'skip', count: 1 },
-    move(createTarget.file),
-  ];
 }
 
 interface MountPlace {
@@ -160,7 +112,9 @@ function planBind(mount: SpecMount, options: MountOptions, slots: Slots, context
   const idMap = planIdMap(mount, options, slots, context.users, { path, origin });
   const source = mount.source ?? '';
   if (source === '') throw invalidArgument(`${path}.source`, 'required for a bind mount');
-  if (options.data.length > 0) throw invalidArgument(`${path}.options`, `unknown option ${JSON.stringify(options.data[0]?.slice(0, 80))} for a bind mount`);
+  // Values such as `size=1k`, which mount(2) passes over, are passed over in documents that callers of other runtimes write; a word alone may be a misspelled `ro`.
+  const unknown = options.data.find((word) => context.pod !== undefined || !word.includes('='));
+  if (unknown !== undefined) throw invalidArgument(`${path}.options`, `unknown option ${JSON.stringify(unknown.slice(0, 80))} for a bind mount`);
   if (!source.startsWith('/') && context.bundle === undefined) throw invalidArgument(`${path}.source`, 'must be an absolute path');
   const absolute = source.startsWith('/') ? source : `${context.bundle}/${source}`;
   return {
@@ -203,68 +157,8 @@ function planVolume(mount: SpecMount, source: VolumeSource, options: MountOption
   };
 }
 
-/** A clone of something that the pod's mount namespace holds. */
-function planPodMount(mount: SpecMount, from: string, options: MountOptions, slot: number, origin: string): MountPlan {
-  return {
-    sources: [],
-    podSources: [{ kind: 'openTree', dir: noSlot, path: from, resolve: 0, recursive: 0, out: slot, origin }],
-    prepare: [],
-    attach: [
-      ...bindAttributes(slot, { ...options, recursive: false }, origin),
-      { kind: 'moveMount', from: slot, root: localSlots.root, target: mount.destination, create: createTarget.directory, noLinks: mount.type === 'proc' ? 1 : 0, origin },
-    ],
-  };
-}
-
-/**
- * The procfs of the process whose PID namespace is joined. Only a process inside could mount a new one, and none of ours may be there with the
- * right to mount; so a visit to that process's mount namespace clones its own.
- */
-function planJoinedProc(mount: SpecMount, namespacePath: string, options: MountOptions, slot: number, origin: string): MountPlan {
-  const noLinks = 0x06; // RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS: /proc there may be anything
-  return {
-    sources: [
-      { kind: 'openNamespace', type: clone.newMount, out: localSlots.ownMount },
-      { kind: 'openPath', dir: noSlot, path: namespacePath.replace(/pid$/, 'mnt'), flags: open.readOnly, mode: 0, resolve: 0, out: localSlots.scratch, origin },
-      { kind: 'enterNamespace', slot: localSlots.scratch, type: clone.newMount, origin },
-      { kind: 'openTree', dir: noSlot, path: '/proc', resolve: noLinks, recursive: 0, out: slot, origin },
-      { kind: 'enterNamespace', slot: localSlots.ownMount, type: clone.newMount, origin },
-    ],
-    podSources: [],
-    prepare: [],
-    attach: planPodMount(mount, '', options, slot, origin).attach,
-  };
-}
-
-function planFileSystem(type: string, mount: SpecMount, options: MountOptions, slot: number, origin: string): readonly Step[] {
-  const source = mount.source === undefined || mount.source === '' ? [] : [`source=${mount.source}`];
-  // /proc and /sys must be plain directories of the root itself (CVE-2023-27561).
-  const noLinks = type === 'proc' || type === 'sysfs' ? 1 : 0;
-  const propagation: readonly Step[] =
-    options.propagation === 0
-      ? []
-      : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: 0n, clear: 0n, propagation: BigInt(options.propagation), userNamespace: noSlot, origin }];
-  const copyUp: readonly Step[] = options.copyUp
-    ? [
-        // What the image holds at the target is copied into the new file system before that covers it.
-        { kind: 'copyTree', fromDir: localSlots.root, from: mount.destination, dir: slot, path: '.', origin },
-      ]
-    : [];
-  // With content to copy the file system must be writable first.
-  const late = options.copyUp ? options.set & mountAttr.readOnly : 0;
-  const readOnly: readonly Step[] =
-    late === 0 ? [] : [{ kind: 'setMountAttributes', slot, path: '', recursive: 0, set: BigInt(late), clear: 0n, propagation: 0n, userNamespace: noSlot, origin }];
-  return [
-    { kind: 'newFileSystem', type, options: [...source, ...options.data], attributes: (options.set | options.setRecursive) & ~late, out: slot, origin },
-    ...copyUp,
-    ...propagation,
-    { kind: 'moveMount', from: slot, root: localSlots.root, target: mount.destination, create: createTarget.directory, noLinks, origin },
-    ...readOnly,
-  ];
-}
-
 /** Which namespace a file system shows; only who has rights over its user namespace may mount it. */
-const shownNamespaces: Readonly<Record<string, 'network' | 'ipc' | 'cgroup'>> = { sysfs: 'network', mqueue: 'ipc', cgroup2: 'cgroup' };
+const shownNamespaces: Readonly<Record<string, 'network' | 'ipc' | 'cgroup' | 'pid'>> = { sysfs: 'network', mqueue: 'ipc', cgroup2: 'cgroup', proc: 'pid' };
 
 /** A new file system; one that shows a namespace of the host's is made before the container's user namespace is entered. */
 function planOwnFileSystem(
@@ -280,6 +174,12 @@ function planOwnFileSystem(
   const isInside = source === undefined || source.kind === 'new' || (source.kind === 'slot' && table.user.kind === 'slot');
   const early = users === undefined || isInside ? 0 : 1;
   return { sources: [], podSources: [], prepare: steps.slice(0, early), attach: steps.slice(early) };
+}
+
+/** Controllers of one hierarchy have their names as links to it, as on the host. */
+function linkControllers(name: string, slot: number, origin: string): readonly Step[] {
+  if (!name.includes(',')) return [];
+  return name.split(',').map((controller): Step => ({ kind: 'makeLink', dir: slot, path: `/${controller}`, target: name, origin, ignore: [errno.exists] }));
 }
 
 /** v1: a tmpfs with one bind per hierarchy that holds the container. v2: the tree, which the cgroup namespace cuts off at the container. */
@@ -298,10 +198,11 @@ function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, 
     podSources: [],
     prepare: [],
     attach: [
-      ...planFileSystem('tmpfs', { ...mount, source: 'tmpfs' }, { ...options, set: options.set & ~mountAttr.readOnly, data: ['mode=755'] }, slot, origin),
+      ...planFileSystem('tmpfs', { ...mount, source: 'tmpfs' }, { ...options, set: options.set & ~mountAttr.readOnly, superblock: [], data: ['mode=755'] }, slot, origin),
       ...views.flatMap((view): readonly Step[] => [
         ...bindAttributes(view.slot, inner, origin),
         { kind: 'moveMount', from: view.slot, root: localSlots.root, target: `${mount.destination}/${view.name}`, create: createTarget.directory, noLinks: 0, origin },
+        ...linkControllers(view.name, slot, origin),
       ]),
       ...lock,
     ],
@@ -311,11 +212,13 @@ function planCgroupMount(mount: SpecMount, options: MountOptions, slots: Slots, 
 function planMount(mount: SpecMount, index: number, slots: Slots, context: MountContext): MountPlan {
   const [path, origin] = [`mounts[${index}]`, `/mounts/${index}`];
   const type = mount.type ?? '';
-  const decoded = decodeMountOptions(mount.options, `${path}.options`);
+  const decoded = decodeMountOptions(mount.options);
   const options = decoded.bind ? decoded : { ...decoded, data: [...decoded.data, ...labelOptions(type, context.mountLabel)] };
   const { pod, table } = context;
   if (context.users !== undefined && (options.propagation & ms.shared) !== 0) throw unsupported(`${path}.options`, 'passing mounts of a user namespace on to the host');
   if (mount.destination === '/') throw invalidArgument(`${path}.destination`, 'must not be the root');
+  if (options.remount) return { sources: [], podSources: [], prepare: [], attach: planRemount(mount, options, path, origin) };
+  checkProcTarget(mount, { type, isBind: options.bind || type === 'bind' }, path);
   const volume = Object.hasOwn(context.volumes, mount.source ?? '') ? context.volumes[mount.source ?? ''] : undefined;
   if (volume !== undefined) return planVolume(mount, volume, options, slots.next(origin), context);
   if (options.bind || type === 'bind') return planBind(mount, options, slots, context, { path, origin });
@@ -328,20 +231,30 @@ function planMount(mount: SpecMount, index: number, slots: Slots, context: Mount
     if (pod?.slots.mount === undefined || pod.procPath === undefined) throw invalidArgument(path, "a shared PID namespace needs the pod's own /proc");
     return planPodMount(mount, pod.procPath, options, slots.next(origin), origin);
   }
-  if (type === 'proc' && table.pid.kind === 'path') return planJoinedProc(mount, table.pid.path, options, slots.next(origin), origin);
+  if (type === 'proc' && table.pid.kind === 'path') {
+    const slot = slots.next(origin);
+    if (pod !== undefined) return planJoinedProc(mount, table.pid.path, options, slot, origin);
+    slots.sections.push(...makeJoinedProc(table.pid.path, options, slot, origin));
+    return attachJoinedProc(mount, options, slot, origin);
+  }
   if (type === 'cgroup' || type === 'cgroup2') return planCgroupMount(mount, options, slots, context, origin);
   return planOwnFileSystem(type, mount, options, slots.next(origin), { origin, context });
 }
 
-/** All mounts, in the document's order, and the user namespaces to make first, for those with mappings of their own. */
-export function planMounts(mounts: readonly SpecMount[], context: MountContext): MountPlan & { readonly users: readonly MountUsers[] } {
+/** All mounts, in the document's order; the user namespaces to make first, for those with mappings of their own; and the sections that go before the container's. */
+export function planMounts(mounts: readonly SpecMount[], context: MountContext): MountPlan & { readonly users: readonly MountUsers[]; readonly sections: readonly Section[] } {
   const slots = slotCounter(context.firstSlot ?? localSlots.sources);
-  const plans = mounts.map((mount, index) => planMount(mount, index, slots, context));
+  const plans = mounts.map((mount, index): MountPlan => {
+    const plan = planMount(mount, index, slots, context);
+    const [first, ...rest] = plan.attach;
+    return context.inOrder === true && first?.kind === 'newFileSystem' ? { ...plan, sources: [first, ...plan.sources], attach: rest } : plan;
+  });
   return {
     sources: plans.flatMap(({ sources }) => sources),
     podSources: plans.flatMap(({ podSources }) => podSources),
     prepare: plans.flatMap(({ prepare }) => prepare),
     users: slots.users,
+    sections: slots.sections,
     attach: plans.flatMap(({ attach }) => attach),
   };
 }

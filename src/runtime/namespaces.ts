@@ -8,6 +8,7 @@ import { type Step, clone, noSlot, open } from '#plan';
 import { invalidArgument } from '#core';
 import { localSlots } from './slots.ts';
 import { unsupported } from './refusals.ts';
+import { hasTimeOffsets } from './time-namespace.ts';
 
 /** What a pod shares with its containers; numbers are slots of its shim. */
 export interface PodSharing {
@@ -71,31 +72,48 @@ export function resolveNamespaces(spec: RuntimeSpec, pod: PodSharing | undefined
     time: sourceOf('time'),
   };
   const placeOf = (type: NamespaceType): string => `linux.namespaces[${spec.linux.namespaces.findIndex((namespace) => namespace.type === type)}]`;
+  if (pod !== undefined) checkPodNamespaces(table, placeOf);
+  if (table.user.kind === 'host' && spec.linux.hasIdMappings) throw invalidArgument('linux.uidMappings', 'needs a user namespace');
+  if (table.user.kind === 'path' && !spec.linux.hasIdMappings)
+    throw invalidArgument(`${placeOf('user')}.path`, 'the mappings of this user namespace are not known: no process is in it');
+  if (table.user.kind !== 'host' && table.mount.kind !== 'new') throw unsupported(placeOf('user'), 'a user namespace without a mount namespace of its own');
+  if (!hasTimeOffsets(spec.linux)) return table;
+  if (table.time.kind === 'host') throw invalidArgument('linux.timeOffsets', 'needs a time namespace');
+  if (table.time.kind === 'path') throw invalidArgument('linux.timeOffsets', `the clocks of ${placeOf('time')}.path cannot be shifted any more`);
+  // Made by `planTimeOffsets`, and entered with those that exist.
+  return { ...table, time: { kind: 'slot', slot: localSlots.namespaces + namespaceTypes.indexOf('time') } };
+}
+
+/** What a pod's container may not have. */
+function checkPodNamespaces(table: NamespaceTable, placeOf: (type: NamespaceType) => string): void {
   if (table.mount.kind === 'host') throw invalidArgument('linux.namespaces', 'a container needs a mount namespace');
+  // Its procfs is cloned from the process that is named, because nobody of ours may be in a PID namespace with the right to mount.
   if (table.pid.kind === 'path' && !/^\/proc\/\d+\/ns\/pid$/.test(table.pid.path)) throw unsupported(`${placeOf('pid')}.path`, 'only /proc/<pid>/ns/pid');
   if (table.mount.kind !== 'new') throw unsupported(placeOf('mount'), 'joining a mount namespace by path');
   if (table.user.kind === 'path') throw unsupported(`${placeOf('user')}.path`, 'joining a user namespace by path');
-  if (table.user.kind === 'host' && spec.linux.hasIdMappings) throw invalidArgument('linux.uidMappings', 'needs a user namespace');
   // Only a PID namespace below the user namespace lets a procfs be mounted in it.
   if (table.user.kind !== 'host' && table.pid.kind === 'host') throw unsupported(placeOf('user'), "a user namespace beside the host's PID namespace");
-  if (spec.linux.hasTimeOffsets) throw unsupported('linux.timeOffsets');
-  return table;
 }
 
-/** Opens the files of namespaces that are joined by path. Done in the host's mount namespace. */
-export function openJoinedNamespaces(table: NamespaceTable): readonly Step[] {
-  return Object.values(table).flatMap((source): readonly Step[] =>
-    source.kind === 'path' ? [{ kind: 'openPath', dir: noSlot, path: source.path, flags: open.readOnly, mode: 0, resolve: 0, out: source.slot, origin: source.origin }] : [],
-  );
+/** Opens the files of namespaces that are joined by path: the user namespace, which mounts may be mapped to, or all others. Done in the host's mount namespace. */
+export function openJoinedNamespaces(table: NamespaceTable, which: 'user' | 'others'): readonly Step[] {
+  return namespaceTypes
+    .filter((type) => (type === 'user') === (which === 'user'))
+    .flatMap((type): readonly Step[] => {
+      const source = table[type];
+      return source.kind === 'path'
+        ? [{ kind: 'openPath', dir: noSlot, path: source.path, flags: open.readOnly, mode: 0, resolve: 0, out: source.slot, origin: source.origin }]
+        : [];
+    });
 }
 
 /**
  * Enters what is joined and creates the rest, the mount namespace included. A joined PID namespace takes effect at the later fork: until then
  * the child holds the host's mounts and every capability, and a container with SYS_PTRACE in that namespace could take it over.
  */
-export function enterNamespaces(table: NamespaceTable): readonly Step[] {
-  const created = createdNamespaces(table, ['pid', 'time', 'user']);
-  return [...joinNamespaces(table), { kind: 'unshare', flags: created, origin: '/linux/namespaces' }];
+export function enterNamespaces(table: NamespaceTable, except: readonly NamespaceType[] = []): readonly Step[] {
+  const created = createdNamespaces(table, ['pid', 'time', 'user', ...except]);
+  return [...joinNamespaces(table), ...(created === 0 ? [] : [{ kind: 'unshare', flags: created, origin: '/linux/namespaces' } as const])];
 }
 
 /** Enters what is joined, but for a user namespace: with that the rights go that the others need. */

@@ -5,14 +5,25 @@
  */
 import { invalidArgument } from '#core';
 import { type SpecProcess, type SpecSeccomp, rlimitTypes } from '#oci';
-import { type Step, type StepOf, fileSystem, noSlot, startBarrier } from '#plan';
+import { type Step, type StepOf, errno, fileSystem, noSlot, startBarrier } from '#plan';
 import { type HostFacts } from '#system';
 import { capabilityBit, maskCapabilities } from './capabilities.ts';
 import { type Identity } from './identity.ts';
 import { checkLabels } from './lsm.ts';
 import { hostLacks, unsupported } from './refusals.ts';
-import { compileSeccomp } from './seccomp.ts';
+import { planScheduling } from './scheduler.ts';
+import { awaitAgent, planFilter } from './seccomp-listener.ts';
 import { localSlots } from './slots.ts';
+
+/** A process whose maker need not stay. */
+export interface Standalone {
+  /** Slot of a listening socket by which anybody who may connect to it starts the process; absent: it executes at once. */
+  readonly startSocket?: number;
+  /** Descriptors from 3 on that the process gets. */
+  readonly preserveFds: number;
+  /** False: it is killed when its maker ends. One that waits at a socket always goes on. */
+  readonly outlivesMaker: boolean;
+}
 
 /** What surrounds a process. */
 export interface ProcessContext {
@@ -23,8 +34,12 @@ export interface ProcessContext {
   readonly consoleTarget: string;
   /** Wait for the start request before execve. */
   readonly startBarrier: boolean;
+  /** For a process without a shim; `startBarrier` does not count then. */
+  readonly standalone?: Standalone;
   /** The last step enters a PID namespace that others live in: continue in a new process there. */
   readonly fork: boolean;
+  /** The process is in a user namespace, and what needs rights on the host has been done before that was entered. */
+  readonly hasUsers?: boolean;
   /** Steps with the payload's own rights, right before it. */
   readonly beforeExecute?: readonly Step[];
   /** Path of the process object, such as `process`, and of the seccomp object. */
@@ -33,6 +48,7 @@ export interface ProcessContext {
 
 const kill = 9;
 const unchanged = 0xffff_ffff;
+const deathSignal: Step = { kind: 'setParentDeathSignal', signal: kill };
 const hasOwn = (host: HostFacts, name: string): boolean => (host.capabilities.own & (capabilityBit(name) ?? 0n)) !== 0n;
 
 function planRlimits(process: SpecProcess, { host, path }: ProcessContext): readonly Step[] {
@@ -96,6 +112,27 @@ function planTerminal(process: SpecProcess, identity: Identity, context: Process
   return [openTerminal, ...own];
 }
 
+/**
+ * The last steps before `execute`. Where a start request of the maker is awaited, the process is still its maker's: only then it gets a session, and a number in a PID namespace of others. One without a
+ * shim has to be its own before, and whatever can be found out has been: a missing program fails its creation.
+ */
+function planWait(process: SpecProcess, file: string, context: ProcessContext, beforeStart: readonly Step[]): readonly Step[] {
+  const { standalone, path } = context;
+  const fork: readonly Step[] = context.fork ? [{ kind: 'fork', flags: 0 }, deathSignal, ...planScheduling(process, { forks: true, path }).late] : [];
+  // The session's leader must be the process that stays.
+  const session: Step = { kind: 'newSession', controllingTerminal: context.terminal ? 1 : 0 };
+  if (standalone === undefined) return [...(context.startBarrier ? [{ kind: 'barrier', barrier: startBarrier } as const] : []), ...fork, session, ...beforeStart];
+  const { startSocket, preserveFds, outlivesMaker } = standalone;
+  return [
+    ...(preserveFds === 0 ? [] : [{ kind: 'keepDescriptors', count: preserveFds } as const]),
+    ...fork,
+    session,
+    { kind: 'findExecutable', file, env: process.env, origin: `/${path}/args` },
+    ...beforeStart,
+    ...(startSocket !== undefined ? [{ kind: 'awaitStart', slot: startSocket } as const] : outlivesMaker ? [{ kind: 'setParentDeathSignal', signal: 0 } as const] : []),
+  ];
+}
+
 /** Programs of the container itself run before the payload, and may look into the process that waits for them. */
 function planBefore({ beforeExecute = [] }: ProcessContext): readonly Step[] {
   return beforeExecute.length === 0 ? [] : [{ kind: 'closeSlots' }, ...beforeExecute];
@@ -107,20 +144,29 @@ export function planProcess(process: SpecProcess, identity: Identity, context: P
   const [file] = process.args;
   if (file === undefined || file === '') throw invalidArgument(`${path}.args[0]`, 'must not be empty');
   const masks = maskCapabilities(process.capabilities, host, `${path}.capabilities`);
-  const filter: readonly Step[] =
-    context.seccomp === undefined ? [] : [{ kind: 'setSeccomp', ...compileSeccomp(context.seccomp, host.architecture, 'linux.seccomp'), origin: '/linux/seccomp' }];
+  const filter = planFilter(context.seccomp, host.architecture);
+  const agent = awaitAgent(context.seccomp);
+  // The agent hears of the process that stays, and from its maker, so a filter that asks does not wait for the start.
+  const asksLate = agent.length > 0 && process.noNewPrivileges;
+  const beforeStart = asksLate ? [...filter, ...agent] : context.fork ? agent : [];
   const terminal = planTerminal(process, identity, context);
   // Without a console bind the terminal is opened by its user, who thereby owns it.
   const terminalAfterUser = context.terminal && context.consoleTarget === '';
-  const deathSignal: Step = { kind: 'setParentDeathSignal', signal: kill };
+  const scheduling = planScheduling(process, { forks: context.fork, path });
   return [
     ...(terminalAfterUser ? [] : terminal),
     ...planRlimits(process, context),
+    ...(context.hasUsers === true ? scheduling.privileged.filter(({ kind }) => kind !== 'setIoPriority') : scheduling.privileged),
     ...(process.user.umask === undefined ? [] : [{ kind: 'setUmask', mask: process.user.umask, origin: `/${path}/user/umask` } as const]),
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it goes in before the capabilities fall; with it, as late as possible.
-    ...(process.noNewPrivileges ? [] : filter),
+    ...(process.noNewPrivileges ? [] : [...filter, ...(context.fork ? [] : agent)]),
     { kind: 'limitCapabilities', bounding: masks.bounding, origin: `/${path}/capabilities/bounding` },
-    { kind: 'setGroups', gids: identity.groups, origin: `/${path}/user/additionalGids` },
+    {
+      kind: 'setGroups',
+      gids: identity.groups,
+      origin: `/${path}/user/additionalGids`,
+      ...(context.hasUsers === true && identity.groups.length === 0 ? { ignore: [errno.perm] } : {}),
+    },
     { kind: 'setUser', uid: identity.uid, gid: identity.gid, origin: `/${path}/user` },
     ...(terminalAfterUser ? terminal : []),
     { kind: 'setCapabilities', effective: masks.effective, permitted: masks.permitted, inheritable: masks.inheritable, ambient: masks.ambient, origin: `/${path}/capabilities` },
@@ -128,11 +174,8 @@ export function planProcess(process: SpecProcess, identity: Identity, context: P
     deathSignal,
     { kind: 'changeDirectory', path: process.cwd, create: 0, origin: `/${path}/cwd` },
     ...(process.noNewPrivileges ? [{ kind: 'setNoNewPrivileges', origin: `/${path}/noNewPrivileges` } as const] : []),
-    ...(context.startBarrier ? [{ kind: 'barrier', barrier: startBarrier } as const] : []),
-    ...(context.fork ? [{ kind: 'fork', flags: 0 } as const, deathSignal] : []),
-    // After the fork: the session's leader must be the process that stays.
-    { kind: 'newSession', controllingTerminal: context.terminal ? 1 : 0 },
-    ...(process.noNewPrivileges ? filter : []),
+    ...planWait(process, file, context, beforeStart),
+    ...(process.noNewPrivileges && !asksLate ? filter : []),
     ...planBefore(context),
     { kind: 'execute', file, argv: process.args, env: environmentOf(process, identity), origin: `/${path}/args` },
   ];

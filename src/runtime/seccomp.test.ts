@@ -8,8 +8,8 @@ import { type BpfInstruction, bpf, buildSeccompFilter, compileSeccomp } from './
 import { type Abi, syscallNumbers, x32Bit } from './syscalls.ts';
 import { defaultCapabilities } from './defaults.ts';
 
-const tokens: Readonly<Record<Abi | 'mips', number>> = { x86_64: 0xc000003e, x32: 0xc000003e, i386: 0x40000003, arm64: 0xc00000b7, mips: 8 };
-const [allow, kill, enosys, eperm] = [0x7fff0000, 0x80000000, 0x00050026, 0x00050001];
+const tokens: Readonly<Record<Abi | 'mips', number>> = { x86_64: 0xc000003e, x32: 0xc000003e, i386: 0x40000003, arm64: 0xc00000b7, arm: 0x40000028, mips: 8 };
+const [allow, kill, killProcess, enosys, eperm] = [0x7fff0000, 0, 0x80000000, 0x00050026, 0x00050001];
 
 /** Runs a filter over one struct seccomp_data; a jump out of the program or a missing return is an error. */
 function run(program: readonly BpfInstruction[], abi: Abi | 'mips', number: number, args: readonly bigint[] = []): number {
@@ -52,13 +52,13 @@ function run(program: readonly BpfInstruction[], abi: Abi | 'mips', number: numb
   assert.fail('the program ran past its end');
 }
 
-/** What a profile says by its words, without any search: the reference. */
+/** What a profile says by its words, without any search: the reference. Conventions of 32 bits see the lower halves alone. */
 function expected(profile: SpecSeccomp, abi: Abi, name: string, args: readonly bigint[]): number {
   const answer = (rule: Pick<SeccompRule, 'action' | 'errnoRet'>): number => (rule.action === 'SCMP_ACT_ALLOW' ? allow : 0x50000 | (rule.errnoRet ?? 1));
   const rules = profile.syscalls.filter(({ names }) => names.includes(name));
   const holds = (rule: SeccompRule): boolean =>
     rule.args.every(({ index, value, valueTwo, op }) => {
-      const actual = args[index] ?? 0n;
+      const actual = BigInt.asUintN(abi === 'x86_64' || abi === 'arm64' ? 64 : 32, args[index] ?? 0n);
       return op === 'SCMP_CMP_EQ' ? actual === value : op === 'SCMP_CMP_NE' ? actual !== value : op === 'SCMP_CMP_MASKED_EQ' ? (actual & value) === valueTwo : assert.fail(op);
     });
   const found = rules.find((rule) => rule.args.length > 0 && holds(rule)) ?? rules.find((rule) => rule.args.length === 0);
@@ -148,28 +148,106 @@ test('compares all 64 bits with every operator', () => {
   }
 });
 
-test('all arguments of a rule must hold, repeated ones are alternatives, and rules with arguments go first', () => {
-  const eq = (index: number, value: bigint) => ({ index, value, valueTwo: 0n, op: 'SCMP_CMP_EQ' }) as const;
+const eq = (index: number, value: bigint) => ({ index, value, valueTwo: 0n, op: 'SCMP_CMP_EQ' }) as const;
+const plain = { defaultAction: 'SCMP_ACT_KILL_PROCESS', architectures: [], flags: [] } as const;
+const number = (name: string): number => syscallNumbers.x86_64.get(name) ?? assert.fail(name);
+
+test('all arguments of a rule must hold, and repeated ones are alternatives', () => {
   const profile: SpecSeccomp = {
-    defaultAction: 'SCMP_ACT_KILL_PROCESS',
-    architectures: [],
-    flags: ['SECCOMP_FILTER_FLAG_LOG'],
+    ...plain,
+    flags: ['SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_TSYNC'],
     syscalls: [
-      { names: ['write'], action: 'SCMP_ACT_ALLOW', args: [] },
-      { names: ['write'], action: 'SCMP_ACT_ERRNO', errnoRet: 7, args: [eq(0, 1n), eq(1, 2n)] },
+      { names: ['close'], action: 'SCMP_ACT_ERRNO', errnoRet: 7, args: [eq(0, 1n), eq(1, 2n)] },
       { names: ['read'], action: 'SCMP_ACT_LOG', args: [eq(0, 1n), eq(0, 2n)] },
       { names: ['no_such_call'], action: 'SCMP_ACT_ALLOW', args: [] },
     ],
   };
   const program = buildSeccompFilter(profile, 'x86_64', 'p');
-  assert.equal(run(program, 'x86_64', 1, [1n, 2n]), 0x50007);
-  assert.equal(run(program, 'x86_64', 1, [1n, 3n]), allow);
+  assert.equal(run(program, 'x86_64', number('close'), [1n, 2n]), 0x50007);
+  assert.equal(run(program, 'x86_64', number('close'), [1n, 3n]), killProcess);
   assert.deepEqual(
-    [1n, 2n, 3n].map((value) => run(program, 'x86_64', 0, [value])),
-    [0x7ffc0000, 0x7ffc0000, kill],
+    [1n, 2n, 3n].map((value) => run(program, 'x86_64', number('read'), [value])),
+    [0x7ffc0000, 0x7ffc0000, killProcess],
   );
   assert.equal(compileSeccomp(profile, 'x86_64', 'p').flags, 2);
   assert.equal(compileSeccomp(profile, 'x86_64', 'p').program.length, program.length * 8);
+});
+
+test('a rule without arguments decides its call, the first of them, and one with the answer of the default says nothing', () => {
+  const rule = (name: string, errnoRet: number, args: SeccompRule['args'] = []): SeccompRule => ({ names: [name], action: 'SCMP_ACT_ERRNO', errnoRet, args });
+  const syscalls = [
+    rule('read', 1, [eq(0, 1n)]),
+    rule('read', 2),
+    rule('read', 3),
+    rule('read', 4, [eq(0, 1n)]),
+    { names: ['write'], action: 'SCMP_ACT_KILL_PROCESS', args: [] } as const,
+    rule('write', 5),
+  ];
+  const program = buildSeccompFilter({ ...plain, syscalls }, 'x86_64', 'p');
+  assert.deepEqual(
+    [run(program, 'x86_64', number('read'), [1n]), run(program, 'x86_64', number('read'), [7n]), run(program, 'x86_64', number('write'))],
+    [0x50002, 0x50002, 0x50005],
+  );
+});
+
+test('of rules that hold together one on a later argument goes first, then equality, then the nearest bound', () => {
+  const arg = (index: number, op: SeccompRule['args'][number]['op'], value: bigint) => ({ index, op, value, valueTwo: 0n });
+  const rule = (errnoRet: number, ...args: SeccompRule['args']): SeccompRule => ({ names: ['read'], action: 'SCMP_ACT_ERRNO', errnoRet, args });
+  const syscalls = [
+    rule(1, arg(0, 'SCMP_CMP_GT', 3n)),
+    rule(2, arg(0, 'SCMP_CMP_GT', 9n)),
+    rule(3, arg(0, 'SCMP_CMP_LT', 7n)),
+    rule(4, arg(0, 'SCMP_CMP_EQ', 5n)),
+    rule(5, arg(1, 'SCMP_CMP_EQ', 1n)),
+  ];
+  const program = buildSeccompFilter({ ...plain, syscalls }, 'x86_64', 'p');
+  const answers = [[5n, 1n], [5n], [6n], [8n], [10n], [2n]].map((args) => run(program, 'x86_64', number('read'), args) & 0xffff);
+  assert.deepEqual(answers, [5, 4, 3, 1, 2, 3]);
+});
+
+test('refuses rules that contradict each other', () => {
+  const rule = (errnoRet: number, ...args: SeccompRule['args']): SeccompRule => ({ names: ['read'], action: 'SCMP_ACT_ERRNO', errnoRet, args });
+  for (const syscalls of [
+    [rule(1, eq(0, 1n)), rule(2, eq(0, 1n))],
+    [rule(1, eq(0, 1n), eq(1, 1n)), rule(2, eq(0, 1n))],
+  ]) {
+    assert.throws(() => buildSeccompFilter({ ...plain, syscalls }, 'x86_64', 'linux.seccomp'), {
+      code: 'invalidArgument',
+      message: 'linux.seccomp.syscalls[1]: contradicts an earlier rule for "read"',
+    });
+  }
+  // What only continues an earlier rule is never reached.
+  const program = buildSeccompFilter({ ...plain, syscalls: [rule(1, eq(0, 1n)), rule(2, eq(0, 1n), eq(1, 1n))] }, 'x86_64', 'p');
+  assert.equal(run(program, 'x86_64', number('read'), [1n, 1n]), 0x50001);
+});
+
+test('a rule on sockets or System V IPC counts for both ways of i386', () => {
+  const profile: SpecSeccomp = {
+    ...plain,
+    architectures: ['SCMP_ARCH_X86'],
+    syscalls: [
+      { names: ['socket'], action: 'SCMP_ACT_ALLOW', args: [{ ...eq(0, 40n), op: 'SCMP_CMP_NE' }] },
+      { names: ['shmget', 'accept'], action: 'SCMP_ACT_LOG', args: [] },
+    ],
+  };
+  const program = buildSeccompFilter(profile, 'x86_64', 'p');
+  const answers = [
+    run(program, 'i386', 359, [40n]),
+    run(program, 'i386', 359, [2n]),
+    run(program, 'i386', 102, [1n]),
+    run(program, 'i386', 102, [2n]),
+    run(program, 'i386', 102, [5n]),
+  ];
+  assert.deepEqual(answers, [killProcess, allow, allow, killProcess, 0x7ffc0000]);
+  assert.deepEqual([run(program, 'i386', 117, [23n]), run(program, 'i386', 117, [24n]), run(program, 'i386', 395)], [0x7ffc0000, killProcess, 0x7ffc0000]);
+});
+
+test('arm programs on arm64 are filtered where the profile lists them', () => {
+  const program = buildSeccompFilter({ ...plain, architectures: ['SCMP_ARCH_ARM'], syscalls: [{ names: ['read', 'set_tls'], action: 'SCMP_ACT_ALLOW', args: [] }] }, 'arm64', 'p');
+  assert.deepEqual(
+    [run(program, 'arm64', 63), run(program, 'arm', 3), run(program, 'arm', 0xf0005), run(program, 'arm', 0xf0006), run(program, 'i386', 3)],
+    [allow, allow, allow, enosys, kill],
+  );
 });
 
 test("every program stays within the reach of its jumps and the kernel's size", () => {
@@ -189,10 +267,26 @@ test("every program stays within the reach of its jumps and the kernel's size", 
   assert.throws(() => buildSeccompFilter(huge, 'x86_64', 'linux.seccomp'), { code: 'resourceExhausted', message: /^linux\.seccomp: \d+ instructions, at most 4096$/ });
 });
 
-test('refuses what needs a listener', () => {
-  const profile: SpecSeccomp = { defaultAction: 'SCMP_ACT_ALLOW', architectures: [], flags: [], syscalls: [{ names: ['read'], action: 'SCMP_ACT_NOTIFY', args: [] }] };
-  assert.throws(() => compileSeccomp(profile, 'x86_64', 'linux.seccomp'), {
-    code: 'unimplemented',
-    message: 'linux.seccomp.syscalls[0].action: not supported (SCMP_ACT_NOTIFY needs a listener)',
+test('asks an agent where the profile says so, and refuses what it could never answer', () => {
+  const notify = (names: readonly string[]): SpecSeccomp => ({
+    ...plain,
+    defaultAction: 'SCMP_ACT_ALLOW',
+    syscalls: [{ names, action: 'SCMP_ACT_NOTIFY', args: [] }],
+    listenerPath: '/run/agent',
   });
+  const profile = notify(['mkdir']);
+  assert.equal(run(buildSeccompFilter(profile, 'x86_64', 'p'), 'x86_64', number('mkdir')), 0x7fc00000);
+  assert.equal(compileSeccomp({ ...profile, flags: ['SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV'] }, 'x86_64', 'p').flags, 8 | 32);
+  const { listenerPath: _path, ...without } = profile;
+  const refusals: readonly (readonly [SpecSeccomp, string])[] = [
+    [without, 'linux.seccomp.listenerPath: required with SCMP_ACT_NOTIFY'],
+    [{ ...profile, defaultAction: 'SCMP_ACT_NOTIFY' }, 'linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action'],
+    [notify(['read', 'write']), 'linux.seccomp.syscalls[0]: SCMP_ACT_NOTIFY cannot be used for the write syscall'],
+    [
+      { ...profile, syscalls: [], flags: ['SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV'] },
+      'linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY',
+    ],
+    [{ ...profile, syscalls: [{ names: ['read'], action: 'SCMP_ACT_ERRNO', errnoRet: 4096, args: [] }] }, 'linux.seccomp.syscalls[0].errnoRet: must be at most 4095, not 4096'],
+  ];
+  for (const [refused, message] of refusals) assert.throws(() => compileSeccomp(refused, 'x86_64', 'linux.seccomp'), { code: 'invalidArgument', message });
 });

@@ -1,17 +1,16 @@
 /**
  * OCI seccomp profile → classic BPF. In: a decoded profile and the machine's architecture. Out: an array of struct sock_filter. Pure.
- * Sources: seccomp(2), linux/seccomp.h, linux/filter.h, runtime-spec config-linux.md "Seccomp".
+ * Sources: seccomp(2), linux/seccomp.h, linux/filter.h, runtime-spec config-linux.md "Seccomp". What a profile means is in seccomp-rules.ts.
  *
- * Shape: architecture token → calling convention → a balanced binary search over ranges of system call numbers → an answer, or
- * comparisons of arguments and then an answer. Of several rules for one call those with arguments are tried first, in the document's
- * order; then the first without. Numbers above the highest one that the profile mentions answer ENOSYS: calls newer than the profile,
- * for which C libraries then use the older way; a plain EPERM would break them.
+ * Shape: architecture token → a balanced binary search over ranges of system call numbers → an answer, or comparisons of arguments and then an
+ * answer. x86-64 and x32 share a token and so one search: x32's numbers have a bit that makes them higher. Numbers above the highest one that
+ * the profile mentions answer ENOSYS: calls newer than the profile, for which C libraries then use the older way; a plain EPERM would break them.
  */
 import { RuntimeError, invalidArgument } from '#core';
-import { type SeccompAction, type SeccompArchitecture, type SeccompArg, type SeccompFlag, type SpecSeccomp } from '#oci';
+import { type SeccompArchitecture, type SeccompFlag, type SpecSeccomp } from '#oci';
 import { type Architecture } from '#system';
-import { unsupported } from './refusals.ts';
-import { type Abi, syscallNumbers, x32Bit } from './syscalls.ts';
+import { type Alternative, type Comparison, type Decision, answerEnosys, answerKill, decideSyscalls } from './seccomp-rules.ts';
+import { type Abi, x32Bit } from './syscalls.ts';
 
 /** Opcodes of linux/filter.h: class, size or operation, source. */
 export const bpf = { loadWord: 0x20, and: 0x54, jump: 0x05, jumpEqual: 0x15, jumpGreater: 0x25, jumpGreaterEqual: 0x35, return: 0x06 } as const;
@@ -27,50 +26,29 @@ export interface BpfInstruction {
 /** The kernel's BPF_MAXINSNS. */
 const instructionsMax = 4096;
 const [numberOffset, architectureOffset, argumentsOffset] = [0, 4, 16];
-const eperm = 1;
-const enosys = 38;
-const errnoAction = 0x0005_0000;
-/** What a call of a convention outside the profile gets: the process ends, since a thread alone would leave the others hanging. */
-const killProcess = 0x8000_0000;
 
-const tokens: Readonly<Record<Abi, number>> = { x86_64: 0xc000_003e, x32: 0xc000_003e, i386: 0x4000_0003, arm64: 0xc000_00b7 };
-const abiOf: Readonly<Partial<Record<SeccompArchitecture, Abi>>> = { SCMP_ARCH_X86_64: 'x86_64', SCMP_ARCH_X32: 'x32', SCMP_ARCH_X86: 'i386', SCMP_ARCH_AARCH64: 'arm64' };
-const runnable: Readonly<Record<Architecture, readonly Abi[]>> = { x86_64: ['x86_64', 'x32', 'i386'], arm64: ['arm64'] };
+/** Conventions that share a token of linux/audit.h, in the order of their numbers. */
+const groups: readonly { readonly token: number; readonly abis: readonly Abi[]; readonly architecture: Architecture }[] = [
+  { token: 0xc000_003e, abis: ['x86_64', 'x32'], architecture: 'x86_64' },
+  { token: 0x4000_0003, abis: ['i386'], architecture: 'x86_64' },
+  { token: 0xc000_00b7, abis: ['arm64'], architecture: 'arm64' },
+  { token: 0x4000_0028, abis: ['arm'], architecture: 'arm64' },
+];
+const abiOf: Readonly<Partial<Record<SeccompArchitecture, Abi>>> = {
+  SCMP_ARCH_X86_64: 'x86_64',
+  SCMP_ARCH_X32: 'x32',
+  SCMP_ARCH_X86: 'i386',
+  SCMP_ARCH_AARCH64: 'arm64',
+  SCMP_ARCH_ARM: 'arm',
+};
+/** Bits of seccomp(2). All threads of a process get its filter anyway: it has one when it is given the filter. */
 const flagBits: Readonly<Record<SeccompFlag, number>> = {
-  SECCOMP_FILTER_FLAG_TSYNC: 1,
+  SECCOMP_FILTER_FLAG_TSYNC: 0,
   SECCOMP_FILTER_FLAG_LOG: 2,
   SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4,
   SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: 32,
 };
-
-/** The filter's return value for an action. */
-function answerOf(action: SeccompAction, errnoRet: number | undefined, path: string): number {
-  switch (action) {
-    case 'SCMP_ACT_KILL':
-    case 'SCMP_ACT_KILL_THREAD':
-      return 0;
-    case 'SCMP_ACT_KILL_PROCESS':
-      return killProcess;
-    case 'SCMP_ACT_TRAP':
-      return 0x0003_0000;
-    case 'SCMP_ACT_ERRNO':
-      return errnoAction | (errnoRet ?? eperm);
-    case 'SCMP_ACT_TRACE':
-      return 0x7ff0_0000 | (errnoRet ?? eperm);
-    case 'SCMP_ACT_LOG':
-      return 0x7ffc_0000;
-    case 'SCMP_ACT_ALLOW':
-      return 0x7fff_0000;
-    case 'SCMP_ACT_NOTIFY':
-      throw unsupported(path, 'SCMP_ACT_NOTIFY needs a listener');
-  }
-}
-
-/** What one system call gets: alternatives with arguments, then the answer of everything else. */
-interface Decision {
-  readonly alternatives: readonly { readonly args: readonly SeccompArg[]; readonly answer: number }[];
-  readonly otherwise: number;
-}
+const newListenerBit = 8;
 
 const instruction = (code: number, value: number, onTrue = 0, onFalse = 0): BpfInstruction => ({ code, onTrue, onFalse, value: value >>> 0 });
 const give = (answer: number): BpfInstruction => instruction(bpf.return, answer);
@@ -84,24 +62,41 @@ interface Test {
   readonly onFalse?: Target;
 }
 
-/** A comparison of 64 bits as comparisons of the halves; falls through to its end where it holds. */
-function testsOf({ index, value, valueTwo, op }: SeccompArg): readonly Test[] {
-  const [low, high] = [argumentsOffset + 8 * index, argumentsOffset + 8 * index + 4].map((offset): Test => ({ code: bpf.loadWord, value: offset }));
-  const halves = (number: bigint): readonly [number, number] => [Number(number & 0xffff_ffffn), Number(number >> 32n)];
+/** `(word & mask) == value`; a mask without a bit holds always. */
+function maskedTests(word: Test, { mask, value, onFalse }: { readonly mask: number; readonly value: number; readonly onFalse: Target }): readonly Test[] {
+  if (mask === 0) return [];
+  return [word, ...(mask === 0xffff_ffff ? [] : [{ code: bpf.and, value: mask }]), { code: bpf.jumpEqual, value, onTrue: 'next', onFalse }];
+}
+
+const halves = (number: bigint): readonly [low: number, high: number] => [Number(number & 0xffff_ffffn), Number(number >> 32n)];
+
+/** A comparison of 64 bits as comparisons of the halves, or of the lower one alone; falls through to its end where it holds. */
+function testsOf({ index, op, mask, value }: Comparison, wide: boolean): readonly Test[] {
+  const low: Test = { code: bpf.loadWord, value: argumentsOffset + 8 * index };
+  const high: Test = { code: bpf.loadWord, value: argumentsOffset + 8 * index + 4 };
+  const [lowMask, highMask] = halves(mask);
   const [lowValue, highValue] = halves(value);
-  if (low === undefined || high === undefined) throw new RuntimeError('internal', 'bug: two offsets');
   const ordered = (lowCode: number, greater: Target, smaller: Target): readonly Test[] => [
-    high,
-    { code: bpf.jumpGreater, value: highValue, onTrue: greater, onFalse: 'next' },
-    { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: smaller },
+    ...(wide
+      ? [
+          high,
+          { code: bpf.jumpGreater, value: highValue, onTrue: greater, onFalse: 'next' } as const,
+          { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: smaller } as const,
+        ]
+      : []),
     low,
     { code: lowCode, value: lowValue, onTrue: greater, onFalse: smaller },
   ];
   switch (op) {
     case 'SCMP_CMP_EQ':
-      return [high, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: 'fail' }, low, { code: bpf.jumpEqual, value: lowValue, onTrue: 'pass', onFalse: 'fail' }];
+    case 'SCMP_CMP_MASKED_EQ':
+      return [...(wide ? maskedTests(high, { mask: highMask, value: highValue, onFalse: 'fail' }) : []), ...maskedTests(low, { mask: lowMask, value: lowValue, onFalse: 'fail' })];
     case 'SCMP_CMP_NE':
-      return [high, { code: bpf.jumpEqual, value: highValue, onTrue: 'next', onFalse: 'pass' }, low, { code: bpf.jumpEqual, value: lowValue, onTrue: 'fail', onFalse: 'pass' }];
+      return [
+        ...(wide ? maskedTests(high, { mask: highMask, value: highValue, onFalse: 'pass' }) : []),
+        low,
+        { code: bpf.jumpEqual, value: lowValue, onTrue: 'fail', onFalse: 'pass' },
+      ];
     case 'SCMP_CMP_GT':
       return ordered(bpf.jumpGreater, 'pass', 'fail');
     case 'SCMP_CMP_GE':
@@ -110,22 +105,11 @@ function testsOf({ index, value, valueTwo, op }: SeccompArg): readonly Test[] {
       return ordered(bpf.jumpGreater, 'fail', 'pass');
     case 'SCMP_CMP_LT':
       return ordered(bpf.jumpGreaterEqual, 'fail', 'pass');
-    case 'SCMP_CMP_MASKED_EQ': {
-      const [lowDatum, highDatum] = halves(valueTwo);
-      return [
-        high,
-        { code: bpf.and, value: highValue },
-        { code: bpf.jumpEqual, value: highDatum, onTrue: 'next', onFalse: 'fail' },
-        low,
-        { code: bpf.and, value: lowValue },
-        { code: bpf.jumpEqual, value: lowDatum, onTrue: 'pass', onFalse: 'fail' },
-      ];
-    }
   }
 }
 
-function alternativeCode({ args, answer }: Decision['alternatives'][number]): readonly BpfInstruction[] {
-  const blocks = args.map(testsOf);
+function alternativeCode({ comparisons, answer }: Alternative, wide: boolean): readonly BpfInstruction[] {
+  const blocks = comparisons.map((comparison) => testsOf(comparison, wide));
   const total = blocks.reduce((sum, block) => sum + block.length, 0);
   let start = 0;
   const code = blocks.flatMap((block) => {
@@ -142,7 +126,10 @@ function alternativeCode({ args, answer }: Decision['alternatives'][number]): re
   return [...code, give(answer)];
 }
 
-const decisionCode = ({ alternatives, otherwise }: Decision): readonly BpfInstruction[] => [...alternatives.flatMap(alternativeCode), give(otherwise)];
+const decisionCode = ({ alternatives, otherwise, wide }: Decision): readonly BpfInstruction[] => [
+  ...alternatives.flatMap((alternative) => alternativeCode(alternative, wide)),
+  give(otherwise),
+];
 
 /** A range of numbers with one decision, up to the start of the next. */
 interface Range {
@@ -163,79 +150,77 @@ function searchCode(ranges: readonly Range[]): readonly BpfInstruction[] {
   return [instruction(bpf.jumpGreaterEqual, start, 0, 1), instruction(bpf.jump, left.length), ...left, ...right];
 }
 
-/** One document rule may name an argument twice; such comparisons are alternatives, as libseccomp's users expect. */
-function alternativesOf(args: readonly SeccompArg[]): readonly (readonly SeccompArg[])[] {
-  const repeated = new Set(args.map(({ index }) => index)).size !== args.length;
-  return repeated ? args.map((arg) => [arg]) : [args];
-}
-
-function decisionsOf(profile: SpecSeccomp, abi: Abi, fallback: number, path: string): ReadonlyMap<number, Decision> {
-  const found = new Map<number, { alternatives: Decision['alternatives'][number][]; otherwise: number | undefined }>();
-  for (const [index, { names, action, errnoRet, args }] of profile.syscalls.entries()) {
-    const answer = answerOf(action, errnoRet, `${path}.syscalls[${index}].action`);
-    for (const name of names) {
-      // A name that this convention does not have is passed over: profiles are written for all of them.
-      const number = syscallNumbers[abi].get(name);
-      if (number === undefined) continue;
-      const entry = found.get(number) ?? { alternatives: [], otherwise: undefined };
-      if (args.length === 0) entry.otherwise ??= answer;
-      else entry.alternatives.push(...alternativesOf(args).map((each) => ({ args: each, answer })));
-      found.set(number, entry);
-    }
-  }
-  return new Map([...found].map(([number, { alternatives, otherwise }]) => [number, { alternatives, otherwise: otherwise ?? fallback }]));
-}
-
+const always = (answer: number): Decision => ({ alternatives: [], otherwise: answer, wide: false });
 const same = (a: Decision, b: Decision): boolean => a.alternatives.length === 0 && b.alternatives.length === 0 && a.otherwise === b.otherwise;
 
-function rangesOf(decisions: ReadonlyMap<number, Decision>, base: number, fallback: number, beyond: number): readonly Range[] {
-  const numbers = [...decisions.keys()].toSorted((a, b) => a - b);
+/** All numbers of a token, in order. The processor has bits 30 and 31 of x86-64's numbers for x32 and for nothing. */
+function rangesOf(profile: SpecSeccomp, abis: readonly Abi[], path: string): readonly Range[] {
   const ranges: Range[] = [];
   const add = (range: Range): void => {
     const last = ranges.at(-1);
     if (last === undefined || !same(last.decision, range.decision)) ranges.push(range);
   };
-  let next = base;
-  for (const number of numbers) {
-    if (number > next) add({ start: next, decision: { alternatives: [], otherwise: fallback } });
-    add({ start: number, decision: decisions.get(number) ?? { alternatives: [], otherwise: fallback } });
-    next = number + 1;
-  }
-  add({ start: next, decision: { alternatives: [], otherwise: beyond } });
+  const beyond = abis.map((abi) => {
+    const { byNumber, fallback, newest } = decideSyscalls(profile, abi, path);
+    let next = abi === 'x32' ? x32Bit : 0;
+    for (const [number, decision] of [...byNumber].toSorted(([a], [b]) => a - b)) {
+      if (number > next) add({ start: next, decision: always(fallback) });
+      add({ start: number, decision });
+      next = number + 1;
+    }
+    if (newest !== undefined && newest >= next) {
+      add({ start: next, decision: always(fallback) });
+      next = newest + 1;
+    }
+    const answer = newest === undefined ? fallback : answerEnosys;
+    add({ start: next, decision: always(answer) });
+    return { answer, fallback };
+  });
+  const [own, x32] = beyond;
+  if (own === undefined || abis[0] !== 'x86_64') return ranges;
+  const withBit = x32?.answer ?? answerKill;
+  if (x32 === undefined) add({ start: x32Bit, decision: always(withBit) });
+  add({ start: 2 * x32Bit, decision: always(own.answer === answerEnosys || x32 !== undefined ? own.answer : withBit) });
+  add({ start: 3 * x32Bit, decision: always(withBit) });
+  // A tracer's way to say that a call shall be skipped; the filter sees it once more.
+  if (x32 === undefined) add({ start: 0xffff_ffff, decision: always(own.fallback) });
   return ranges;
-}
-
-function abiCode(profile: SpecSeccomp, abi: Abi, path: string): readonly BpfInstruction[] {
-  const fallback = answerOf(profile.defaultAction, profile.defaultErrnoRet, `${path}.defaultAction`);
-  const decisions = decisionsOf(profile, abi, fallback, path);
-  const refusing = ['SCMP_ACT_ERRNO', 'SCMP_ACT_KILL', 'SCMP_ACT_KILL_THREAD', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_TRAP'].includes(profile.defaultAction);
-  // A profile that mentions nothing has no age to compare with.
-  const beyond = refusing && decisions.size > 0 ? errnoAction | enosys : fallback;
-  return searchCode(rangesOf(decisions, abi === 'x32' ? x32Bit : 0, fallback, beyond));
-}
-
-/** A block that runs where the architecture token matches: convention by number, then the search. */
-function tokenBlock(profile: SpecSeccomp, abis: readonly Abi[], native: Abi, path: string): readonly BpfInstruction[] {
-  const body = abiCode(profile, native, path);
-  const load = instruction(bpf.loadWord, numberOffset);
-  if (native !== 'x86_64') return [load, ...body];
-  const x32 = abis.includes('x32') ? abiCode(profile, 'x32', path) : [give(killProcess)];
-  return [load, instruction(bpf.jumpGreaterEqual, x32Bit, 0, 1), instruction(bpf.jump, body.length), ...body, ...x32];
 }
 
 /** The instructions of a profile; see `compileSeccomp`. */
 export function buildSeccompFilter(profile: SpecSeccomp, architecture: Architecture, path: string): readonly BpfInstruction[] {
   // The native convention is always filtered, listed or not; foreign processors' are passed over.
-  const listed = [architecture, ...profile.architectures.flatMap((name) => abiOf[name] ?? [])];
-  const abis = runnable[architecture].filter((abi) => listed.includes(abi));
-  const blocks = abis.filter((abi) => abi !== 'x32').map((abi) => ({ token: tokens[abi], code: tokenBlock(profile, abis, abi, path) }));
+  const listed: readonly Abi[] = [architecture, ...profile.architectures.flatMap((name) => abiOf[name] ?? [])];
+  const blocks = groups
+    .filter((group) => group.architecture === architecture)
+    .map(({ token, abis }) => ({ token, abis: abis.filter((abi) => listed.includes(abi)) }))
+    .filter(({ abis }) => abis.length > 0)
+    .map(({ token, abis }) => ({ token, code: [instruction(bpf.loadWord, numberOffset), ...searchCode(rangesOf(profile, abis, path))] }));
   const code = [
     instruction(bpf.loadWord, architectureOffset),
     ...blocks.flatMap((block) => [instruction(bpf.jumpEqual, block.token, 1, 0), instruction(bpf.jump, block.code.length), ...block.code]),
-    give(killProcess),
+    give(answerKill),
   ];
   if (code.length > instructionsMax) throw new RuntimeError('resourceExhausted', `${path}: ${code.length} instructions, at most ${instructionsMax}`);
   return code;
+}
+
+/** Whether a profile asks somebody outside of the container about some calls. */
+export function hasListener({ syscalls }: Pick<SpecSeccomp, 'syscalls'>): boolean {
+  return syscalls.some(({ action }) => action === 'SCMP_ACT_NOTIFY');
+}
+
+function checkProfile(profile: SpecSeccomp, path: string): void {
+  if (profile.defaultAction === 'SCMP_ACT_NOTIFY') throw invalidArgument(`${path}.defaultAction`, 'SCMP_ACT_NOTIFY cannot be used as default action');
+  for (const [index, { action, names }] of profile.syscalls.entries()) {
+    // The process itself writes where its listener is, before anybody could answer.
+    if (action === 'SCMP_ACT_NOTIFY' && names.includes('write')) throw invalidArgument(`${path}.syscalls[${index}]`, 'SCMP_ACT_NOTIFY cannot be used for the write syscall');
+  }
+  if (hasListener(profile)) {
+    if ((profile.listenerPath ?? '') === '') throw invalidArgument(`${path}.listenerPath`, 'required with SCMP_ACT_NOTIFY');
+  } else if (profile.flags.includes('SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV')) {
+    throw invalidArgument(`${path}.flags`, 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY');
+  }
 }
 
 type SeccompStep = { readonly flags: number; readonly program: Uint8Array };
@@ -244,13 +229,13 @@ type SeccompStep = { readonly flags: number; readonly program: Uint8Array };
 const compiled = new WeakMap<SpecSeccomp, { readonly architecture: Architecture; readonly step: SeccompStep }>();
 
 /**
- * The profile as the fields of a `setSeccomp` step. `path` names the profile in its document. Throws unimplemented for SCMP_ACT_NOTIFY,
+ * The profile as the fields of a `setSeccomp` step, or, where `hasListener`, of a `setSeccompListener` step. `path` names the profile in its document. Throws
  * invalidArgument and resourceExhausted for what no filter can hold.
  */
 export function compileSeccomp(profile: SpecSeccomp, architecture: Architecture, path: string): SeccompStep {
   const known = compiled.get(profile);
   if (known?.architecture === architecture) return known.step;
-  if (profile.flags.includes('SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV')) throw invalidArgument(`${path}.flags`, 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a listener');
+  checkProfile(profile, path);
   const code = buildSeccompFilter(profile, architecture, path);
   const program = Buffer.alloc(code.length * 8);
   for (const [index, { code: opcode, onTrue, onFalse, value }] of code.entries()) {
@@ -259,7 +244,7 @@ export function compileSeccomp(profile: SpecSeccomp, architecture: Architecture,
     program.writeUInt8(onFalse, index * 8 + 3);
     program.writeUInt32LE(value, index * 8 + 4);
   }
-  const step = { flags: profile.flags.reduce((bits, flag) => bits | flagBits[flag], 0), program };
+  const step = { flags: profile.flags.reduce((bits, flag) => bits | flagBits[flag], hasListener(profile) ? newListenerBit : 0), program };
   compiled.set(profile, { architecture, step });
   return step;
 }

@@ -8,6 +8,8 @@ export const podSlots = { user: 0, net: 1, ipc: 2, uts: 3, pid: 4, mount: 5 } as
 
 /** Slots of one plan execution. Sources of mounts are numbered from `sources` on. */
 export const localSlots = {
+  /** Where a container waits that has no shim: a slot of the pod's, which it has none of. */
+  startSocket: 62,
   cgroup: 64,
   /** The PID namespace that a process is in itself, where its children enter another one. */
   ownPid: 65,
@@ -22,5 +24,7 @@ export const localSlots = {
   /** Where the parts of a root are put together before its user namespace is entered. */
   staging: 79,
   sources: 80,
+  /** Of the parent: the listener of a process's filter. Above whatever sources there are. */
+  listener: 254,
   end: 256,
 } as const;

@@ -1,5 +1,5 @@
 /**
- * System call numbers of arm64: facts of the kernel's asm-generic/unistd.h (6.1) and, from 451 on, of later kernels up to 6.17, where new calls have
+ * System call numbers of arm64: facts of the kernel's asm-generic/unistd.h (6.1) and, from 451 on, of later kernels up to 7.1, where new calls have
  * the same number everywhere. Data only: `name number` pairs.
  */
 export const arm64Syscalls = `
@@ -36,4 +36,5 @@ landlock_add_rule 445 landlock_restrict_self 446 memfd_secret 447 process_mrelea
 fchmodat2 452 map_shadow_stack 453 futex_wake 454 futex_wait 455 futex_requeue 456 statmount 457 listmount 458 lsm_get_self_attr 459
 lsm_set_self_attr 460 lsm_list_modules 461 mseal 462 setxattrat 463 getxattrat 464 listxattrat 465 removexattrat 466 open_tree_attr 467
 file_getattr 468 file_setattr 469
+listns 470 rseq_slice_yield 471
 `;

@@ -1,11 +1,12 @@
 /** System call tables by calling convention. In: the data files. Out: maps from name to number. Pure. */
+import { armSyscalls } from './syscalls.arm.ts';
 import { arm64Syscalls } from './syscalls.arm64.ts';
 import { i386Syscalls } from './syscalls.i386.ts';
 import { x32Missing, x32Syscalls } from './syscalls.x32.ts';
 import { x8664Syscalls } from './syscalls.x86_64.ts';
 
 /** Calling conventions that seccomp tells apart: by the architecture token and, for x32, by a bit of the number. */
-export type Abi = 'x86_64' | 'x32' | 'i386' | 'arm64';
+export type Abi = 'x86_64' | 'x32' | 'i386' | 'arm64' | 'arm';
 
 /** Bit that marks a number as x32. Source: asm/unistd.h, __X32_SYSCALL_BIT. */
 export const x32Bit = 0x4000_0000;
@@ -23,4 +24,24 @@ const missing = new Set(words(x32Missing));
 const x32 = new Map([...[...x8664].filter(([name]) => !missing.has(name)), ...x32Own].map(([name, number]) => [name, number | x32Bit] as const));
 
 /** Numbers by name; x32 numbers carry their bit. */
-export const syscallNumbers: Readonly<Record<Abi, ReadonlyMap<string, number>>> = { x86_64: x8664, x32, i386: parse(i386Syscalls), arm64: parse(arm64Syscalls) };
+export const syscallNumbers: Readonly<Record<Abi, ReadonlyMap<string, number>>> = {
+  x86_64: x8664,
+  x32,
+  i386: parse(i386Syscalls),
+  arm64: parse(arm64Syscalls),
+  arm: parse(armSyscalls),
+};
+
+/** Ways of i386 to a call besides a number of its own: socketcall(2) and ipc(2), which are told by their first argument what to do. */
+export const i386Multiplexed: ReadonlyMap<string, { readonly number: number; readonly selector: bigint }> = new Map<string, { readonly number: number; readonly selector: bigint }>(
+  [
+    // Source: linux/net.h, SYS_SOCKET to SYS_SENDMMSG.
+    ...words(
+      'socket bind connect listen accept getsockname getpeername socketpair send recv sendto recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg',
+    ).map((name, index) => [name, { number: 102, selector: BigInt(index + 1) }] as const),
+    // Source: linux/ipc.h.
+    ...[...parse('semop 1 semget 2 semctl 3 semtimedop 4 msgsnd 11 msgrcv 12 msgget 13 msgctl 14 shmat 21 shmdt 22 shmget 23 shmctl 24')].map(
+      ([name, selector]) => [name, { number: 117, selector: BigInt(selector) }] as const,
+    ),
+  ],
+);

@@ -1,5 +1,5 @@
 /**
- * System call numbers of x86-64: facts of the kernel's asm/unistd_64.h (6.1) and, from 451 on, of later kernels up to 6.17, where new calls have
+ * System call numbers of x86-64: facts of the kernel's asm/unistd_64.h (6.1) and, from 451 on, of later kernels up to 7.1, where new calls have
  * the same number everywhere. Data only: `name number` pairs.
  */
 export const x8664Syscalls = `
@@ -41,4 +41,5 @@ quotactl_fd 443 landlock_create_ruleset 444 landlock_add_rule 445 landlock_restr
 set_mempolicy_home_node 450 cachestat 451 fchmodat2 452 map_shadow_stack 453 futex_wake 454 futex_wait 455 futex_requeue 456 statmount 457
 listmount 458 lsm_get_self_attr 459 lsm_set_self_attr 460 lsm_list_modules 461 mseal 462 setxattrat 463 getxattrat 464 listxattrat 465
 removexattrat 466 open_tree_attr 467 file_getattr 468 file_setattr 469
+listns 470 rseq_slice_yield 471
 `;

@@ -38,6 +38,9 @@ test('what a file holds already is not written', () => {
   const now = { 'memory.max': 'max\n', 'cpu.weight': '100\n', 'cpuset.cpus': '0-1\n', [limit]: '9223372036854771712\n' };
   assert.deepEqual(order({ 'memory.max': 'max', 'cpu.weight': '100', 'cpuset.cpus': '0', [limit]: '-1' }, now), ['cpuset.cpus=0']);
   assert.deepEqual(order({ 'pids.max': '5' }, {}), ['pids.max=5']);
+  const lines = { 'io.max': '8:0 rbps=5 wbps=max riops=max wiops=7\n8:16 rbps=9 wbps=max riops=max wiops=max\n', 'blkio.throttle.read_bps_device': '8:0 5\n8:16 7\n' };
+  assert.deepEqual(order({ 'io.max': '8:0 wiops=7', 'blkio.throttle.read_bps_device': '8:16 7' }, lines), []);
+  assert.deepEqual(order({ 'io.max': '8:16 rbps=5', 'blkio.throttle.read_bps_device': '8:16 5' }, lines), ['io.max=8:16 rbps=5', 'blkio.throttle.read_bps_device=8:16 5']);
 });
 
 test('the old state is what the files held, also where they held nothing', () => {
@@ -98,4 +101,33 @@ test('who is missing in a group is brought there, and who has ended is passed ov
     steps.map((step) => [describeStep(step), step.ignore]),
     [['write "4" to /c/cgroup.procs', [3]]],
   );
+});
+
+test('a group that is idle takes no weight', () => {
+  assert.deepEqual(order({ 'cpu.weight': '174', 'cpu.idle': '0' }, { 'cpu.weight': '0', 'cpu.idle': '1' }), ['cpu.idle=0', 'cpu.weight=174']);
+  assert.deepEqual(order({ 'cpu.idle': '1', 'cpu.shares': '3' }, { 'cpu.shares': '512', 'cpu.idle': '0' }), ['cpu.shares=3', 'cpu.idle=1']);
+  assert.deepEqual(
+    undoWrites(writes({ 'cpu.idle': '0', 'cpu.weight': '174' }), texts({ 'cpu.idle': '1\n', 'cpu.weight': '0\n' })).map(({ file, value }) => `${file}=${value}`),
+    ['/g/cpu.idle=1'],
+  );
+});
+
+test('a device without a line had no limit', () => {
+  const undo = (file: string, values: readonly string[], before: string): readonly string[] =>
+    undoWrites(
+      values.map((value) => ({ file: `/g/${file}`, value, origin: '/r' })),
+      texts({ [file]: before }),
+    ).map(({ value }) => value);
+  assert.deepEqual(undo('io.max', ['8:0 rbps=5', '8:0 wbps=5'], ''), ['8:0 rbps=max wbps=max riops=max wiops=max']);
+  assert.deepEqual(undo('io.weight', ['200', '8:0 300', '8:16 1'], 'default 100\n8:16 5\n'), ['default 100', '8:16 5', '8:0 default']);
+  assert.deepEqual(undo('blkio.throttle.read_bps_device', ['8:0 5'], '8:16 7\n'), ['8:16 7', '8:0 0']);
+  assert.deepEqual(undo('blkio.bfq.weight', ['200'], '100\n'), ['100']);
+  assert.deepEqual(undo('blkio.bfq.weight_device', ['8:0 200'], ''), ['8:0 default']);
+  assert.deepEqual(undo('rdma.max', ['mlx5_0 hca_handle=2'], ''), ['mlx5_0 hca_handle=max hca_object=max']);
+});
+
+test('a file that a kernel may lack is passed over where it is missing', () => {
+  const optional: readonly ControlWrite[] = [{ file: '/g/hugetlb.2MB.rsvd.max', value: '0', origin: '/r', optional: true }];
+  assert.deepEqual(orderWrites(optional, texts({})), []);
+  assert.equal(orderWrites(optional, texts({ 'hugetlb.2MB.rsvd.max': 'max\n' })).length, 1);
 });

@@ -31,6 +31,7 @@ const bounds: readonly (readonly [low: string, high: string])[] = [
   ['cpu.rt_runtime_us', 'cpu.rt_period_us'],
 ];
 
+const weightFiles: readonly string[] = ['cpu.weight', 'cpu.shares'];
 const [quotaFile, periodFile] = ['cpu.cfs_quota_us', 'cpu.cfs_period_us'];
 const siblingOf = (file: string, name: string): string => `${file.slice(0, file.lastIndexOf('/'))}/${name}`;
 const nameOf = (file: string): string => file.slice(file.lastIndexOf('/') + 1);
@@ -44,6 +45,9 @@ function mustPrecede(first: ControlWrite, second: ControlWrite, current: Control
     if (a === high && b === low) return numberOf(second.value) > numberOf(current.get(first.file));
     if (a === low && b === high) return numberOf(first.value) <= numberOf(current.get(second.file));
   }
+  // A group that is idle takes no weight.
+  if (a === 'cpu.idle' && weightFiles.includes(b)) return first.value === '0';
+  if (weightFiles.includes(a) && b === 'cpu.idle') return second.value !== '0';
   // The smaller share of the two that may lie between: it is below the old one or the new one, and those are both allowed.
   const quotaFirst = (quota: ControlWrite, period: ControlWrite): boolean => {
     const [newQuota, oldQuota] = [numberOf(quota.value), numberOf(current.get(quota.file))];
@@ -60,12 +64,15 @@ function mustPrecede(first: ControlWrite, second: ControlWrite, current: Control
 function holds(text: string | undefined, value: string): boolean {
   if (text === undefined) return false;
   const [now, wanted] = [text.trim(), value.trim()];
+  const [key, ...words] = wanted.split(' ');
+  // A line per device, of which the value may name a part: `8:0 rbps=5`.
+  if (words.length > 0 && now.split('\n').some((line) => line.startsWith(`${key} `) && words.every((word) => line.split(' ').includes(word)))) return true;
   return now === wanted || (/^-?[0-9]+$|^max$/.test(now) && /^-?[0-9]+$|^max$/.test(wanted) && numberOf(now) === numberOf(wanted) && numberOf(now) === infinity);
 }
 
 /** The writes that change something, in an order in which every state between is valid when both ends are. */
 export function orderWrites(writes: readonly ControlWrite[], current: ControlTexts): readonly ControlWrite[] {
-  const left = writes.filter(({ file, value }) => !holds(current.get(file), value));
+  const left = writes.filter(({ file, value, optional }) => !holds(current.get(file), value) && !(optional === true && !current.has(file)));
   const ordered: ControlWrite[] = [];
   while (left.length > 0) {
     const index = left.findIndex((write) => !left.some((other) => other !== write && mustPrecede(other, write, current)));
@@ -74,8 +81,18 @@ export function orderWrites(writes: readonly ControlWrite[], current: ControlTex
   return ordered;
 }
 
-/** Files whose text is a line per device, and what a line looks like that limits nothing. */
-const keyedDefaults: Readonly<Record<string, string>> = { 'io.max': 'rbps=max wbps=max riops=max wiops=max' };
+/** Files whose text is a line per device, and what stands in a line that limits nothing. */
+const keyedDefaults: Readonly<Record<string, string>> = {
+  'io.max': 'rbps=max wbps=max riops=max wiops=max',
+  'io.weight': 'default',
+  'io.bfq.weight': 'default',
+  'rdma.max': 'hca_handle=max hca_object=max',
+  'blkio.bfq.weight_device': 'default',
+  'blkio.throttle.read_bps_device': '0',
+  'blkio.throttle.write_bps_device': '0',
+  'blkio.throttle.read_iops_device': '0',
+  'blkio.throttle.write_iops_device': '0',
+};
 
 /** Writes that bring back what the files held. For `orderWrites`, with what they hold by then. */
 export function undoWrites(writes: readonly ControlWrite[], before: ControlTexts): readonly ControlWrite[] {
@@ -85,9 +102,12 @@ export function undoWrites(writes: readonly ControlWrite[], before: ControlTexts
     if (text === undefined) return [];
     const lines = text.split('\n').filter((line) => line !== '');
     if (nameOf(file) === 'memory.oom_control') return [{ file, value: /oom_kill_disable ([01])/.exec(text)?.[1] ?? '0', origin }];
+    // What a group that is idle shows; it is no value to write.
+    if (nameOf(file) === 'cpu.weight' && text.trim() === '0') return [];
     const rest = keyedDefaults[nameOf(file)];
-    const keys = rest === undefined ? [] : writes.flatMap((write) => (write.file === file ? [write.value.split(' ')[0] ?? ''] : []));
-    const added = keys.filter((key) => !lines.some((line) => line.startsWith(`${key} `))).map((key) => `${key} ${rest}`);
+    // A weight without a device is the one that the file calls its default.
+    const keys = rest === undefined ? [] : writes.flatMap((write) => (write.file === file && write.value.includes(' ') ? [write.value.split(' ')[0] ?? ''] : []));
+    const added = [...new Set(keys)].filter((key) => !lines.some((line) => line.startsWith(`${key} `))).map((key) => `${key} ${rest}`);
     // An empty write does nothing; a line without content empties a set.
     return [...(lines.length === 0 && rest === undefined ? ['\n'] : lines), ...added].map((value) => ({ file, value, origin }));
   });
@@ -116,8 +136,9 @@ export function filesToRead(writes: readonly ControlWrite[], memory: MemoryFiles
 }
 
 /** The write as a step: of a control file, or of a file of a process in procfs. */
-export function stepOfWrite({ file, value, origin }: ControlWrite): Step {
+export function stepOfWrite({ file, value, origin, optional }: ControlWrite): Step {
   return {
+    ...(optional === undefined ? {} : { ignore: [errno.noEntry] }),
     kind: 'writeFile',
     dir: noSlot,
     path: file,

@@ -16,6 +16,7 @@ import type { RootfsSource } from './container.ts';
 import { listDevices, makeLinks } from './devices.ts';
 import { type NamespaceTable, createdNamespaces, joinNamespaces } from './namespaces.ts';
 import { overlayOptions, rootOptions } from './overlay.ts';
+import { planScheduling } from './scheduler.ts';
 import { localSlots } from './slots.ts';
 
 /** The user namespace of a container: its slot, and how it maps ids. */
@@ -50,11 +51,25 @@ export function containerRootOf(spec: RuntimeSpec): ContainerUsers['root'] {
   return rootOf(mappings);
 }
 
+/**
+ * The document with the mappings of the user namespace that it joins by path, read by the caller. Throws invalidArgument where it has others itself; the same ones are
+ * fine, for callers give both.
+ */
+export function withUserMappings(spec: RuntimeSpec, mappings: IdMappings): RuntimeSpec {
+  const own = mappingsOf(spec);
+  const same = (one: IdMappings['uids'], other: IdMappings['uids']): boolean =>
+    one.length === other.length &&
+    one.every((range) => other.some((candidate) => candidate.containerId === range.containerId && candidate.hostId === range.hostId && candidate.size === range.size));
+  if (own !== undefined && !(same(own.uids, mappings.uids) && same(own.gids, mappings.gids)))
+    throw invalidArgument('linux.uidMappings', 'differ from those of the user namespace that is joined');
+  return { ...spec, linux: { ...spec.linux, hasIdMappings: true, uidMappings: mappings.uids, gidMappings: mappings.gids } };
+}
+
 /** The user namespace that the table asks for; undefined where it is the host's. */
 export function usersOf(spec: RuntimeSpec, table: Pick<NamespaceTable, 'user'>): ContainerUsers | undefined {
   if (table.user.kind === 'host') return undefined;
   const [root, mappings] = [containerRootOf(spec), mappingsOf(spec) ?? { uids: [], gids: [] }];
-  return { slot: table.user.kind === 'slot' ? table.user.slot : localSlots.userNamespace, mappings, root };
+  return { slot: table.user.kind === 'new' ? localSlots.userNamespace : table.user.slot, mappings, root };
 }
 
 /** The sections that make the namespaces of the container and of its mounts; they come before the container's own. */
@@ -199,24 +214,27 @@ export function planUserDevices(
   };
 }
 
-/** Limits that only the host's side may raise; the soft ones come down later. */
+/** Limits that only the host's side may raise, the soft ones come down later; and priorities, which are the host's alone to give: the same ones may be set again inside. */
 export function raiseLimits(process: SpecProcess, host: HostFacts, path: string): readonly Step[] {
-  return process.rlimits.flatMap(({ type, hard }, index): readonly Step[] => {
+  const limits = process.rlimits.flatMap(({ type, hard }, index): readonly Step[] => {
     const resource = rlimitTypes.indexOf(type);
     const ceiling = host.rlimits[resource]?.hard;
     return ceiling === undefined || hard <= ceiling ? [] : [{ kind: 'setRlimit', resource, soft: hard, hard, origin: `/${path}/rlimits/${index}` }];
   });
+  // More forks follow.
+  return [...limits, ...planScheduling(process, { forks: true, path }).privileged];
 }
 
-/** From the host's ids to the container's: user and group 0 there, a keyring of that user. */
-export function becomeContainerRoot(slot: number): readonly Step[] {
+/** From the host's ids to the container's: user and group 0 there, a keyring of that user unless the caller's is to stay. */
+export function becomeContainerRoot(slot: number, { newKeyring = true }: { readonly newKeyring?: boolean } = {}): readonly Step[] {
   return [
     { kind: 'enterNamespace', slot, type: clone.newUser, origin: '/linux/namespaces' },
     // A change of credentials clears the signal, so it is set again.
     { kind: 'setParentDeathSignal', signal: killSignal },
-    { kind: 'setGroups', gids: [] },
+    // A namespace that somebody else made may forbid it, see `setgroups` in user_namespaces(7); nothing is gained by those groups there.
+    { kind: 'setGroups', gids: [], ignore: [errno.perm] },
     { kind: 'setUser', uid: 0, gid: 0 },
-    { kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] },
+    ...(newKeyring ? [{ kind: 'joinKeyring', name: '', ignore: [errno.noSystemCall] } as const] : []),
   ];
 }
 
@@ -230,13 +248,14 @@ export interface UserEntry {
   readonly prepare: readonly Step[];
   /** Runs below the user namespace, before the mount namespace is made. */
   readonly names: readonly Step[];
+  readonly newKeyring: boolean;
 }
 
 /**
  * The way into the container's namespaces. Afterwards the executing process is the container's user 0 in a mount namespace of its own, slot `root` is
  * the container's root, attached where `pivotRoot` may take it.
  */
-export function enterUserNamespace({ table, rootfs, users, devices, prepare, names }: UserEntry): readonly Step[] {
+export function enterUserNamespace({ table, rootfs, users, devices, prepare, names, newKeyring }: UserEntry): readonly Step[] {
   const { root, staging } = localSlots;
   const place = stagePlace(rootfs);
   const alone: readonly Step[] = [
@@ -262,7 +281,7 @@ export function enterUserNamespace({ table, rootfs, users, devices, prepare, nam
     ...devices.stage,
     ...(rootfs.kind === 'overlay' ? stageOverlay(rootfs, users) : settleDirectory(rootfs, users)),
     { kind: 'pivotRoot', root: staging },
-    ...becomeContainerRoot(users.slot),
+    ...becomeContainerRoot(users.slot, { newKeyring }),
     ...(created === 0 ? [] : [{ kind: 'unshare', flags: created, origin: '/linux/namespaces' } as const]),
     ...names,
     ...(table.pid.kind === 'new' ? [{ kind: 'forkInside', flags: clone.newPid, origin: '/linux/namespaces' } as const] : []),

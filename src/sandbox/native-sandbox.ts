@@ -18,14 +18,25 @@ import type {
   UsageRequest,
 } from '#pod';
 import { type Plan } from '#plan';
-import { type HookPlace, type PlanExecInput, hooksTimeoutMs, oomFileOf, planContainer, planContainerKill, planContainerRemoval, planExec, planForward } from '#runtime';
+import {
+  type HookPlace,
+  type PlanExecInput,
+  hooksTimeoutMs,
+  mergeSpecResources,
+  oomFileOf,
+  planContainer,
+  planContainerKill,
+  planContainerRemoval,
+  planExec,
+  planForward,
+} from '#runtime';
 import { type GroupReader, type ShimAttachment, type ShimConnection } from '#system';
 import { type PodContext, asPlan, containerInput, planCommit, planPod, planShutdown, planUndo, planWritableLayer, prepend } from './native-plans.ts';
 import { connectPort } from './connect-port.ts';
 import { IdentityAnswer } from './identity-answer.ts';
 import { type HookRunner, hookPlaceOf, runPoststart, runPoststop } from './hooks.ts';
 import { containerPaths } from './layout.ts';
-import { checkPodUpdate, mergeSpecResources, updateGroup } from './native-update.ts';
+import { checkPodUpdate, updateGroup } from './native-update.ts';
 import { streamsOf } from './streams.ts';
 import { readUsage } from './usage.ts';
 import { exitCodeOf } from './wait-status.ts';
@@ -218,6 +229,7 @@ export class NativeSandbox implements Sandbox {
       initPid: pid,
       host: this.#parts.context.host,
       cgroup: this.#cgroupOf(id),
+      hookPlace: this.#hookPlace(id),
       terminal,
       identity: { ...identity, home },
       startBarrier: options.startBarrier,

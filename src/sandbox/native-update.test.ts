@@ -15,7 +15,7 @@ const cgroups: HostFacts['cgroups'] = {
   swapLimit: true,
   hugepageSizes: [],
 };
-const resources = { devices: [], cpu: { shares: 2n }, hugepageLimits: [], unified: {}, unsupported: [] };
+const resources = { devices: [], cpu: { shares: 2n }, hugepageLimits: [], unified: {} };
 
 /** Asks for shares and a score; the shim refuses whatever writes the file of that name. */
 async function updateRefused(name: string, refusal: RuntimeError): Promise<void> {

@@ -27,6 +27,13 @@ export interface CgroupFacts {
   readonly swapLimit: boolean;
   /** Page sizes of the hugetlb controller such as `2MB`. */
   readonly hugepageSizes: readonly string[];
+  /**
+   * Names of control files that some groups below the roots have: which there are depends on how the kernel was built and what it has loaded. Of a controller without any,
+   * nothing is known: no group has it.
+   */
+  readonly controlFiles?: ReadonlySet<string>;
+  /** Control files that whom a group is given to may own, as the kernel lists them. Source: cgroups(7), /sys/kernel/cgroup/delegate. */
+  readonly delegated?: readonly string[];
 }
 
 /** Soft and hard limit of one resource; 2^64-1 is infinity. */
@@ -48,6 +55,8 @@ export interface HostFacts {
   /** Limits of this process by the kernel's resource number. Raising a hard one needs CAP_SYS_RESOURCE. */
   readonly rlimits: Readonly<Record<number, RlimitCeiling>>;
   readonly seccomp: boolean;
+  /** Where the resctrl file system is mounted; absent: nowhere. */
+  readonly resctrl?: string;
 }
 
 /** One line of /proc/<pid>/mountinfo; see proc_pid_mountinfo(5). */

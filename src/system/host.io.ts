@@ -45,6 +45,22 @@ async function readKernelHugepageSizes(): Promise<readonly string[]> {
   });
 }
 
+/** Controllers of which some files depend on how the kernel was built, and in cgroup2 directories their prefixes. */
+const variedControllers: readonly string[] = ['cpu', 'memory', 'blkio'];
+/** Groups to look at below one root; every group has the same files as its siblings with the same controllers. */
+const lookedAtMax = 4;
+
+/** Names of the control files that groups right below a root have; the root itself lacks some. */
+async function listControlFiles(root: string): Promise<readonly string[]> {
+  const entries = await readdir(root, { withFileTypes: true }).catch(() => []);
+  const groups = entries.filter((entry) => entry.isDirectory()).slice(0, lookedAtMax);
+  return (await Promise.all(groups.map(async ({ name }) => readdir(`${root}/${name}`).catch(() => [])))).flat();
+}
+
+async function readControlFileNames(roots: readonly string[]): Promise<ReadonlySet<string>> {
+  return new Set((await Promise.all(roots.map(listControlFiles))).flat());
+}
+
 async function readCgroupFacts(): Promise<CgroupFacts> {
   const { v1, unified } = decodeCgroupMounts(decodeMountInfo(await readText('/proc/self/mountinfo')));
   const withController = (name: string): string | undefined => v1.find(({ controllers }) => controllers.includes(name))?.mountpoint;
@@ -58,7 +74,11 @@ async function readCgroupFacts(): Promise<CgroupFacts> {
           .split(/\s+/)
           .filter((name) => name !== '');
   const kernel = decodeKernelRelease(release());
+  const roots = resourceful || unified === undefined ? new Set(variedControllers.flatMap((name) => withController(name) ?? [])) : [unified];
+  const [controlFiles, delegated] = await Promise.all([readControlFileNames([...roots]), unified === undefined ? undefined : readTextIfPresent('/sys/kernel/cgroup/delegate')]);
   return {
+    controlFiles,
+    ...(delegated === undefined ? {} : { delegated: delegated.split('\n').filter((line) => line !== '') }),
     mode: unified === undefined ? 'v1' : resourceful ? 'hybrid' : 'v2',
     v1,
     ...(unified === undefined ? {} : { unified: { mountpoint: unified, controllers, canKill: kernel.major > 5 || (kernel.major === 5 && kernel.minor >= 14) } }),
@@ -98,5 +118,6 @@ export async function readHostFacts(): Promise<HostFacts> {
     oomScoreAdj: Number(oomScoreAdj),
     rlimits: decodeLimits(limits),
     seccomp: fields['Seccomp'] !== undefined,
+    ...((await exists('/sys/fs/resctrl/schemata')) ? { resctrl: '/sys/fs/resctrl' } : {}),
   };
 }

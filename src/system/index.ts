@@ -9,6 +9,8 @@ export * from './cgroup-stats.ts';
 export * from './cgroup-stats.io.ts';
 export * from './directories.io.ts';
 export * from './frames.ts';
+export { FrameConnection } from './connection.io.ts';
+export { readIdMappings } from './id-map.io.ts';
 export * from './launcher.io.ts';
 export * from './unpack-session.io.ts';
 export * from './inspect-session.io.ts';

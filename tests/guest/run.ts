@@ -1,6 +1,6 @@
 /**
  * Boots a second kernel (Debian's 6.1, in software emulation) and runs the integration suites in it.
- * In: `run.ts RESULT [part of a file name]`; build/guest/packages as scripts/setup.sh --tests leaves it. Out: RESULT, the guest's
+ * In: `run.ts RESULT [part of a file name, or the path of a suite of tests/guest]`; build/guest/packages as scripts/setup.sh --tests leaves it. Out: RESULT, the guest's
  * lines as JSON; exit status 1 when the guest did not come to its end. Nothing of it outlives this process.
  */
 import { spawn } from 'node:child_process';
@@ -17,6 +17,9 @@ const guestSuites = /^(ledger|native|shim|system|runtime|sandbox|network|image|p
 
 /** Whether this machine could build the conformance suite of CRI; without Go it cannot. */
 const canConform = existsSync(new URL('../../build/go/critest', import.meta.url));
+
+/** Whether this machine could build the validation programs of OCI. */
+const canValidate = existsSync(new URL('../../build/go/oci-validation', import.meta.url));
 
 /** Bounds the whole run; a hung guest is killed. */
 const timeoutMs = 2_600_000;
@@ -87,10 +90,13 @@ if (kernel === undefined) {
   console.error(`guest: ${packages}: holds no kernel; run scripts/setup.sh --tests`);
   process.exit(1);
 }
-const files = readdirSync(join(home, 'tests/integration'))
-  .filter((name) => name.endsWith('.test.ts') && guestSuites.test(name) && name.includes(only) && (name !== 'pod-critest.test.ts' || canConform))
-  .sort()
-  .map((name) => `tests/integration/${name}`);
+const isPossible = (name: string): boolean => (name !== 'pod-critest.test.ts' || canConform) && (name !== 'oci-validation.test.ts' || canValidate);
+const files = only.startsWith('tests/guest/')
+  ? [only]
+  : readdirSync(join(home, 'tests/integration'))
+      .filter((name) => name.endsWith('.test.ts') && guestSuites.test(name) && name.includes(only) && isPossible(name))
+      .sort()
+      .map((name) => `tests/integration/${name}`);
 if (files.length === 0) {
   console.error(`guest: no integration suite has ${JSON.stringify(only)} in its name`);
   process.exit(1);

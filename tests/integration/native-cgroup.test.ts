@@ -4,9 +4,10 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Step } from '#plan';
 import { type Outcome, makeScratch, removeScratch, runPlan, skip } from './native-driver.ts';
 
@@ -40,6 +41,46 @@ for (const { path, type } of hierarchies) {
       assert.deepEqual(await Promise.all([first.ended, second.ended]), ['SIGKILL', 'SIGKILL']);
       assert.ok(!existsSync(cgroup));
     });
+
+    it('freezes what runs below a cgroup until it is thawed, and tells when it cannot', async () => {
+      mkdirSync(join(cgroup, 'inner'), { recursive: true });
+      const process = await spawnInside(join(cgroup, 'inner'));
+      const state = (): string => readFileSync(join(cgroup, type === 'cgroup2' ? 'cgroup.freeze' : 'freezer.state'), 'utf8').trim();
+      const freeze: Step = { kind: 'freezeCgroup', cgroup, frozen: 1, timeoutMs: 20_000 };
+      for (let round = 0; round < 2; round += 1) {
+        assert.equal(runHost(freeze).output, '');
+        assert.equal(state(), type === 'cgroup2' ? '1' : 'FROZEN');
+        if (type === 'cgroup2') assert.match(readFileSync(join(cgroup, 'inner/cgroup.events'), 'utf8'), /^frozen 1$/m);
+        else assert.equal(readFileSync(join(cgroup, 'inner/freezer.state'), 'utf8').trim(), 'FROZEN');
+        assert.equal(runHost({ ...freeze, frozen: 0 }).output, '');
+        assert.equal(state(), type === 'cgroup2' ? '0' : 'THAWED');
+      }
+      assert.equal(runHost({ kind: 'killCgroup', cgroup, timeoutMs: 20_000 }, { kind: 'removeCgroup', cgroup, timeoutMs: 20_000 }).output, '');
+      assert.equal(await process.ended, 'SIGKILL');
+      assert.match(runHost(freeze).output, /^failed 0 0 2 /, 'a cgroup that is not there cannot be frozen');
+      assert.match(runHost({ ...freeze, cgroup: '/proc/self' }).output, /^failed 0 0 22 /, 'a directory that is no cgroup');
+    });
+
+    if (type === 'cgroup2')
+      it('thaws everything again where a process does not stop in time', async () => {
+        mkdirSync(cgroup);
+        // A file system that nobody serves: who looks into it waits, and only killing ends that.
+        const directory = makeScratch();
+        const server = openSync('/dev/fuse', 'r+');
+        execFileSync('mount', ['-i', '-t', 'fuse', '-o', 'fd=3,rootmode=40000,user_id=0,group_id=0', 'nobody', directory], { stdio: ['ignore', 'inherit', 'inherit', server] });
+        try {
+          const waiting = spawn('sh', ['-c', `echo 0 > ${cgroup}/cgroup.procs; exec stat ${directory}/x`], { stdio: 'ignore' });
+          const ended = new Promise((resolve) => waiting.once('exit', (_code, signal) => resolve(signal)));
+          while (!/^\d+ \(stat\) D /.test(readFileSync(`/proc/${waiting.pid}/stat`, 'utf8'))) await sleep(20);
+          assert.match(runHost({ kind: 'freezeCgroup', cgroup, frozen: 1, timeoutMs: 200 }).output, /^failed 0 0 110 /);
+          assert.equal(readFileSync(join(cgroup, 'cgroup.freeze'), 'utf8'), '0\n');
+          assert.equal(runHost({ kind: 'killCgroup', cgroup, timeoutMs: 20_000 }, { kind: 'removeCgroup', cgroup, timeoutMs: 20_000 }).output, '');
+          assert.equal(await ended, 'SIGKILL');
+        } finally {
+          execFileSync('umount', ['-l', directory]);
+          closeSync(server);
+        }
+      });
 
     it('takes a missing cgroup for done', () => {
       assert.equal(runHost({ kind: 'killCgroup', cgroup, timeoutMs: 0 }, { kind: 'removeCgroup', cgroup, timeoutMs: 0 }).output, '');

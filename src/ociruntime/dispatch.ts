@@ -1,0 +1,111 @@
+/**
+ * One command line from its words to its end. In: the front that was called, and the operations on containers. Out: how the front ends; everything that is to be told goes
+ * through the front and the log. This is the door: the only place where errors become words.
+ */
+import { assertNever, errorMessage } from '#core';
+import { checkpointContainer, restoreContainer } from './checkpoint.io.ts';
+import { type Globals, type Printout, type Surroundings, decodeOpening, decodeRequest } from './cli.ts';
+import { showEvents } from './events.io.ts';
+import { showFeatures } from './features-command.io.ts';
+import { listContainers, listProcesses } from './list.io.ts';
+import { type OpenLog, openLog } from './log.io.ts';
+import type { Command, ContainerOperations } from './options.ts';
+import { pauseContainer, resumeContainer } from './pause.io.ts';
+import { writeSpec } from './spec-command.io.ts';
+import type { Front, OciContext, Outcome } from './types.ts';
+import { updateContainer } from './update.io.ts';
+
+/** What a command line is carried out with. */
+export interface DispatchOptions extends Surroundings {
+  readonly operations: ContainerOperations;
+}
+
+const exit = (code: number): Outcome => ({ kind: 'exit', code });
+
+/** Tells a failure as runc does: in the log, and where that is a file on standard error too. */
+function tell(front: Front, log: OpenLog, message: string): void {
+  log.error(message);
+  if (!log.onStandardError) front.write(2, `${message}\n`);
+}
+
+function print(front: Front, log: OpenLog, printout: Printout): Outcome {
+  front.write(1, printout.text);
+  if (printout.kind === 'print') return exit(0);
+  tell(front, log, printout.message);
+  return exit(printout.code);
+}
+
+async function runCommand(context: OciContext, globals: Globals, command: Command, { operations, version }: DispatchOptions): Promise<Outcome> {
+  switch (command.name) {
+    case 'create':
+      return operations.create(context, command.options);
+    case 'run':
+      return operations.run(context, command.options);
+    case 'exec':
+      return operations.exec(context, command.options);
+    case 'start':
+      return operations.start(context, command.options);
+    case 'state':
+      return operations.state(context, command.options);
+    case 'kill':
+      return operations.kill(context, command.options);
+    case 'delete':
+      return operations.delete(context, command.options);
+    case 'list':
+      return listContainers(context, command.options, globals);
+    case 'ps':
+      return listProcesses(context, command.options);
+    case 'events':
+      return showEvents(context, command.options);
+    case 'spec':
+      return writeSpec(context, command.options);
+    case 'features':
+      return showFeatures(context, version);
+    case 'update':
+      return updateContainer(context, command.options);
+    case 'pause':
+      return pauseContainer(context, command.options);
+    case 'resume':
+      return resumeContainer(context, command.options);
+    case 'checkpoint':
+      return checkpointContainer(context, command.options);
+    case 'restore':
+      return restoreContainer(context, command.options);
+    default:
+      return assertNever(command);
+  }
+}
+
+/** How a failure of a command is told, and with which exit code. The id is the caller's own; `state`, `kill` and `delete` have texts that callers look for. */
+function failureOf(name: Command['name'], error: unknown): { readonly message: string; readonly code: number } {
+  const message = errorMessage(error);
+  if (name === 'exec') return { message: `exec failed: ${message}`, code: 255 };
+  return { message: name === 'create' || name === 'run' ? `${name} failed: ${message}` : message, code: 1 };
+}
+
+async function carryOut(front: Front, log: OpenLog, globals: Globals, words: readonly string[], options: DispatchOptions): Promise<Outcome> {
+  const request = decodeRequest(words, front.request, options);
+  if (request.kind !== 'command') return print(front, log, request);
+  try {
+    return await runCommand({ front, global: globals, log }, globals, request.decode(), options);
+  } catch (error) {
+    const { message, code } = failureOf(request.name, error);
+    tell(front, log, message);
+    return exit(code);
+  }
+}
+
+/** Carries out the front's command line. Never throws: a failure has been told when this returns. */
+export async function dispatch(front: Front, options: DispatchOptions): Promise<Outcome> {
+  const standard = (): OpenLog => openLog(front, { file: '', format: 'text', debug: false });
+  try {
+    const opening = decodeOpening(front.request, options);
+    if (opening.kind !== 'globals') return print(front, standard(), opening);
+    const { globals, words } = opening;
+    using log = openLog(front, { file: globals.logFile, format: globals.logFormat, debug: globals.debug });
+    return await carryOut(front, log, globals, words, options);
+  } catch (error) {
+    tell(front, standard(), errorMessage(error));
+    return exit(1);
+  }
+}
