@@ -28,9 +28,7 @@ describe('a mutated config.json', () => {
       try {
         const spec = decodeRuntimeSpec(parseJson(text, 'config.json'));
         const hookPlace = { id: 'mutant', bundle: '/bundle' };
-        encodePlan(
-          planContainer({ spec, rootfs: { kind: 'directory', path: '/bundle/rootfs' }, bundle: '/bundle', host, cgroup: { path: '/a' }, askIdentity: false, hookPlace }),
-        );
+        encodePlan(planContainer({ spec, rootfs: { kind: 'directory', path: '/bundle/rootfs' }, bundle: '/bundle', host, cgroup: { path: '/a' }, askIdentity: false, hookPlace }));
         count.planned += 1;
       } catch (error) {
         const what = `seed ${seed} (${changes.join('; ')}): ${error instanceof Error ? error.stack : String(error)}`;

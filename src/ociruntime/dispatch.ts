@@ -2,13 +2,13 @@
  * One command line from its words to its end. In: the front that was called, and the operations on containers. Out: how the front ends; everything that is to be told goes
  * through the front and the log. This is the door: the only place where errors become words.
  */
-import { assertNever, errorMessage } from '#core';
+import { RuntimeError, assertNever, errorMessage } from '#core';
 import { checkpointContainer, restoreContainer } from './checkpoint.io.ts';
 import { type Globals, type Printout, type Surroundings, decodeOpening, decodeRequest } from './cli.ts';
 import { showEvents } from './events.io.ts';
 import { showFeatures } from './features-command.io.ts';
 import { listContainers, listProcesses } from './list.io.ts';
-import { type OpenLog, openLog } from './log.io.ts';
+import { type OpenLog, openLog, printable } from './log.io.ts';
 import type { Command, ContainerOperations } from './options.ts';
 import { pauseContainer, resumeContainer } from './pause.io.ts';
 import { writeSpec } from './spec-command.io.ts';
@@ -25,7 +25,7 @@ const exit = (code: number): Outcome => ({ kind: 'exit', code });
 /** Tells a failure as runc does: in the log, and where that is a file on standard error too. */
 function tell(front: Front, log: OpenLog, message: string): void {
   log.error(message);
-  if (!log.onStandardError) front.write(2, `${message}\n`);
+  if (!log.onStandardError) front.write(2, `${printable(message)}\n`);
 }
 
 function print(front: Front, log: OpenLog, printout: Printout): Outcome {
@@ -34,6 +34,9 @@ function print(front: Front, log: OpenLog, printout: Printout): Outcome {
   tell(front, log, printout.message);
   return exit(printout.code);
 }
+
+/** Commands that change nothing but files of the caller. */
+const forAnybody: ReadonlySet<Command['name']> = new Set(['spec', 'features', 'list', 'state', 'ps', 'events']);
 
 async function runCommand(context: OciContext, globals: Globals, command: Command, { operations, version }: DispatchOptions): Promise<Outcome> {
   switch (command.name) {
@@ -87,6 +90,7 @@ async function carryOut(front: Front, log: OpenLog, globals: Globals, words: rea
   const request = decodeRequest(words, front.request, options);
   if (request.kind !== 'command') return print(front, log, request);
   try {
+    if (options.userId !== 0 && !forAnybody.has(request.name)) throw new RuntimeError('permissionDenied', 'rootless containers are not supported: run as root');
     return await runCommand({ front, global: globals, log }, globals, request.decode(), options);
   } catch (error) {
     const { message, code } = failureOf(request.name, error);

@@ -25,18 +25,24 @@ type Level = 'debug' | 'info' | 'warning' | 'error';
 const plainWord = /^[A-Za-z0-9\-._/@^+]+$/;
 const shortLevels: Readonly<Record<Level, string>> = { debug: 'DEBU', info: 'INFO', warning: 'WARN', error: 'ERRO' };
 
+/** The message without what could steer a terminal: it may quote a stranger's document. */
+export function printable(message: string): string {
+  return message.replaceAll(/[\x00-\x1f\x7f-\x9f]/g, '?');
+}
+
 /** One line with its newline. `terminal`: the short form that people read. */
 export function encodeLogLine({ level, message, time }: { readonly level: Level; readonly message: string; readonly time: Date }, form: 'text' | 'json' | 'terminal'): string {
   const stamp = `${time.toISOString().slice(0, 19)}Z`;
   if (form === 'json') return `${JSON.stringify({ level, msg: message, time: stamp })}\n`;
-  if (form === 'terminal') return `${shortLevels[level]} ${message}\n`;
+  if (form === 'terminal') return `${shortLevels[level]} ${printable(message)}\n`;
   return `time="${stamp}" level=${level} msg=${plainWord.test(message) ? message : JSON.stringify(message)}\n`;
 }
 
 /** Opens the log. Throws with the errno where the file cannot be opened. */
 export function openLog(front: Front, target: LogTarget): OpenLog {
   let descriptor: number | undefined;
-  if (target.file !== '') {
+  // The caller's own standard error by its name, as `--log /dev/stderr` has it, would be a second way to the same file.
+  if (target.file !== '' && target.file !== `/proc/${front.request.pid}/fd/2`) {
     try {
       // Not blocking: the file may be a FIFO that nobody reads, and this process may serve others.
       descriptor = openSync(target.file, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_SYNC | constants.O_NONBLOCK | constants.O_NOCTTY, 0o644);

@@ -1,9 +1,8 @@
 /**
  * `start` and `run`: the process that waits is released. In: a container that was created. Out: one that runs, or an error; what `run` made is removed where it fails.
  */
-import { unlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { RuntimeError, errnoName, errorMessage, limits, wrapError } from '#core';
+import { RuntimeError, errorMessage, limits, wrapError } from '#core';
 import type { StepFailure } from '#plan';
 import { makeContainer, writePidFile } from './create.io.ts';
 import type { IdOptions, Operation, RunOptions } from './options.ts';
@@ -31,17 +30,11 @@ async function untilEnded({ stateRoot, record }: ContainerFacts): Promise<void> 
 /** Releases the process and runs the hooks of its start, which end it where they fail. Source: runtime-spec 1.3, runtime.md "Lifecycle". */
 async function release({ front }: OciContext, facts: ContainerFacts): Promise<void> {
   const { stateRoot, record } = facts;
-  const { directory, socket } = stateFiles(stateRoot, record.id);
   try {
-    await front.start(directory, (failure) => describeFailure(facts, failure));
+    await front.start(stateFiles(stateRoot, record.id).directory, (failure) => describeFailure(facts, failure));
   } catch (error) {
     await untilEnded(facts);
     throw error;
-  }
-  try {
-    unlinkSync(socket);
-  } catch (cause) {
-    if (errnoName(cause) !== 'ENOENT') throw wrapError(`remove ${socket}`, cause);
   }
   for (const plan of planStarted(facts)) {
     try {

@@ -100,5 +100,6 @@ test('log lines have the forms that callers of runc read', () => {
   const entry = { level: 'error', message: 'say "no"\n', time: new Date('2026-01-02T03:04:05.678Z') } as const;
   assert.equal(encodeLogLine(entry, 'json'), '{"level":"error","msg":"say \\"no\\"\\n","time":"2026-01-02T03:04:05Z"}\n');
   assert.equal(encodeLogLine(entry, 'text'), 'time="2026-01-02T03:04:05Z" level=error msg="say \\"no\\"\\n"\n');
+  assert.equal(encodeLogLine({ ...entry, message: 'a\u001b[31mb\u009b' }, 'terminal'), 'ERRO a?[31mb?\n');
   assert.equal(encodeLogLine({ ...entry, message: 'plain' }, 'text'), 'time="2026-01-02T03:04:05Z" level=error msg=plain\n');
 });

@@ -246,7 +246,10 @@ export class CallerPlace implements AsyncDisposable {
 
 function killGroup(group: string): void {
   try {
-    for (const pid of readFileSync(`${group}/cgroup.procs`, 'utf8').split('\n').filter((line) => line !== '')) process.kill(Number(pid), 'SIGKILL');
+    for (const pid of readFileSync(`${group}/cgroup.procs`, 'utf8')
+      .split('\n')
+      .filter((line) => line !== ''))
+      process.kill(Number(pid), 'SIGKILL');
   } catch {
     // The process has ended, or the group has gone.
   }

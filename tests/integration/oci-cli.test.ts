@@ -40,6 +40,12 @@ describe('command line of berth-oci', { skip, concurrency: false }, () => {
     assert.match(String(line.time), /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
   });
 
+  test('a log on standard error is told once', async () => {
+    await using host = new OciHost();
+    const { stderr } = await host.call(['--log', '/dev/stderr', '--log-format', 'json', 'state', 'nobody']);
+    assert.match(stderr, /^\{"level":"error","msg":"container does not exist","time":"[^"]+"\}\n$/);
+  });
+
   test('spec writes a document that runs, and never over another', async () => {
     await using host = new OciHost();
     const bundle = host.makeBundle(['true']);
@@ -138,6 +144,7 @@ describe('command line of berth-oci', { skip, concurrency: false }, () => {
     await using host = new OciHost();
     assert.match(await host.fails(['--systemd-cgroup', 'list']), /--systemd-cgroup is not supported: /);
     assert.match(await host.fails(['spec', '--rootless']), /--rootless is not supported: /);
+    assert.match(await host.fails(['checkpoint', 'nobody']), /container does not exist/);
     assert.match(await host.fails(['restore', 'nobody']), /restore container: not (?:possible on this host|supported)/);
   });
 });

@@ -4,23 +4,23 @@
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { type Server, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Front, type FrontRequest, type MadeProcess, type Outcome, serveFront } from '#ociruntime';
-import { ByteWriter, type Plan, type Step, encodePlan, noSlot, startBarrier } from '#plan';
+import { type Step, noSlot, startBarrier } from '#plan';
 import { FrameConnection, FrameDecoder, encodeFrame } from '#system';
 import { patienceMs, skipReason } from './berth-host.ts';
+import { isAlive, planPlain, planWaiting, writeFrontFile } from './oci-front-plans.ts';
 
 const base = mkdtempSync(join(tmpdir(), 'berth-front-test-'));
 const program = join(base, 'berth-oci');
 const socketPath = join(base, 'oci.sock');
 const stateRoot = join(base, 'state');
 const helper = process.env['BERTH_TEST_SHIM'] ?? join(import.meta.dirname, '../../native/build/berth-shim');
-const listenerSlot = 80;
 
 type Command = (front: Front) => Promise<Outcome>;
 let command: Command = async () => ({ kind: 'exit', code: 99 });
@@ -74,41 +74,6 @@ function makeState(id: string): string {
   return join(stateRoot, id);
 }
 
-/** What a container's process does up to its start, and then. */
-function planWaiting(directory: string, script: string, file = '/bin/busybox', more: readonly Step[] = []): Plan {
-  return {
-    sections: [
-      { actor: 'host', steps: [{ kind: 'listen', path: `${directory}/start.sock`, out: listenerSlot }] },
-      {
-        actor: 'payload',
-        steps: [
-          { kind: 'newSession', controllingTerminal: 0 },
-          ...more,
-          { kind: 'awaitStart', slot: listenerSlot },
-          { kind: 'execute', file, argv: ['sh', '-c', script], env: ['PATH=/bin:/usr/bin'] },
-        ],
-      },
-    ],
-  };
-}
-
-function planPlain(script: string, more: readonly Step[] = []): Plan {
-  return { sections: [{ actor: 'payload', steps: [...more, { kind: 'execute', file: '/bin/busybox', argv: ['sh', '-c', script], env: ['PATH=/bin:/usr/bin'] }] }] };
-}
-
-function writeFrontFile(directory: string, made: MadeProcess, change: { readonly flags?: number; readonly mode?: number } = {}): void {
-  const removal: Plan = { sections: [{ actor: 'host', steps: [{ kind: 'removeTree', dir: noSlot, path: directory }] }] };
-  const file = new ByteWriter()
-    .u32(0x46545242)
-    .u32(1)
-    .u32(made.pid)
-    .u64(made.startTime)
-    .u32(change.flags ?? 0);
-  file.text('').text('{"status":"').text('","pid":').text('}').bytes(new Uint8Array()).bytes(new Uint8Array()).bytes(new Uint8Array()).bytes(encodePlan(removal));
-  writeFileSync(join(directory, 'front'), file.take());
-  chmodSync(join(directory, 'front'), change.mode ?? 0o600);
-}
-
 /** Creates a waiting process whose directory the front understands. */
 async function create(
   id: string,
@@ -128,7 +93,6 @@ async function create(
   return { made, directory };
 }
 
-const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}`) && !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
 const stateOf = async (id: string): Promise<string> => (await run(['state', id])).stdout;
 
 describe('the front of the OCI command line', { skip: skipReason() }, () => {

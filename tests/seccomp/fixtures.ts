@@ -20,7 +20,11 @@ const unpack = (text: string): Buffer => inflateRawSync(Buffer.from(text, 'base6
 export function readRecorded(): readonly Recorded[] {
   // SAFETY: written below.
   const { programs } = JSON.parse(readFileSync(path, 'utf8')) as { readonly programs: Readonly<Record<string, { readonly profile: string; readonly program: string }>> };
-  return Object.entries(programs).map(([name, { profile, program }]) => ({ name, seccomp: decodeSeccomp(parseJson(unpack(profile).toString(), name), name), program: unpack(program) }));
+  return Object.entries(programs).map(([name, { profile, program }]) => ({
+    name,
+    seccomp: decodeSeccomp(parseJson(unpack(profile).toString(), name), name),
+    program: unpack(program),
+  }));
 }
 
 /** Replaces the file. `source` says what made the programs. */
