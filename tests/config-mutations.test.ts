@@ -35,7 +35,7 @@ describe('a mutated config.json', () => {
         assert.ok(error instanceof RuntimeError, what);
         assert.ok(['invalidArgument', 'failedPrecondition', 'unimplemented'].includes(error.code), what);
         // `place: cause`, in what a terminal shows as it is, and short enough to be read.
-        assert.match(error.message, /^[A-Za-z$_][\w.$[\]"\/ -]*: [\x20-\x7e]+$/, what);
+        assert.match(error.message, /^[A-Za-z$_][\w.$[\]"/ -]*: [\x20-\x7e]+$/, what);
         assert.ok(error.message.length < 1000, what);
         count.refused += 1;
       }

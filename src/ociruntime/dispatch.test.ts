@@ -21,6 +21,7 @@ async function tellOf(argv: readonly string[], { failure = new RuntimeError('int
     write: (stream, data) => void (told[stream] += Buffer.from(data).toString()),
     run: unused,
     make: unused,
+    lock: async () => Promise.resolve(),
     start: unused,
   };
   const fail = async (): Promise<Outcome> => Promise.reject(failure);

@@ -2,7 +2,7 @@
  * One command line from its words to its end. In: the front that was called, and the operations on containers. Out: how the front ends; everything that is to be told goes
  * through the front and the log. This is the door: the only place where errors become words.
  */
-import { RuntimeError, assertNever, errorMessage } from '#core';
+import { RuntimeError, assertNever, errorCode, errorMessage } from '#core';
 import { checkpointContainer, restoreContainer } from './checkpoint.io.ts';
 import { type Globals, type Printout, type Surroundings, decodeOpening, decodeRequest } from './cli.ts';
 import { showEvents } from './events.io.ts';
@@ -10,6 +10,7 @@ import { showFeatures } from './features-command.io.ts';
 import { listContainers, listProcesses } from './list.io.ts';
 import { type OpenLog, openLog, printable } from './log.io.ts';
 import type { Command, ContainerOperations } from './options.ts';
+import { checkContainerId, stateFiles } from './record.ts';
 import { pauseContainer, resumeContainer } from './pause.io.ts';
 import { writeSpec } from './spec-command.io.ts';
 import type { Front, OciContext, Outcome } from './types.ts';
@@ -38,7 +39,19 @@ function print(front: Front, log: OpenLog, printout: Printout): Outcome {
 /** Commands that change nothing but files of the caller. */
 const forAnybody: ReadonlySet<Command['name']> = new Set(['spec', 'features', 'list', 'state', 'ps', 'events']);
 
+/** Commands that change a container, one at a time; the front has locked already where it could tell the id. */
+const locking: ReadonlySet<Command['name']> = new Set(['start', 'delete', 'pause', 'resume', 'update', 'checkpoint']);
+
+async function lockContainer({ front, global }: OciContext, id: string): Promise<void> {
+  checkContainerId(id);
+  await front.lock(stateFiles(global.stateRoot, id).directory).catch((error: unknown) => {
+    // What is not there is told by the command itself, in its own words.
+    if (errorCode(error) !== 'notFound') throw error;
+  });
+}
+
 async function runCommand(context: OciContext, globals: Globals, command: Command, { operations, version }: DispatchOptions): Promise<Outcome> {
+  if (locking.has(command.name) && 'id' in command.options) await lockContainer(context, command.options.id);
   switch (command.name) {
     case 'create':
       return operations.create(context, command.options);

@@ -46,6 +46,10 @@ async function startProcess(connection: FrameConnection, stateDirectory: string,
   if (answer.type === frameTypes.failed) throw failed(decodeFailure(answer.payload));
 }
 
+async function lockDirectory(connection: FrameConnection, stateDirectory: string): Promise<void> {
+  await connection.request('lock the container', frontFrames.lock, (out) => void out.text(stateDirectory));
+}
+
 function frontOf(connection: FrameConnection, request: FrontRequest): Front {
   return {
     request,
@@ -59,6 +63,7 @@ function frontOf(connection: FrameConnection, request: FrontRequest): Front {
     },
     run: async (plan) => runPlan(connection, plan),
     make: async (makeRequest) => makeProcess(connection, makeRequest),
+    lock: async (stateDirectory) => lockDirectory(connection, stateDirectory),
     start: async (stateDirectory, failed) => startProcess(connection, stateDirectory, failed),
   };
 }

@@ -7,7 +7,7 @@ import { ByteReader, type ByteWriter, encodePlan } from '#plan';
 import type { FrontRequest, MadeProcess, MakeRequest, Outcome } from './types.ts';
 
 /** Frames that only a front understands. */
-export const frontFrames = { request: 64, output: 65, run: 66, make: 67, made: 68, exit: 69, wait: 70, start: 71 } as const;
+export const frontFrames = { request: 64, output: 65, run: 66, make: 67, made: 68, exit: 69, wait: 70, start: 71, lock: 72 } as const;
 
 /** Version that REQUEST carries. */
 const requestVersion = 1;

@@ -53,6 +53,8 @@ export interface Front {
   /** Executes sections of `host` and `podNamespaces`. */
   run(plan: Plan): Promise<void>;
   make(request: MakeRequest): Promise<MadeProcess>;
+  /** Waits for the lock of a state directory, bounded, and keeps it until the front ends. Throws notFound where there is no such directory. */
+  lock(stateDirectory: string): Promise<void>;
   /** Releases the process that waits at the start socket of a state directory. What fails then, an execve above all, is a step of the plan that made it, which `failed` knows. */
   start(stateDirectory: string, failed: (failure: StepFailure) => Error): Promise<void>;
 }

@@ -1,32 +1,15 @@
 /** Processes whose maker does not stay: where they wait, what is known to be right by then, and which signal they lose. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { decodeRuntimeSpec } from '#oci';
+import { type RuntimeSpec, decodeRuntimeSpec } from '#oci';
 import type { Plan, Step } from '#plan';
-import type { HostFacts } from '#system';
 import { planContainer } from './container.ts';
 import { planExec } from './exec.ts';
 import { localSlots } from './slots.ts';
+import { v2Host } from './testdata/hosts.ts';
 
-const host: HostFacts = {
-  architecture: 'x86_64',
-  kernel: { release: '6.1.0', major: 6, minor: 1 },
-  cgroups: {
-    mode: 'v2',
-    v1: [],
-    unified: { mountpoint: '/sys/fs/cgroup', controllers: ['memory'], canKill: true },
-    cpusetCpus: '',
-    cpusetMems: '',
-    swapLimit: true,
-    hugepageSizes: [],
-  },
-  securityModules: [],
-  capabilities: { last: 40, own: (1n << 41n) - 1n },
-  oomScoreAdj: 0,
-  rlimits: {},
-  seccomp: true,
-};
-const specWith = (process: object, namespaces: readonly object[] = [{ type: 'pid' }, { type: 'mount' }], more: object = {}) =>
+const host = v2Host;
+const specWith = (process: object, namespaces: readonly object[] = [{ type: 'pid' }, { type: 'mount' }], more: object = {}): RuntimeSpec =>
   decodeRuntimeSpec({ ociVersion: '1.3.0', root: { path: '/r' }, process: { args: ['tool'], cwd: '/', env: ['PATH=/bin'], ...process }, linux: { namespaces, ...more } });
 const common = { rootfs: { kind: 'directory', path: '/r' }, host, cgroup: { path: '/c' }, askIdentity: false, start: { kind: 'socket', path: '/s/start.sock' } } as const;
 const kindsFrom = (plan: Plan, first: Step['kind']): readonly string[] => {

@@ -34,6 +34,8 @@ const commands = [
   // Compared with in the conformance suite of OCI.
   'runc',
   'crun',
+  // Writes and restores processes, where its own check likes the kernel.
+  'criu',
 ];
 
 /** Development tools that no integration test loads. */

@@ -1,6 +1,6 @@
 /** Debian's containerd with the runtime under test behind its runc-v2 shim. In: a place of its own. Out: the daemon and its configuration. */
 import { readFileSync } from 'node:fs';
-import { CallerPlace, run, runtime } from './callers-host.ts';
+import { type CallerPlace, run, runtime } from './callers-host.ts';
 import { Layout } from './image-host.ts';
 
 /** With busybox and two users; its command sleeps, so it serves as a sandbox image too. */

@@ -22,8 +22,9 @@ export class Podman implements AsyncDisposable {
     this.#env = { CONTAINERS_CONF: place.write('containers.conf', conf), CONTAINERS_STORAGE_CONF: place.write('storage.conf', storage) };
   }
 
-  start(args: readonly string[], options: CommandOptions = {}): Running {
-    return start(['podman', '--runtime', runtime, ...args], { ...options, env: this.#env });
+  /** `before`: words in front of podman's, such as `unshare -n`. */
+  start(args: readonly string[], options: CommandOptions = {}, before: readonly string[] = []): Running {
+    return start([...before, 'podman', '--runtime', runtime, ...args], { ...options, env: this.#env });
   }
 
   async podman(args: readonly string[], options: CommandOptions = {}): Promise<Finished> {

@@ -4,6 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OciHost, runtimePrograms, skipReason } from './oci-host.ts';
 
 const skip = skipReason();
@@ -110,6 +111,28 @@ describe('command line of berth-oci', { skip, concurrency: false }, () => {
     assert.equal(document.linux.resources.pids.limit, 66);
     writeFileSync(file, '{"pids":{"limit":"many"}}');
     assert.match(await host.fails(['update', '-r', file, id]), /resources\.pids\.limit: must be /);
+  });
+
+  test('commands that change a container wait for one another, whoever can tell its id', async () => {
+    await using host = new OciHost();
+    const id = await host.start(['sleep', '1000']);
+    for (const command of [
+      ['update', '--pids-limit', '77', id],
+      ['pause', id],
+      ['--debug', 'resume', '--', id],
+    ]) {
+      const holder = spawn('flock', ['--exclusive', `${host.stateRoot}/${id}`, 'sh', '-c', 'echo locked; read line'], { stdio: ['pipe', 'pipe', 'inherit'] });
+      const holderEnd = once(holder, 'exit');
+      await once(holder.stdout, 'data');
+      let isDone = false;
+      const call = host.ok(command).then(() => (isDone = true));
+      // A command that did not wait would be done by then; on a slow machine this shows less, and never fails.
+      await sleep(500);
+      assert.equal(isDone, false, command.join(' '));
+      holder.stdin.end('go\n');
+      await Promise.all([call, holderEnd]);
+    }
+    assert.equal(JSON.parse(readFileSync(`${host.stateRoot}/${id}/config.json`, 'utf8')).linux.resources.pids.limit, 77);
   });
 
   test('pause and resume, also where the front hands them over', async () => {

@@ -227,6 +227,25 @@ describe('the front of the OCI command line', { skip: skipReason() }, () => {
     assert.match(ended.stdout, /<typed>\r\n/);
   });
 
+  test('a process with a terminal leaves the caller’s streams alone while it waits', async () => {
+    const directory = makeState('terminal');
+    const consoleSocket = join(base, 'console.sock');
+    let received = '';
+    const console = createServer((socket) => socket.on('data', (chunk: Buffer) => (received += chunk.toString())));
+    await new Promise<void>((resolve) => console.listen(consoleSocket, resolve));
+    let pid = 0;
+    const plan = planWaiting(directory, '', '/bin/busybox', [{ kind: 'openTerminal', root: noSlot, path: '/dev/pts/ptmx', columns: 80, rows: 24, consoleTarget: '' }]);
+    const ended = await run(['create', 'terminal'], async (asked) => {
+      ({ pid } = await asked.make({ plan, terminal: true, consoleSocket, preserveFds: 0 }));
+      return { kind: 'exit', code: 0 };
+    });
+    assert.equal(ended.code, 0, 'and the end of the streams came, though it lives');
+    assert.ok(isAlive(pid));
+    await until('the terminal to arrive', () => received === '/dev/ptmx');
+    process.kill(pid, 'SIGKILL');
+    await new Promise((resolve) => console.close(resolve));
+  });
+
   test('descriptors of the caller reach the process where the plan keeps them, and nothing else does', async () => {
     const file = openSync(join(base, 'handed'), 'w');
     // A process of its own lists them, so that the directory is no descriptor of the one that is looked at.

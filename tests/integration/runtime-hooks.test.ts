@@ -142,7 +142,7 @@ describe('hooks', { skip: skipReason() }, () => {
         `name=${path} args=${out(kind)} first word=a b path=/usr/bin:/bin cwd=${made.place.bundle} mnt=${hostMount} pid=${hostPid} net=${hostNet} uid=0 home=none`,
       );
       assert.match(second ?? '', / second word=/);
-      assert.deepEqual(stateOf(state), { ...common, status: 'creating', pid });
+      assert.deepEqual(stateOf(state), { ...common, status: kind === 'prestart' ? 'created' : 'creating', pid });
     }
     const [inside, insideState] = linesOf(out('createContainer'));
     assert.ok(inside?.includes(`mnt=${namespacesOf('mnt')} pid=${namespacesOf('pid')} net=${namespacesOf('net')}`), inside ?? '');
