@@ -52,5 +52,6 @@ $RUNC --root /run/rr delete --force c2
 done
 true
 `;
-  console.log(execFileSync('bash', ['-c', `(${script}) 2>&1`], { encoding: 'utf8' }));
+  const text = execFileSync('bash', ['-c', `(${script}) 2>&1`], { encoding: 'utf8' });
+  throw new Error(text);
 });
