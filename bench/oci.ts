@@ -1,6 +1,6 @@
 /**
  * The command-line benchmark: berth-oci, with and without an engine beside it, Debian's runc and crun and the newest runc, each command a whole process, in alternating
- * runs. In: `--runs N`, `--runtime NAME` (again for more), `--no-podman`. Out: tables with p50 and p99, ratios of medians, and where the time of a create goes. A report, never a test.
+ * runs. In: `--runs N`, `--runtime NAME` (again for more), `--no-podman`. Out: tables with p50 and p99, ratios of medians, and where the time of a run goes. A report, never a test.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type BenchRuntime, type Caller, Engine, makeBundles, makeTimer, openRuntimes } from './oci-peers.ts';
 import { measurePodman } from './oci-podman.ts';
-import { traceCreate } from './oci-trace.ts';
+import { traceRun } from './oci-trace.ts';
 import { formatTable, percentile, round } from './statistics.ts';
 
 const home = fileURLToPath(new URL('..', import.meta.url));
@@ -119,7 +119,7 @@ try {
   report(samples);
   const ours = runtimes.find(({ name }) => name === 'berth');
   if (ours !== undefined) await reportFloor(ours.caller);
-  for (const runtime of runtimes.filter(({ name }) => name.startsWith('berth'))) await traceCreate(runtime, bundles.sleeping, `${scratch}/run/trace`);
+  for (const runtime of runtimes.filter(({ name }) => name.startsWith('berth'))) await traceRun(runtime, bundles.ending, `${scratch}/run/trace`);
   if (!values['no-podman'] && existsSync('/usr/bin/podman')) await measurePodman(scratch, runtimes, Math.max(1, Math.floor(runs / 4)));
   for (const { caller } of runtimes) await caller[Symbol.asyncDispose]();
 } finally {

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #define ID_BYTES_MAX 1024
 #define HOME_VARIABLE "BERTH_OCI_HOME="     /* the directory of the executable, which the sealed one has none of */
@@ -126,6 +127,7 @@ static _Noreturn void execute_sealed(char **argv, const struct failure *failure)
   snprintf(failure_entry, sizeof failure_entry, FAILURE_VARIABLE "%u %u %d %s", failure->section, failure->step, failure->err, failure->detail);
   if (failure->err) more[1] = failure_entry;
   ensure_sealed(argv, own_environment(more));
+  dprintf(2, "berth-oci: execute from a sealed copy: %s\n", strerror(errno)); /* vm.memfd_noexec, or no memory */
   _exit(71);
 }
 
@@ -191,6 +193,14 @@ static void open_streams(void) {
 
 /* --- the end of a foreground process */
 
+/* Somebody else may have deleted it and made another one of that name. */
+static bool is_last(int directory) {
+  struct container c;
+  struct stat info;
+  if (fstat(directory, &info) == 0 && info.st_nlink == 0) return false;
+  return read_front_file(directory, &c) != 0 || ((pid_t)c.pid == front.last.pid && c.start_time == front.last.start_time);
+}
+
 /* Deletes the container that was run; whatever does not go by its own plan the compiler does as `delete --force`. */
 static void delete_after(char *path) {
   struct failure failure = {0};
@@ -199,17 +209,18 @@ static void delete_after(char *path) {
   *name++ = 0;
   int directory = open_state_directory(path, name);
   if (directory == -ENOENT) return;
-  if (directory >= 0 && keep_lock(directory = move_above(directory)) == 0 && delete_container(directory, &failure)) return;
+  bool locked = directory >= 0 && keep_lock(directory = move_above(directory), LOCK_NS) == 0;
+  if (locked && (!is_last(directory) || delete_container(directory, &failure))) return;
   struct outcome outcome = ask_compiler((char *[]){"berth-oci", "--root", path, "delete", "--force", name, NULL}, &failure);
   free(outcome.directory);
 }
 
-/* What changes a container happens one after another; the compiler asks for the lock of those that only it understands. */
+/* What changes a container happens one after another; the compiler asks for the lock of those that only it understands, and is told where it is not to be had. */
 static void keep_command_lock(char *const argv[]) {
   struct command command = parse_command(argv, environ);
   if (command.kind == COMMAND_OTHER || command.kind == COMMAND_STATE || command.kind == COMMAND_KILL) return;
   int directory = move_above(open_state_directory(command.root, command.id));
-  if (directory >= 0) keep_lock(directory);
+  if (directory >= 0 && keep_lock(directory, front.lock_ns) == EWOULDBLOCK) front.lock_ns = 0;
 }
 
 _Noreturn void oci_main(char **argv) {
@@ -230,6 +241,7 @@ _Noreturn void oci_main(char **argv) {
   reserve_descriptors(argv);
   front.executable = move_above(ensure_sealed(argv, (char *[]){NULL}));
   if (front.executable < 0) _exit(71);
+  front.lock_ns = strcmp(failure.detail, LOCKED_BY_OTHERS) == 0 ? 0 : LOCK_NS;
   keep_command_lock(argv);
   struct outcome outcome = ask_compiler(argv, &failure);
   if (!outcome.waits) _exit((int)outcome.code);

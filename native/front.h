@@ -14,6 +14,8 @@
 #define FRONT_FILE_MAX (4u << 20)
 /* Holders of a state directory's lock run plans and hooks, which have bounds of their own. */
 #define LOCK_NS (60 * (int64_t)1000000000)
+/* Who deletes by force is not held up for long by a holder that hangs. */
+#define FORCED_LOCK_NS (5 * (int64_t)1000000000)
 /* A foreground process's terminal is read on for so long after its end. */
 #define DRAIN_MS 2000
 
@@ -44,10 +46,10 @@ enum status { STATUS_STOPPED, STATUS_CREATED, STATUS_RUNNING, STATUS_PAUSED };
 
 /* The container's directory below root, which is the caller's own and writable by nobody else, or -errno. */
 int open_state_directory(const char *root, const char *id);
-/* Waits for the directory's lock, which ends with this process. Returns 0 or errno. */
-int lock_state_directory(int directory);
+/* Waits so long for the directory's lock, which ends with this process. Returns 0 or errno, EWOULDBLOCK where another has it. */
+int lock_state_directory(int directory, int64_t wait_ns);
 /* The same for a directory that is kept open; at once where this process has its lock already. Takes the descriptor. */
-int keep_lock(int directory);
+int keep_lock(int directory, int64_t wait_ns);
 int read_front_file(int directory, struct container *container);
 enum status read_status(int directory, const struct container *container);
 /* Field 22 of /proc/<pid>/stat, 0 where the process is gone or dead. */
@@ -55,6 +57,8 @@ uint64_t read_start_time(pid_t pid);
 
 /* --- acting alone (front_fast.c) */
 
+/* Detail of the failure where the lock was waited for in vain. */
+#define LOCKED_BY_OTHERS "lock the state directory"
 /* Does the command, or returns false, with `failure` where it tried and failed. */
 bool run_command(const struct command *command, struct failure *failure);
 /* Deletes by the directory's own plan; false as above. The directory stays locked. */
@@ -68,9 +72,11 @@ struct front {
   int executable, compiler, terminal; /* of the process made last, without a console socket; -1 */
   int floor;                          /* own descriptors lie from here on; those below are the caller's */
   uint32_t preserved;                 /* how many of those after 2 the command line may hand over */
+  int64_t lock_ns;                    /* how long to wait for a lock: nobody waits twice */
   struct slots slots;
   struct execution *running;
   pid_t made; /* the process made last; 0 */
+  struct { pid_t pid; uint64_t start_time; } last; /* the same, also after its end */
 };
 extern struct front front;
 
@@ -82,6 +88,8 @@ int move_above(int fd);
 int run_plan(struct bytes plan, struct failure *failure);
 /* Answers a MAKE. */
 void make_process(const struct frame *request, struct buffer *out);
+/* Answers an ADOPT: a child that others have made counts as made. */
+void adopt(const struct frame *request, struct buffer *out);
 /* An AF_UNIX socket that is connected to a path of any length, or -errno. */
 int connect_to(int type, int directory, const char *path);
 

@@ -20,6 +20,9 @@
 #define REQUEST_VERSION 1
 #define ENGINE_SOCKET "/run/berth/oci.sock"
 #define COMPILER_FD 3
+#define LAST_WORDS_MS 1000
+/* An engine says that it is there at once, however much it has to do; beyond this one hangs, or it is none. */
+#define ENGINE_WAIT_S 5
 
 static pid_t node; /* 0: an engine, or none */
 extern char **environ;
@@ -34,9 +37,22 @@ static void end_compiler(void) {
   node = 0;
 }
 
+/* A compiler that failed has said so; one that the kernel killed for its memory, or an engine, has not. */
+static void tell_end(void) {
+  siginfo_t end = {0};
+  struct pollfd ended = {.fd = node > 0 ? (int)syscall(SYS_pidfd_open, node, 0) : -1, .events = POLLIN};
+  if (node <= 0) dprintf(2, "berth-oci: the engine ended without an outcome\n");
+  if (ended.fd < 0) return;
+  /* Its socket ends a moment before it. */
+  if (poll(&ended, 1, LAST_WORDS_MS) > 0 && waitid(P_PID, (id_t)node, &end, WEXITED | WNOHANG | WNOWAIT) == 0 && end.si_code != CLD_EXITED)
+    dprintf(2, "berth-oci: the compiler was ended by signal %d\n", end.si_status);
+  close(ended.fd);
+}
+
 _Noreturn void give_up(void) {
   if (front.running) execution_kill(front.running);
   if (front.made > 0) kill(front.made, SIGKILL); /* not reaped, so the number is still its own */
+  tell_end();
   end_compiler();
   _exit(1);
 }
@@ -63,30 +79,29 @@ static bool is_trusted(int fd) {
   return true;
 }
 
+/*
+ * Before it knows what it is asked: a request that a hung engine finds when it goes on again would be carried out twice. It is left at once where its
+ * queue is full.
+ */
+static bool is_ready(int fd) {
+  struct frame frame = {0};
+  struct timeval wait = {.tv_sec = ENGINE_WAIT_S}, forever = {0};
+  bool ready = fcntl(fd, F_SETFL, 0) == 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait) == 0 &&
+               frame_read(&frame, fd, 0) == 1 && frame.type == FRAME_FRONT_READY && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever) == 0;
+  frame_reset(&frame);
+  return ready;
+}
+
 static int connect_engine(void) {
   const char *path = getenv("BERTH_OCI_ENGINE");
   if (!path || !path[0]) path = ENGINE_SOCKET;
-  int fd = strcmp(path, "none") == 0 ? -1 : move_above(connect_to(SOCK_STREAM, AT_FDCWD, path));
-  if (fd >= 0 && is_trusted(fd)) return fd;
+  int fd = strcmp(path, "none") == 0 ? -1 : move_above(connect_to(SOCK_STREAM | SOCK_NONBLOCK, AT_FDCWD, path));
+  if (fd >= 0 && is_trusted(fd) && is_ready(fd)) return fd;
   if (fd >= 0) close(fd);
   return -1;
 }
 
 /* --- a Node of our own */
-
-/* What is meant for other programs of that kind stays out; the compiler gets the caller's environment in its request. */
-static char **node_environment(char *cache) {
-  size_t count = 0, at = 0;
-  while (environ[count]) count++;
-  char **env = calloc(count + 2, sizeof *env);
-  if (!env) abort();
-  for (size_t i = 0; i < count; i++) {
-    if (strncmp(environ[i], "NODE_COMPILE_CACHE=", 19) == 0) cache = environ[i];
-    else if (strncmp(environ[i], "NODE_", 5) != 0) env[at++] = environ[i];
-  }
-  env[at] = cache;
-  return env;
-}
 
 static _Noreturn void node_main(int socket, pid_t parent) {
   static char executable[PATH_MAX + 32], bundle[PATH_MAX + 32], cache[PATH_MAX + 64];
@@ -96,9 +111,11 @@ static _Noreturn void node_main(int socket, pid_t parent) {
   snprintf(executable, sizeof executable, "%s/node", front_home());
   snprintf(bundle, sizeof bundle, "%s/berth-oci.mjs", front_home());
   snprintf(cache, sizeof cache, "NODE_COMPILE_CACHE=%s/.compile-cache", front_home());
-  char *argv[] = {"node", bundle, NULL}, **env = node_environment(cache);
+  /* SAFETY: a caller's environment can make a dynamic program load a stranger's code (LD_PRELOAD, NODE_OPTIONS, compile caches); the request has it as data. */
+  char *argv[] = {"node", bundle, NULL}, *env[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", cache, NULL};
   int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  bool good = null >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && (socket == COMPILER_FD || dup2(socket, COMPILER_FD) == COMPILER_FD);
+  /* The caller's working directory is none of it either: it may be removed, or on storage that hangs. */
+  bool good = chdir("/") == 0 && null >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1 && (socket == COMPILER_FD || dup2(socket, COMPILER_FD) == COMPILER_FD);
   /* SAFETY: descriptors that are the container's are nothing for the compiler. */
   if (good && fcntl(COMPILER_FD, F_SETFD, 0) == 0 && sys_close_range(COMPILER_FD + 1, ~0u, CLOSE_RANGE_CLOEXEC) == 0) execve(executable, argv, env);
   int err = errno;
@@ -160,7 +177,7 @@ static void put_request(struct buffer *out, char *const argv[], const struct fai
   frame_end(out, begin);
 }
 
-/* The first frame of whoever can be reached. An engine that is about to end says nothing; then a Node is asked the same. */
+/* The first frame of whoever can be reached. An engine that is about to end says nothing more; then a Node is asked the same. */
 static void open_conversation(char *const argv[], const struct failure *failure, struct frame *first) {
   struct buffer out = {0};
   front.compiler = connect_engine();
@@ -172,7 +189,10 @@ static void open_conversation(char *const argv[], const struct failure *failure,
     close(front.compiler);
   }
   front.compiler = start_node();
-  if (front.compiler < 0) _exit(71);
+  if (front.compiler < 0) {
+    dprintf(2, "berth-oci: start a compiler: %s\n", strerror(errno));
+    _exit(71);
+  }
   put_request(&out, argv, failure);
   send_frames(&out);
   next_frame(first);
@@ -208,7 +228,7 @@ static void answer_directory(struct reader *in, const struct frame *frame, struc
     return;
   }
   int directory = open_state_directory(path, ".");
-  int err = directory < 0 ? -directory : frame->type == FRAME_FRONT_LOCK ? keep_lock(move_above(directory)) : start_container(directory, &failure);
+  int err = directory < 0 ? -directory : frame->type == FRAME_FRONT_LOCK ? keep_lock(move_above(directory), front.lock_ns) : start_container(directory, &failure);
   if (directory >= 0 && frame->type != FRAME_FRONT_LOCK) close(directory);
   if (failure.err) put_failed(out, frame->id, &failure);
   else if (err) put_error(out, frame->id, err, path);
@@ -224,6 +244,7 @@ static bool handle(const struct frame *frame, struct outcome *outcome) {
     case FRAME_FRONT_OUTPUT: write_output(&in); break;
     case FRAME_FRONT_RUN: answer_plan(&in, frame->id, &out); break;
     case FRAME_FRONT_MAKE: make_process(frame, &out); break;
+    case FRAME_FRONT_ADOPT: adopt(frame, &out); break;
     case FRAME_FRONT_START: case FRAME_FRONT_LOCK: answer_directory(&in, frame, &out); break;
     case FRAME_EXIT: outcome->code = read_u32(&in); break;
     case FRAME_WAIT:

@@ -75,7 +75,8 @@ bool delete_container(int directory, struct failure *failure) {
 static bool run_in(int directory, const struct command *command, struct failure *failure) {
   struct container c;
   bool locks = command->kind != COMMAND_STATE && command->kind != COMMAND_KILL;
-  if (locks && lock_state_directory(directory) != 0) return false;
+  int err = locks ? lock_state_directory(directory, command->force ? FORCED_LOCK_NS : LOCK_NS) : 0;
+  if (err) return fail(failure, err, LOCKED_BY_OTHERS), false;
   if (read_front_file(directory, &c) != 0) return false;
   enum status status = read_status(directory, &c);
   switch (command->kind) {

@@ -10,17 +10,18 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define MAKE_TERMINAL 1
+enum make_flag { MAKE_TERMINAL = 1, MAKE_AWAIT = 2 };
 /* What other runtimes send along with a terminal, whose readers want a name and do nothing with it. */
 #define TERMINAL_NAME "/dev/ptmx"
 
 /* The frame that is being answered by MAKE's plan; NULL for plans that make no process. */
-struct making { uint32_t id; int console; bool terminal; };
+struct making { uint32_t id; int console; bool terminal, awaits; };
 
 int connect_to(int type, int directory, const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -157,10 +158,32 @@ static int check_preserved(uint32_t count, char detail[static 32]) {
 
 static void tell_made(struct buffer *out, uint32_t id, pid_t pid) {
   uint64_t start_time = read_start_time(pid);
+  front.last.pid = pid;
+  front.last.start_time = start_time;
   size_t begin = frame_begin(out, FRAME_MADE, id);
   put_u32(out, (uint32_t)pid);
   put_i64(out, (int64_t)start_time);
   frame_end(out, begin);
+}
+
+/*
+ * Waits for a program that makes the container's process in its own way and ends. It has its orphans fall to this process, which may stand for one of them
+ * (`adopt`), and else hands them on to the caller's side by ending.
+ */
+static void await_end(uint32_t id, pid_t pid, uint32_t section, struct buffer *out) {
+  struct failure failure = {.section = section, .step = UINT32_MAX, .err = ECHILD};
+  struct pollfd fds[] = {{.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN}, {.fd = front.compiler, .events = POLLRDHUP}};
+  int status = 0;
+  front.made = pid;
+  while (poll(fds, 2, -1) < 0 && errno == EINTR) continue;
+  if (!fds[0].revents) give_up();
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+  front.made = 0;
+  if (fds[0].fd >= 0) close(fds[0].fd);
+  if (WIFSIGNALED(status)) snprintf(failure.detail, sizeof failure.detail, "ended by signal %d", WTERMSIG(status));
+  else snprintf(failure.detail, sizeof failure.detail, "exit code %d", WEXITSTATUS(status));
+  if (status == 0) put_ok(out, id, 0);
+  else put_failed(out, id, &failure);
 }
 
 static void make(const struct making *making, struct bytes plan, uint32_t preserved, struct buffer *out) {
@@ -172,14 +195,18 @@ static void make(const struct making *making, struct bytes plan, uint32_t preser
   }
   x->preserved = preserved;
   for (int i = 0; !making->terminal && i < 3; i++) x->stdio[i] = fcntl(i, F_DUPFD_CLOEXEC, front.floor);
+  if (making->awaits) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  /* A signal that comes while the process begins is the process's, and so waits for it. Children begin with none held. */
+  else hold_signals();
   front.running = x;
   enum execution_event event = drive(x, making);
   front.running = NULL;
   if (event == EXECUTION_FAILED) {
     reap_failed(x);
     put_failed(out, making->id, &x->failure);
+  } else if (making->awaits) {
+    await_end(making->id, x->pid, x->child_section, out);
   } else {
-    hold_signals();
     front.made = x->pid;
     tell_made(out, making->id, x->pid);
   }
@@ -194,9 +221,9 @@ void make_process(const struct frame *request, struct buffer *out) {
   uint32_t flags = read_u32(&in);
   const char *console = read_text(&in);
   uint32_t preserved = read_u32(&in);
-  struct making making = {.id = request->id, .console = -1, .terminal = flags & MAKE_TERMINAL};
+  struct making making = {.id = request->id, .console = -1, .terminal = flags & MAKE_TERMINAL, .awaits = flags & MAKE_AWAIT};
   int err = check_preserved(preserved, detail);
-  if (!reader_done(&in) || flags & ~MAKE_TERMINAL) {
+  if (!reader_done(&in) || flags & ~(MAKE_TERMINAL | MAKE_AWAIT)) {
     put_error(out, request->id, EINVAL, "malformed request");
   } else if (err) {
     put_error(out, request->id, err, detail);
@@ -207,4 +234,20 @@ void make_process(const struct frame *request, struct buffer *out) {
     make(&making, plan, preserved, out);
   }
   if (making.console >= 0) close(making.console);
+}
+
+/* SAFETY: only a child of this process can be waited for, and its number is its own until it is. */
+void adopt(const struct frame *request, struct buffer *out) {
+  struct reader in;
+  reader_init(&in, request->payload, request->size);
+  siginfo_t end = {0};
+  pid_t pid = (pid_t)read_u32(&in);
+  int err = !reader_done(&in) || pid <= 0 ? EINVAL : waitid(P_PID, (id_t)pid, &end, WEXITED | WNOHANG | WNOWAIT) < 0 ? errno : 0;
+  if (err) {
+    put_error(out, request->id, err, "no child of the front");
+  } else {
+    hold_signals();
+    front.made = pid;
+    tell_made(out, request->id, pid);
+  }
 }

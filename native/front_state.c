@@ -29,8 +29,8 @@ int open_state_directory(const char *root, const char *id) {
   return err ? -err : fd;
 }
 
-int lock_state_directory(int directory) {
-  int64_t deadline = now_monotonic() + LOCK_NS;
+int lock_state_directory(int directory, int64_t wait_ns) {
+  int64_t deadline = now_monotonic() + wait_ns;
   for (unsigned ms = 1; flock(directory, LOCK_EX | LOCK_NB) < 0; ms = ms * 2 > LOCK_STEP_MS_MAX ? LOCK_STEP_MS_MAX : ms * 2) {
     if (errno != EWOULDBLOCK && errno != EINTR) return errno;
     if (now_monotonic() > deadline) return EWOULDBLOCK;
@@ -39,7 +39,7 @@ int lock_state_directory(int directory) {
   return 0;
 }
 
-int keep_lock(int directory) {
+int keep_lock(int directory, int64_t wait_ns) {
   static int kept[LOCKS_MAX];
   static unsigned count;
   struct stat one, other;
@@ -49,7 +49,7 @@ int keep_lock(int directory) {
       close(directory);
       return 0;
     }
-  if (!err) err = count == LOCKS_MAX ? EMFILE : lock_state_directory(directory);
+  if (!err) err = count == LOCKS_MAX ? EMFILE : lock_state_directory(directory, wait_ns);
   if (err) close(directory);
   else kept[count++] = directory;
   return err;
@@ -123,6 +123,7 @@ static bool is_frozen(const char *file) {
 enum status read_status(int directory, const struct container *c) {
   struct stat info;
   if (c->pid == 0 || read_start_time((pid_t)c->pid) != c->start_time) return STATUS_STOPPED;
-  if (fstatat(directory, START_SOCKET, &info, AT_SYMLINK_NOFOLLOW) == 0) return STATUS_CREATED;
-  return is_frozen(c->freeze_file) ? STATUS_PAUSED : STATUS_RUNNING;
+  /* Also one that was never started: it could not be started now. */
+  if (is_frozen(c->freeze_file)) return STATUS_PAUSED;
+  return fstatat(directory, START_SOCKET, &info, AT_SYMLINK_NOFOLLOW) == 0 ? STATUS_CREATED : STATUS_RUNNING;
 }

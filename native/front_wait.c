@@ -124,7 +124,8 @@ static void take_signals(void) {
   while (read(state.signals, &info, sizeof info) == (ssize_t)sizeof info) {
     int number = (int)info.ssi_signo;
     if (number == SIGCHLD) continue;
-    if (number == SIGWINCH && front.terminal >= 0) copy_size();
+    /* What a window does is nothing to a process without it: to some servers that signal says "end". */
+    if (number == SIGWINCH) copy_size();
     else syscall(SYS_pidfd_send_signal, state.process, number, NULL, 0);
   }
 }

@@ -88,6 +88,7 @@ enum step_op {
   STEP_REMOVE_CGROUP = 102,
   STEP_FREEZE_CGROUP = 155,
   STEP_SIGNAL_PROCESS = 160,
+  STEP_REOPEN_NULL = 161,
   STEP_SET_SCHEDULER = 130,
   STEP_SET_IO_PRIORITY = 131,
   STEP_SET_CPU_AFFINITY = 132,
@@ -1020,6 +1021,17 @@ static inline bool decode_step_signal_process(struct reader *in, struct step_sig
   step->pid = read_u32(in);
   step->start_time = read_u64(in);
   step->signal = read_u32(in);
+  return reader_done(in);
+}
+
+/* Those of the standard streams that are the null device, however they came, become /dev/null of the
+ * own root, where that is character device 1:3 and no link leads there; else they stay, as they do when
+ * it cannot be opened. */
+struct step_reopen_null {
+  char unused;
+};
+static inline bool decode_step_reopen_null(struct reader *in, struct step_reopen_null *step) {
+  step->unused = 0;
   return reader_done(in);
 }
 

@@ -31,6 +31,7 @@
   X(OPEN_TERMINAL, open_terminal) X(JOIN_KEYRING, join_keyring) X(SET_PERSONALITY, set_personality) \
   X(CONNECT, connect) X(RELAY, relay) X(LISTEN, listen) X(AWAIT_START, await_start) X(KEEP_DESCRIPTORS, keep_descriptors) \
   X(FIND_EXECUTABLE, find_executable) \
+  X(REOPEN_NULL, reopen_null) \
   X(ATTACH_DEVICE_FILTER, attach_device_filter) X(KILL_CGROUP, kill_cgroup) X(REMOVE_CGROUP, remove_cgroup) X(FREEZE_CGROUP, freeze_cgroup) X(SIGNAL_PROCESS, signal_process) \
   X(SET_SCHEDULER, set_scheduler) X(SET_IO_PRIORITY, set_io_priority) X(SET_CPU_AFFINITY, set_cpu_affinity) X(SET_MEMORY_POLICY, set_memory_policy) \
   X(MOVE_NET_DEVICE, move_net_device) X(COPY_MODE, copy_mode) X(MOVE_ROOT, move_root) \

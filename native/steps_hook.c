@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include "frame.h"
 #include "steps.h"
 
 #define OUTPUT_TAIL 700u     /* of what a failing hook said; the detail holds 1 KiB */
@@ -65,6 +66,7 @@ static _Noreturn void hook_main(const struct step_run_hook *step, pid_t waiter, 
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   pid_t parent = getppid();
   if (parent > 0 && parent != waiter) _exit(127);
+  reset_signals(); /* what whoever runs it ignores or holds back is not the hook's */
   setpgid(0, 0);
   int err = result(chdir(step->cwd[0] == 0 ? "/" : step->cwd));
   if (err == 0) err = result(dup3(state, 0, 0));

@@ -3,10 +3,12 @@
  * its program before anybody wants to execute it. In: decoded steps. Out: a process that waits without any process of ours beside it.
  */
 #define _GNU_SOURCE
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include "steps.h"
 
@@ -54,6 +56,14 @@ static int accept_start(int listener) {
   }
 }
 
+static _Noreturn void end_by_signal(int number) { _exit(128 + number); }
+
+/* The first process of a PID namespace gets no signal without a handler, and whoever ends what waits expects that it ends. Executing takes the handlers away. */
+static void heed_signals(void) {
+  static const int ends[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+  for (size_t i = 0; getpid() == 1 && i < sizeof ends / sizeof *ends; i++) signal(ends[i], end_by_signal);
+}
+
 int run_await_start(struct run *run, const struct step_await_start *step, struct failure *failure UNUSED) {
   int listener = slot_fd(run, step->slot);
   if (listener < 0) return EBADF;
@@ -65,8 +75,11 @@ int run_await_start(struct run *run, const struct step_await_start *step, struct
   run->executable = -1;
   /* The caller's own streams must not stay open here where the process has a terminal: whoever reads them waits for their end. */
   int err = prepare_streams(run);
+  /* A payload's filter may be in force already. Where it forbids the wait that is told now, while somebody listens. */
+  if (err == 0 && accept4(-1, NULL, NULL, SOCK_CLOEXEC) < 0 && errno != EBADF) err = errno;
   /* Before it is told: the parent may end right after. */
   if (err == 0) err = result(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0));
+  heed_signals();
   if (err == 0) err = tell_parent(run, CHILD_BARRIER, 1, -1);
   if (err != 0) return err;
   int starter = accept_start(listener);
@@ -74,6 +87,29 @@ int run_await_start(struct run *run, const struct step_await_start *step, struct
   run->control = starter; /* where it is none, nobody is left to be told */
   slots_set(run->slots, step->slot, -1);
   return error_of(starter);
+}
+
+static bool is_null(int fd) {
+  struct stat info;
+  return fd >= 0 && fstat(fd, &info) == 0 && S_ISCHR(info.st_mode) && info.st_rdev == makedev(1, 3);
+}
+
+/* Looked at before it is opened: opening another device might do something. Streams that belong to a file of the container can be written to an image. */
+int run_reopen_null(struct run *run, const struct step_reopen_null *step UNUSED, struct failure *failure UNUSED) {
+  for (int i = 0; i < 3; i++) {
+    if (!is_null(run->stdio[i])) continue;
+    struct kernel_open_how how = {.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS};
+    int place = sys_openat2(AT_FDCWD, "/dev/null", &how);
+    how.flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    int own = is_null(place) ? sys_openat2(AT_FDCWD, "/dev/null", &how) : -1;
+    if (is_null(own)) {
+      fcntl(own, F_SETFL, 0);
+      dup3(own, run->stdio[i], run->stdio[i] > 2 ? O_CLOEXEC : 0);
+    }
+    if (own >= 0) close(own);
+    if (place >= 0) close(place);
+  }
+  return 0;
 }
 
 int run_keep_descriptors(struct run *run, const struct step_keep_descriptors *step, struct failure *failure UNUSED) {

@@ -55,6 +55,7 @@ find_missing_packages() {
     has containerd || need containerd 'unpacks the same images, for comparison; runs containers with berth-oci'
     has runc || need runc 'another OCI runtime, for comparison'
     has podman || need podman 'runs containers with berth-oci'
+    has criu || need criu 'writes and restores the processes of containers, where it likes the kernel'
     has conmon || need conmon 'the parent of containers of podman'
     has_any /usr/libexec/podman/catatonit || need catatonit 'process 1 of containers that podman gives one'
     has dockerd || need docker.io 'runs containers with berth-oci'
@@ -88,7 +89,8 @@ bundle_is_current() { [ -f dist/berth.mjs ] && [ -f dist/berth-oci.mjs ] && cmp 
 has_go() { PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin; has go; }
 go_tools_are_current() { ! has_go || { is_newer build/go/cni/tuning tests/cni && is_newer build/go/crictl tests/go/go.mod tests/go/go.sum && is_newer build/go/criprobe tests/go/go.mod tests/go/go.sum tests/go/criprobe; }; }
 # What the conformance suite of CRI is run with; its script does nothing where all is there.
-conformance_is_ready() { [ "$profile" = run ] || [ "$user" != 0 ] || ! has_go || { is_newer build/conformance/layers/groups.tar.gz tests/conformance/image-trees.ts && is_newer build/go/critest tests/conformance/go; }; }
+conformance_is_ready() { [ "$profile" = run ] || [ "$user" != 0 ] || ! has_go || { is_newer build/conformance/layers/groups.tar.gz tests/conformance/image-trees.ts && is_newer build/go/critest tests/conformance/go && validation_is_ready; }; }
+validation_is_ready() { is_newer build/go/oci-validation/runtimetest tests/conformance-oci/go; }
 native_tests_are_current() { [ -x native/build/run_plan ] && is_newer native/build/run_plan native/tests; }
 debian_image_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || [ -f build/debian-image/index.json ]; }
 guest_kernel_is_there() { [ "$profile" = run ] || [ "$user" != 0 ] || has_any "$guest_packages"/boot/vmlinuz-6.1.*; }
@@ -230,6 +232,7 @@ if [ "$profile" = tests ]; then
   if ! conformance_is_ready; then
     say 'builds critest from its Go module and makes the images that it wants, for the conformance suite of CRI'
     tests/conformance/prepare.sh 9>&- || fail 'prepare the conformance suite: see above'
+    validation_is_ready || { scripts/build-go-tools.sh oci 9>&- || fail 'build the validation programs of OCI: see above'; }
   fi
 fi
 say 'ready'

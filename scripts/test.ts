@@ -152,7 +152,7 @@ async function runStatic(): Promise<void> {
   await runCheck('types', ['tsc', '-p', '.']);
   await runCheck('lint', ['oxlint', '--type-aware']);
   await runCheck('format', ['prettier', '--check', '--log-level', 'warn', '.']);
-  // Ten seconds of mutated plans and front files, under the address and undefined-behaviour sanitizers.
+  // Fifteen seconds of mutated plans, front files and conversations with a compiler, under the address and undefined-behaviour sanitizers.
   await runCheck('decoders of the helper', ['make', '-s', '-C', 'native/tests', 'check', 'FUZZ_SECONDS=5']);
   await runCheck('generated native header', ['node', 'scripts/generate-native.ts', '--check']);
   if (existsSync('scripts/generate-proto.sh')) await runCheck('generated protobuf code', ['sh', 'scripts/generate-proto.sh', '--check']);

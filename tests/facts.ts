@@ -2,6 +2,7 @@
  * What tests may depend on, and the list of expected skips read in its light.
  * In: the machine. Out: facts by name. A skip that is expected on no fact, or that did not happen though expected, is a failure.
  */
+import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 
 /** True facts of this machine, by the names that tests/expected-skips.json uses in `when`. */
@@ -16,6 +17,7 @@ export interface Facts {
   readonly 'no-cgroup-v2': boolean;
   readonly 'no-sys-resource': boolean;
   readonly 'no-overlay-idmap': boolean;
+  readonly 'no-criu': boolean;
 }
 
 /** One expected skip; `test` is the whole name, or `*` for every test of the file. */
@@ -52,5 +54,7 @@ export function readFacts(): Facts {
     'no-cgroup-v2': !unified,
     'no-sys-resource': ((BigInt(`0x${effective}`) >> 24n) & 1n) === 0n,
     'no-overlay-idmap': readKernelVersion() < 5019,
+    // It is asked itself: kernels newer than a criu are often too new for it.
+    'no-criu': spawnSync('criu', ['check'], { stdio: 'ignore' }).status !== 0,
   };
 }

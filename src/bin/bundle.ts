@@ -21,7 +21,7 @@ export async function explainBundle(path: string, { showSecrets }: { readonly sh
       spec,
       bundle,
       rootfs: { kind: 'directory', path: rootPath },
-      host: await readHostFacts(),
+      host: readHostFacts(),
       cgroup: { path: spec.linux.cgroupsPath ?? '/berth/bundle' },
       askIdentity: false,
     });

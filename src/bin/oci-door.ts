@@ -5,7 +5,7 @@
 import { chmodSync, rmSync } from 'node:fs';
 import { type Server, type Socket, createServer } from 'node:net';
 import { limits, wrapError } from '#core';
-import { containerOperations, dispatch, serveFront } from '#ociruntime';
+import { containerOperations, dispatch, greetFront, serveFront } from '#ociruntime';
 
 /** What the door needs. */
 export interface OciDoorOptions {
@@ -43,6 +43,8 @@ export async function openOciDoor({ socketPath, version, report }: OciDoorOption
   const userId = process.geteuid?.() ?? 0;
   const server = createServer({ pauseOnConnect: false }, (socket) => {
     // Whoever comes and says nothing is cut off; a command has no time of its own.
+    socket.on('error', () => undefined);
+    greetFront(socket);
     const silence = setTimeout(() => void socket.destroy(), limits.ociDoorTimeoutMs);
     const command = serveFront(socket, async (front) => {
       clearTimeout(silence);

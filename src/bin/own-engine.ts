@@ -92,7 +92,7 @@ export async function openOwnEngine({
 }): Promise<OwnEngine> {
   const files = engineFiles(location);
   const names = hostNames(location);
-  const host = await readHostFacts();
+  const host = readHostFacts();
   const records = new SqliteRecords(files.database);
   const readiness = watchLauncher(launcher);
   try {

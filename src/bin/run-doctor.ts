@@ -17,7 +17,7 @@ export async function runDoctor(location: Location, settings?: Settings['network
     if (result.kind === 'locked') throw new RuntimeError('internal', `bug: ${directory} is locked by process ${result.pid}`);
     await using launcher = result.launcher;
     return await buildDoctorReport({
-      facts: await readHostFacts(),
+      facts: readHostFacts(),
       run: async (plan) => launcher.runOnce(plan),
       network: async () => probeNetwork(launcher, { names: hostNames(location), settings }),
     });

@@ -174,6 +174,9 @@ export const limits = {
   ociEventPauseMs: 200,
   /** What ps(1) or criu(8) may print. */
   ociToolOutputBytesMax: 16 * 1024 * 1024,
+  /** The end of criu's log that is looked at for its error, and the file beside its images that names a container's streams. */
+  ociCriuLogBytesMax: 256 * 1024,
+  ociStreamNamesBytesMax: 64 * 1024,
   /** The record of a container that a command of the OCI runtime made, its annotations included. */
   ociRecordBytesMax: 16 * 1024 * 1024,
   /** One piece of a command's output on its way to the caller. */

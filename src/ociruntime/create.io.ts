@@ -2,18 +2,20 @@
  * `create`: a bundle → a process that waits at its start socket. In: the options. Out: the record of a container, or an error with nothing left behind.
  * The record and the plan that removes everything are on disk before anything is made, so that whoever is killed here leaves what `delete --force` takes away.
  */
-import { realpathSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { RuntimeError, errnoName, invalidArgument, limits, wrapError } from '#core';
-import { type RuntimeSpec, decodeRuntimeSpec, parseJson } from '#oci';
+import { type RuntimeSpec, decodeObject, decodeRuntimeSpec, parseJson } from '#oci';
 import { checkGroupFree, freezeFileOf, planCgroupPath } from '#runtime';
 import { readHostFacts } from '#system';
-import { countListenFds, lacksHome, settleSpec } from './environment.ts';
+import { countListenFds, lacksHome, settleSize, settleSpec } from './environment.ts';
+import { countKills } from './events.io.ts';
 import type { CreateOptions, Operation } from './options.ts';
 import { type ContainerFacts, planCreation, planFront } from './plans.ts';
 import type { ContainerRecord } from './record.ts';
 import { checkIsFree, makeStateDirectory, readDocument, removeStateDirectory, writeDocument, writeRecord } from './state-directory.io.ts';
-import { removeContainer } from './remove.io.ts';
+import { undoCreation } from './remove.io.ts';
+import { statsSource } from './stats.ts';
 import type { OciContext } from './types.ts';
 import { settleUserMappings } from './user-mappings.io.ts';
 
@@ -26,7 +28,7 @@ export function checkTerminal(hasTerminal: boolean, { isDetached, consoleSocket 
 }
 
 /** The bundle's document: its bytes, and what they say. */
-function readBundle(bundle: string): { readonly bytes: Buffer; readonly spec: RuntimeSpec } {
+export function readBundle(bundle: string): { readonly bytes: Buffer; readonly spec: RuntimeSpec } {
   const path = `${bundle}/${documentName}`;
   let bytes: Buffer;
   try {
@@ -35,12 +37,13 @@ function readBundle(bundle: string): { readonly bytes: Buffer; readonly spec: Ru
     if (errnoName(cause) === 'ENOENT') throw new RuntimeError('notFound', `JSON specification file ${documentName} not found`, { cause });
     throw cause;
   }
-  const spec = decodeRuntimeSpec(parseJson(bytes.toString('utf8'), path));
+  const spec = decodeRuntimeSpec(decodeObject(parseJson(bytes.toString('utf8'), path), path));
   if (spec.process === undefined) throw invalidArgument('process', 'process property must not be empty');
   return { bytes, spec };
 }
 
-function findDirectory(path: string, what: string): string {
+/** The directory that a path leads to, without links; `what` names it in errors. */
+export function findDirectory(path: string, what: string): string {
   try {
     const found = realpathSync(path);
     if (!statSync(found).isDirectory()) throw new RuntimeError('invalidArgument', `${what} (${path}) is no directory`);
@@ -57,16 +60,28 @@ export function writePidFile(path: string, pid: number): void {
   const scratch = `${dirname(path)}/.${basename(path)}`;
   try {
     writeFileSync(scratch, String(pid), { flag: 'wx' });
-    renameSync(scratch, path);
+    try {
+      renameSync(scratch, path);
+    } catch (cause) {
+      rmSync(scratch, { force: true });
+      throw cause;
+    }
   } catch (cause) {
     throw wrapError(`write ${path}`, cause);
   }
 }
 
 /** Nanoseconds, as callers of runc see them: two containers made at once differ. */
-function nowText(): string {
+export function nowText(): string {
   const nanoseconds = process.hrtime.bigint() % 1_000_000n;
   return new Date().toISOString().replace('Z', `${String(nanoseconds).padStart(6, '0')}Z`);
+}
+
+/** A process that ended for want of memory could not say so. The text is one that callers of runc know. */
+async function explainEnd(error: unknown, { host, record }: Pick<ContainerFacts, 'host' | 'record'>): Promise<unknown> {
+  if (!(error instanceof RuntimeError) || error.errno !== 'ECHILD') return error;
+  const kills = await countKills(statsSource(host.cgroups, record.cgroup)).catch(() => 0n);
+  return kills === 0n ? error : new RuntimeError('resourceExhausted', 'unable to start container process: container init was OOM-killed (memory limit too low?)', { cause: error });
 }
 
 /** Makes the container up to its start. What was made is removed where it fails. */
@@ -79,8 +94,10 @@ export async function makeContainer(context: OciContext, options: CreateOptions,
   const hasTerminal = written.process?.terminal === true;
   checkTerminal(hasTerminal, { isDetached, consoleSocket: options.consoleSocket });
   const listenFds = countListenFds(front.request);
-  const spec = await settleUserMappings(settleSpec(written, listenFds, context.log.debug));
-  const host = await readHostFacts();
+  const settled = settleSpec(written, listenFds, context.log);
+  const sized = isDetached || settled.process === undefined ? settled : { ...settled, process: settleSize(settled.process, front.request) };
+  const spec = await settleUserMappings(sized);
+  const host = readHostFacts();
   const cgroup = planCgroupPath(spec, options.id, host);
   const record: ContainerRecord = {
     id: options.id,
@@ -121,8 +138,9 @@ export async function makeContainer(context: OciContext, options: CreateOptions,
     writePidFile(options.pidFile, made.pid);
     return createdFacts;
   } catch (error) {
-    await removeContainer(context, facts).catch((failure: unknown) => context.log.warn(wrapError('remove container', failure).message));
-    throw error;
+    const told = await explainEnd(error, facts);
+    await undoCreation(context, facts);
+    throw told;
   }
 }
 

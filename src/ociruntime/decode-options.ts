@@ -9,6 +9,7 @@ import type { CommandName } from './command-table.ts';
 import { decodeSignal } from './numbers.ts';
 import type { FlagValues } from './flags.ts';
 import type { Command, CreateOptions, CriuOptions, ExecOptions, ExecProcess, ListFormat } from './options.ts';
+import { isContainerId } from './record.ts';
 import type { FrontRequest } from './types.ts';
 import { updateOptions } from './update-flags.ts';
 
@@ -26,12 +27,10 @@ export function refuseFlag(name: string, why: string): RuntimeError {
   return new RuntimeError('unimplemented', `--${name} is not supported: ${why}`);
 }
 
-const idPattern = /^[A-Za-z0-9_+.-]+$/;
-
 /** A container's id, which becomes a file name. */
 export function decodeContainerId(id: string): string {
   if (id === '') throw refuse('container id cannot be empty');
-  if (!idPattern.test(id) || id === '.' || id === '..') throw refuse(`invalid container ID format: ${JSON.stringify(id.slice(0, 200))}`);
+  if (!isContainerId(id)) throw refuse(`invalid container ID format: ${JSON.stringify(id.slice(0, 200))}`);
   // A file name has no more, and a state directory's is that of the container.
   if (id.length > limits.ociIdBytesMax) throw refuse(`invalid container ID format: ${id.length} characters, at most ${limits.ociIdBytesMax}`);
   return id;
@@ -108,10 +107,14 @@ function execution(from: CommandWords): ExecOptions {
   const file = values.text('process');
   if (file === '' && args.length === 0) throw refuse('exec args cannot be empty');
   const user = userOf(values.text('user'));
+  for (const entry of values.texts('env'))
+    if (entry.indexOf('=') < 1) throw refuse(`invalid environment variable ${JSON.stringify(entry.slice(0, 100))}: must have the form NAME=value`);
+  const cwd = values.text('cwd');
+  if (cwd !== '' && !cwd.startsWith('/')) throw refuse(`Cwd must be an absolute path, not ${JSON.stringify(cwd.slice(0, 100))}`);
   const changes: ExecProcess = {
     args,
     ...(user === undefined ? {} : { user }),
-    cwd: values.text('cwd'),
+    cwd,
     env: values.texts('env'),
     caps: values.texts('cap'),
     additionalGids: values.numbers('additional-gids').map((gid) => decodeIdentifier('additional gid', String(gid))),
@@ -151,7 +154,6 @@ function criu(from: CommandWords): CriuOptions {
   const wanted = values.text('manage-cgroups-mode');
   const mode = cgroupModes.find((one) => one === wanted);
   if (mode === undefined) throw refuse(`invalid manage-cgroups-mode value: ${JSON.stringify(wanted.slice(0, 100))}`);
-  // The network namespace's content is never restored, whether asked or not, since this runtime did not make it.
   for (const namespace of values.texts('empty-ns')) if (namespace !== 'network') throw refuse(`namespace ${JSON.stringify(namespace.slice(0, 100))} is not supported`);
   return {
     id: idOf(from),
@@ -165,6 +167,7 @@ function criu(from: CommandWords): CriuOptions {
     fileLocks: values.isOn('file-locks'),
     autoDedup: values.isOn('auto-dedup'),
     linkRemap: values.isOn('link-remap'),
+    emptyNetwork: values.texts('empty-ns').length > 0,
     manageCgroupsMode: mode,
   };
 }

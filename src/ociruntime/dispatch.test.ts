@@ -21,6 +21,8 @@ async function tellOf(argv: readonly string[], { failure = new RuntimeError('int
     write: (stream, data) => void (told[stream] += Buffer.from(data).toString()),
     run: unused,
     make: unused,
+    makeByProgram: unused,
+    adopt: unused,
     lock: async () => Promise.resolve(),
     start: unused,
   };

@@ -3,7 +3,7 @@
  * through the front and the log. This is the door: the only place where errors become words.
  */
 import { RuntimeError, assertNever, errorCode, errorMessage } from '#core';
-import { checkpointContainer, restoreContainer } from './checkpoint.io.ts';
+import { checkpointContainer } from './checkpoint.io.ts';
 import { type Globals, type Printout, type Surroundings, decodeOpening, decodeRequest } from './cli.ts';
 import { showEvents } from './events.io.ts';
 import { showFeatures } from './features-command.io.ts';
@@ -13,6 +13,7 @@ import type { Command, ContainerOperations } from './options.ts';
 import { checkContainerId, stateFiles } from './record.ts';
 import { pauseContainer, resumeContainer } from './pause.io.ts';
 import { writeSpec } from './spec-command.io.ts';
+import { restoreContainer } from './restore.io.ts';
 import type { Front, OciContext, Outcome } from './types.ts';
 import { updateContainer } from './update.io.ts';
 
@@ -42,16 +43,19 @@ const forAnybody: ReadonlySet<Command['name']> = new Set(['spec', 'features', 'l
 /** Commands that change a container, one at a time; the front has locked already where it could tell the id. */
 const locking: ReadonlySet<Command['name']> = new Set(['start', 'delete', 'pause', 'resume', 'update', 'checkpoint']);
 
-async function lockContainer({ front, global }: OciContext, id: string): Promise<void> {
+async function lockContainer({ front, global }: OciContext, id: string, { force }: { readonly force: boolean }): Promise<void> {
   checkContainerId(id);
   await front.lock(stateFiles(global.stateRoot, id).directory).catch((error: unknown) => {
     // What is not there is told by the command itself, in its own words.
-    if (errorCode(error) !== 'notFound') throw error;
+    if (errorCode(error) === 'notFound') return;
+    if (!(error instanceof RuntimeError && error.errno === 'EWOULDBLOCK')) throw error;
+    // A hook that hangs, or a stopped process: whoever forces a container away has had enough of that. A removal takes whatever it finds.
+    if (!force) throw new RuntimeError('unavailable', `another command has not let go of container ${id}`, { cause: error });
   });
 }
 
 async function runCommand(context: OciContext, globals: Globals, command: Command, { operations, version }: DispatchOptions): Promise<Outcome> {
-  if (locking.has(command.name) && 'id' in command.options) await lockContainer(context, command.options.id);
+  if (locking.has(command.name) && 'id' in command.options) await lockContainer(context, command.options.id, { force: 'force' in command.options && command.options.force });
   switch (command.name) {
     case 'create':
       return operations.create(context, command.options);

@@ -1,7 +1,7 @@
 /** What a caller's environment adds to a container's process. In: the caller's request, a process object. Out: a process object and a number of descriptors. Pure. */
 import type { RuntimeSpec, SpecProcess } from '#oci';
 import { capabilityNames } from '#runtime';
-import type { FrontRequest } from './types.ts';
+import type { FrontRequest, OciLog } from './types.ts';
 
 /**
  * Of several variables with one name the last counts, and an empty HOME is none. Source: runc, whose containers see it so; the kernel would pass all of them on and leave the choice to the program.
@@ -49,17 +49,23 @@ export function countListenFds({ env, pid }: Pick<FrontRequest, 'env' | 'pid'>):
   return env['LISTEN_PID'] === String(pid) && Number.isInteger(count) && count > 0 ? count : 0;
 }
 
-/** A process as runc would make it; `warn` is told what it will not have. */
-export function settleProcess(process: SpecProcess, warn: (message: string) => void): SpecProcess {
+/** A process as runc would make it; the log is told what it will not have. */
+export function settleProcess(process: SpecProcess, log: Pick<OciLog, 'debug' | 'warn'>): SpecProcess {
   const { process: settled, dropped, unknown } = settleCapabilities(process);
-  if (unknown.length > 0) warn(`ignoring unknown or unavailable capabilities: ${JSON.stringify(unknown.slice(0, 10).map((name) => name.slice(0, 80)))}`);
-  for (const name of dropped) warn(`can't raise ambient capability ${name}: operation not permitted`);
+  if (unknown.length > 0) log.warn(`ignoring unknown or unavailable capabilities: ${JSON.stringify(unknown.slice(0, 10).map((name) => name.slice(0, 80)))}`);
+  // Documents of older templates have them, so that a warning would be in every output.
+  for (const name of dropped) log.debug(`can't raise ambient capability ${name}: operation not permitted`);
   return settleEnvironment(settled);
 }
 
+/** A terminal that the front copies is as large as the caller's from the beginning. */
+export function settleSize(process: SpecProcess, { size }: Pick<FrontRequest, 'size'>): SpecProcess {
+  return process.terminal && size.columns > 0 && size.rows > 0 ? { ...process, consoleSize: { height: size.rows, width: size.columns } } : process;
+}
+
 /** The document as it is made for this caller, whose service manager's sockets are told. Source: runc, whose containers find them by process 1. */
-export function settleSpec(spec: RuntimeSpec, listenFds: number, warn: (message: string) => void): RuntimeSpec {
+export function settleSpec(spec: RuntimeSpec, listenFds: number, log: Pick<OciLog, 'debug' | 'warn'>): RuntimeSpec {
   if (spec.process === undefined) return spec;
   const told = listenFds === 0 ? [] : [`LISTEN_FDS=${listenFds}`, 'LISTEN_PID=1'];
-  return { ...spec, process: settleProcess({ ...spec.process, env: [...spec.process.env, ...told] }, warn) };
+  return { ...spec, process: settleProcess({ ...spec.process, env: [...spec.process.env, ...told] }, log) };
 }

@@ -10,7 +10,8 @@ import { readProcess, readRecord, readStatus } from './state-directory.io.ts';
 import { type StatsSource, statsSource } from './stats.ts';
 import type { OciContext } from './types.ts';
 
-async function countKills({ oomFile }: StatsSource): Promise<bigint> {
+/** How many processes of the group the kernel has ended for want of memory. */
+export async function countKills({ oomFile }: StatsSource): Promise<bigint> {
   return oomFile === '' ? 0n : (decodeCounters((await readControlFiles([oomFile])).get(oomFile)).get('oom_kill') ?? 0n);
 }
 
@@ -29,7 +30,7 @@ export const showEvents: Operation<EventsOptions> = async (context, { id, stats,
   const { front, global } = context;
   const record = readRecord(global.stateRoot, id);
   if (readStatus(global.stateRoot, record) === 'stopped') throw new RuntimeError('failedPrecondition', `container with id ${id} is not running`);
-  const source = statsSource((await readHostFacts()).cgroups, record.cgroup);
+  const source = statsSource(readHostFacts().cgroups, record.cgroup);
   const tell = (event: Readonly<Record<string, unknown>>): void => front.write(1, `${formatJson(event)}\n`);
   const tellStats = async (): Promise<void> => tell({ type: 'stats', id, data: source.describe(await readControlFiles(source.files)) });
   if (stats) {

@@ -54,7 +54,7 @@ export function describeFeatures({ version, kernel }: { readonly version: string
       netDevices: { enabled: true },
     },
     // The last one is asked for under this name by whoever may call several runtimes.
-    annotations: { [`org.${programName}.version`]: version, 'org.opencontainers.runc.checkpoint.enabled': 'false' },
+    annotations: { [`org.${programName}.version`]: version, 'org.opencontainers.runc.checkpoint.enabled': 'true' },
   };
   return `${JSON.stringify(document, undefined, 4)}\n`;
 }

@@ -5,8 +5,8 @@
 import type { Socket } from 'node:net';
 import { RuntimeError, errorMessage, limits } from '#core';
 import { type Plan, type StepFailure, encodePlan } from '#plan';
-import { type Frame, FrameConnection, decodeFailure, frameTypes, planError } from '#system';
-import { decodeMade, decodeRequest, encodeMake, encodeOutcome, frontFrames } from './front-frames.ts';
+import { type Frame, FrameConnection, decodeFailure, encodeFrame, frameTypes, planError } from '#system';
+import { decodeMade, decodeRequest, encodeAwait, encodeMake, encodeOutcome, frontFrames } from './front-frames.ts';
 import { processError } from './process-errors.ts';
 import type { Front, FrontRequest, MadeProcess, MakeRequest, Outcome } from './types.ts';
 
@@ -41,6 +41,17 @@ async function makeProcess(connection: FrameConnection, request: MakeRequest): P
   return decodeMade(answer.payload);
 }
 
+/** Runs a program to its end in the caller's place. */
+async function awaitProgram(connection: FrameConnection, plan: Plan): Promise<void> {
+  const answer = await connection.request('run the program', frontFrames.make, (out) => encodeAwait(out, plan));
+  if (answer.type === frameTypes.failed) throw planError(plan, decodeFailure(answer.payload));
+}
+
+async function adoptProcess(connection: FrameConnection, pid: number): Promise<MadeProcess> {
+  const answer = await connection.request(`take process ${pid} over`, frontFrames.adopt, (out) => void out.u32(pid));
+  return decodeMade(answer.payload);
+}
+
 async function startProcess(connection: FrameConnection, stateDirectory: string, failed: (failure: StepFailure) => Error): Promise<void> {
   const answer = await connection.request('start the process', frontFrames.start, (out) => void out.text(stateDirectory));
   if (answer.type === frameTypes.failed) throw failed(decodeFailure(answer.payload));
@@ -63,9 +74,19 @@ function frontOf(connection: FrameConnection, request: FrontRequest): Front {
     },
     run: async (plan) => runPlan(connection, plan),
     make: async (makeRequest) => makeProcess(connection, makeRequest),
+    makeByProgram: async (plan) => awaitProgram(connection, plan),
+    adopt: async (pid) => adoptProcess(connection, pid),
     lock: async (stateDirectory) => lockDirectory(connection, stateDirectory),
     start: async (stateDirectory, failed) => startProcess(connection, stateDirectory, failed),
   };
+}
+
+/**
+ * What an engine says to a front before it is asked anything: one that hangs does not, and then the front asks another compiler. A request that was sent before would be carried out
+ * twice, by that one and, once it goes on, by the engine.
+ */
+export function greetFront(socket: Socket): void {
+  socket.write(encodeFrame(frontFrames.ready, 0));
 }
 
 /**

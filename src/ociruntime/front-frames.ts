@@ -3,15 +3,15 @@
  * Numbers of the frames that a shim has too (OK, FAILED, ERROR, ASK, ANSWER) are in `system`.
  */
 import { RuntimeError } from '#core';
-import { ByteReader, type ByteWriter, encodePlan } from '#plan';
+import { ByteReader, type ByteWriter, type Plan, encodePlan } from '#plan';
 import type { FrontRequest, MadeProcess, MakeRequest, Outcome } from './types.ts';
 
 /** Frames that only a front understands. */
-export const frontFrames = { request: 64, output: 65, run: 66, make: 67, made: 68, exit: 69, wait: 70, start: 71, lock: 72 } as const;
+export const frontFrames = { request: 64, output: 65, run: 66, make: 67, made: 68, exit: 69, wait: 70, start: 71, lock: 72, adopt: 73, ready: 74 } as const;
 
 /** Version that REQUEST carries. */
 const requestVersion = 1;
-const makeFlags = { terminal: 1 } as const;
+const makeFlags = { terminal: 1, await: 2 } as const;
 
 /** `A=b` as properties; of two entries with one name the first counts, as getenv(3) has it. */
 function decodeEnvironment(entries: readonly string[]): Readonly<Record<string, string>> {
@@ -55,6 +55,11 @@ export function encodeMake(out: ByteWriter, { plan, terminal, consoleSocket, pre
     .u32(terminal ? makeFlags.terminal : 0)
     .text(consoleSocket)
     .u32(preserveFds);
+}
+
+/** Writes the payload of a MAKE for a program that makes the container's process in its own way. */
+export function encodeAwait(out: ByteWriter, plan: Plan): void {
+  out.bytes(encodePlan(plan)).u32(makeFlags.await).text('').u32(0);
 }
 
 /** The last frame of a connection. */

@@ -81,7 +81,7 @@ export function readContainerPids(facts: CgroupFacts, placement: CgroupPlacement
 /** `ps`. */
 export const listProcesses: Operation<PsOptions> = async ({ front, global }, { id, format, psArgs }) => {
   const record = readRecord(global.stateRoot, id);
-  const pids = readContainerPids((await readHostFacts()).cgroups, record.cgroup);
+  const pids = readContainerPids(readHostFacts().cgroups, record.cgroup);
   if (format === 'json') {
     front.write(1, `${JSON.stringify(pids)}\n`);
     return done;

@@ -146,6 +146,8 @@ export interface CriuOptions {
   readonly fileLocks: boolean;
   readonly autoDedup: boolean;
   readonly linkRemap: boolean;
+  /** The network namespace is made anew without what was in it. */
+  readonly emptyNetwork: boolean;
   /** Empty: criu's default. */
   readonly manageCgroupsMode: '' | 'soft' | 'full' | 'strict' | 'ignore';
 }

@@ -7,12 +7,12 @@ import { readRecord, readStatus } from './state-directory.io.ts';
 
 const freezing = { timeoutMs: limits.ociRemovalTimeoutMs };
 
-/** `pause`; a container that is paused stays so. Throws failedPrecondition where it has ended. */
+/** `pause`. Throws failedPrecondition where it has ended or is paused already; source of the text: runc. */
 export const pauseContainer: Operation<IdOptions> = async ({ front, global }, { id }) => {
   const record = readRecord(global.stateRoot, id);
   const status = readStatus(global.stateRoot, record);
-  if (status === 'stopped') throw new RuntimeError('failedPrecondition', 'container not running');
-  if (status !== 'paused') await front.run(planFreeze(await readHostFacts(), record.cgroup, freezing));
+  if (status === 'stopped' || status === 'paused') throw new RuntimeError('failedPrecondition', 'container not running');
+  await front.run(planFreeze(readHostFacts(), record.cgroup, freezing));
   return { kind: 'exit', code: 0 };
 };
 
@@ -20,6 +20,6 @@ export const pauseContainer: Operation<IdOptions> = async ({ front, global }, { 
 export const resumeContainer: Operation<IdOptions> = async ({ front, global }, { id }) => {
   const record = readRecord(global.stateRoot, id);
   if (readStatus(global.stateRoot, record) !== 'paused') throw new RuntimeError('failedPrecondition', 'container not paused');
-  await front.run(planThaw(await readHostFacts(), record.cgroup));
+  await front.run(planThaw(readHostFacts(), record.cgroup));
   return { kind: 'exit', code: 0 };
 };

@@ -97,8 +97,8 @@ function killFirst({ pid, startTime }: ContainerRecord): readonly Step[] {
   return pid === 0 ? [] : [{ kind: 'signalProcess', pid, startTime, signal: sigkill, ignore: [errno.noProcess] }];
 }
 
-/** A signal for the first process; ESRCH where it is gone. */
-export function planSignal({ pid, startTime }: ContainerRecord, signal: number): Plan {
+/** A signal for a process; ESRCH where it is gone. */
+export function planSignal({ pid, startTime }: Pick<ContainerRecord, 'pid' | 'startTime'>, signal: number): Plan {
   return hostPlan([{ kind: 'signalProcess', pid, startTime, signal }]);
 }
 

@@ -3,10 +3,10 @@
  * podman, docker and containerd tell "not found" from "not executable" by these texts and choose the exit codes 127 and 126 by them.
  */
 import { RuntimeError } from '#core';
-import { type Plan, type Step, type StepFailure, errnoNameOf } from '#plan';
-import { planError } from '#system';
+import { type Plan, type StepFailure, errnoNameOf } from '#plan';
+import { failedStep, planError } from '#system';
 
-/** The kernel's errors as C's strerror and Go print them, as far as an execve gives them. */
+/** The kernel's errors as C's strerror and Go print them, as far as making a process often gives them. */
 const words: Readonly<Record<string, string>> = {
   EPERM: 'operation not permitted',
   ENOENT: 'no such file or directory',
@@ -17,20 +17,18 @@ const words: Readonly<Record<string, string>> = {
   ENOMEM: 'cannot allocate memory',
   EACCES: 'permission denied',
   ENOTDIR: 'not a directory',
+  EEXIST: 'file exists',
+  EBUSY: 'device or resource busy',
+  ENODEV: 'no such device',
   EISDIR: 'is a directory',
   EINVAL: 'invalid argument',
   ETXTBSY: 'text file busy',
+  EROFS: 'read-only file system',
+  ENOSPC: 'no space left on device',
   ENAMETOOLONG: 'file name too long',
   ELOOP: 'too many levels of symbolic links',
   ELIBBAD: 'accessing a corrupted shared library',
 };
-
-/** Set in the section number of a failure inside answered sections; see docs/native.md. */
-const answeredBit = 0x8000_0000;
-
-function stepOf(plan: Plan, { section, step }: StepFailure, answer: Plan | undefined): Step | undefined {
-  return section < answeredBit ? plan.sections[section]?.steps[step] : answer?.sections[section - answeredBit]?.steps[step];
-}
 
 /** What a missing or unusable program is called. */
 function describeProgram(file: string, errno: string, isSought: boolean): string {
@@ -49,10 +47,12 @@ function describeHook(origin: string | undefined): string {
 
 /** The failure of a process's plan as an error; `answer` is the plan that was sent back for its question, if one was. */
 export function processError(plan: Plan, failure: StepFailure, answer?: Plan): RuntimeError {
-  const step = stepOf(plan, failure, answer);
+  const step = failedStep(plan, failure, answer);
   const errno = errnoNameOf(failure.errno);
   const cause = planError(plan, failure, answer);
   const isSought = step?.kind === 'findExecutable';
-  const text = step?.kind === 'findExecutable' || step?.kind === 'execute' ? describeProgram(step.file, errno, isSought) : `${describeHook(step?.origin)}${cause.message}`;
+  // podman and docker choose an exit code by the words of other steps too: a mount's source or a working directory that is missing.
+  const word = cause.message.includes(errno) && words[errno] !== undefined ? `: ${words[errno]}` : '';
+  const text = step?.kind === 'findExecutable' || step?.kind === 'execute' ? describeProgram(step.file, errno, isSought) : `${describeHook(step?.origin)}${cause.message}${word}`;
   return new RuntimeError(cause.code, `unable to start container process: ${isSought ? '' : 'error during container init: '}${text}`, { cause, errno });
 }

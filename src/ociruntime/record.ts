@@ -82,7 +82,12 @@ export function stateFiles(stateRoot: string, id: string): Readonly<Record<'dire
   return { directory, record: `${directory}/state.json`, document: `${directory}/config.json`, front: `${directory}/front`, socket: `${directory}/start.sock` };
 }
 
-/** Throws invalidArgument unless the id may name a directory. Source: what runc takes. */
+/** Whether an id may name a directory. Source: what runc takes. */
+export function isContainerId(id: string): boolean {
+  return /^[A-Za-z0-9_+.-]+$/.test(id) && id !== '.' && id !== '..';
+}
+
+/** Throws invalidArgument unless the id may name a directory. */
 export function checkContainerId(id: string): void {
-  if (!/^[\w+.-]+$/.test(id) || id === '.' || id === '..') throw new RuntimeError('invalidArgument', 'invalid container ID format');
+  if (!isContainerId(id)) throw new RuntimeError('invalidArgument', 'invalid container ID format');
 }

@@ -2,13 +2,13 @@
  * The end of containers: `kill` and `delete`. In: records. Out: processes ended, groups and state removed. Whoever is interrupted can begin again: the state directory goes last.
  */
 import { existsSync } from 'node:fs';
-import { RuntimeError, errorCode, errorMessage } from '#core';
+import { RuntimeError, errorCode, errorMessage, wrapError } from '#core';
 import { readHostFacts } from '#system';
 import { planThaw } from '#runtime';
 import { settleCapabilities } from './environment.ts';
 import type { DeleteOptions, KillOptions, Operation } from './options.ts';
 import { type ContainerFacts, planKillAll, planRemoval, planSignal, planStopped } from './plans.ts';
-import { readContainerDocument, readRecord, readStatus, removeStateDirectory } from './state-directory.io.ts';
+import { isReplaced, readContainerDocument, readRecord, readStatus, removeStateDirectory } from './state-directory.io.ts';
 import type { OciContext } from './types.ts';
 import { settleUserMappings } from './user-mappings.io.ts';
 
@@ -19,7 +19,7 @@ export async function readFacts(stateRoot: string, id: string): Promise<Containe
   const record = readRecord(stateRoot, id);
   const { spec } = readContainerDocument(stateRoot, id);
   const settled = spec.process === undefined ? spec : { ...spec, process: settleCapabilities(spec.process).process };
-  return { stateRoot, record, spec: await settleUserMappings(settled, record.pid), host: await readHostFacts() };
+  return { stateRoot, record, spec: await settleUserMappings(settled, record.pid), host: readHostFacts() };
 }
 
 /** Removes a container, running or not. A hook of its end that fails is told in the log and stops nothing. Source: runtime-spec 1.3, runtime.md "Lifecycle". */
@@ -34,6 +34,12 @@ export async function removeContainer({ front, log }: OciContext, facts: Contain
     }
   }
   removeStateDirectory(stateRoot, record.id);
+}
+
+/** Removes what a command has made that failed; what it leaves is told in the log. A container that has its name by now keeps everything. */
+export async function undoCreation(context: OciContext, facts: ContainerFacts): Promise<void> {
+  if (isReplaced(facts.stateRoot, facts.record)) return;
+  await removeContainer(context, facts).catch((failure: unknown) => context.log.warn(wrapError('remove container', failure).message));
 }
 
 /** `kill`. */

@@ -2,15 +2,15 @@
  * `start` and `run`: the process that waits is released. In: a container that was created. Out: one that runs, or an error; what `run` made is removed where it fails.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { RuntimeError, errorMessage, limits, wrapError } from '#core';
+import { RuntimeError, errorMessage, limits } from '#core';
 import type { StepFailure } from '#plan';
 import { makeContainer, writePidFile } from './create.io.ts';
 import type { IdOptions, Operation, RunOptions } from './options.ts';
 import { type ContainerFacts, planCreation, planRemoval, planStarted } from './plans.ts';
 import { processError } from './process-errors.ts';
 import { stateFiles } from './record.ts';
-import { readFacts, removeContainer } from './remove.io.ts';
-import { readStatus } from './state-directory.io.ts';
+import { readFacts, undoCreation } from './remove.io.ts';
+import { isReplaced, readStatus } from './state-directory.io.ts';
 import type { OciContext } from './types.ts';
 
 const pollMs = 5;
@@ -40,7 +40,7 @@ async function release({ front }: OciContext, facts: ContainerFacts): Promise<vo
     try {
       await front.run(plan);
     } catch (error) {
-      await front.run(planRemoval(facts));
+      if (!isReplaced(stateRoot, record)) await front.run(planRemoval(facts));
       throw new RuntimeError('failedPrecondition', `error running poststart hook: ${errorMessage(error)}`, { cause: error });
     }
   }
@@ -76,7 +76,7 @@ export const runContainer: Operation<RunOptions> = async (context, options) => {
     await release(context, facts);
     writePidFile(options.pidFile, facts.record.pid);
   } catch (error) {
-    await removeContainer(context, facts).catch((failure: unknown) => context.log.warn(wrapError('remove container', failure).message));
+    await undoCreation(context, facts);
     throw error;
   }
   return options.detach ? { kind: 'exit', code: 0 } : { kind: 'wait', deleteStateDirectory: options.keep ? '' : stateFiles(facts.stateRoot, options.id).directory };

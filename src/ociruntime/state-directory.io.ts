@@ -89,6 +89,18 @@ export function readRecord(stateRoot: string, id: string): ContainerRecord {
   }
 }
 
+/**
+ * Whether the id belongs to another container by now: this one was deleted by force and its name and groups were given away, while a command was still at work on it. The moment of
+ * creation tells them apart.
+ */
+export function isReplaced(stateRoot: string, { id, created }: ContainerRecord): boolean {
+  try {
+    return readRecord(stateRoot, id).created !== created;
+  } catch {
+    return false;
+  }
+}
+
 /** The document of a container, as JSON and decoded. */
 export function readContainerDocument(stateRoot: string, id: string): { readonly json: unknown; readonly spec: RuntimeSpec } {
   const { document } = stateFiles(stateRoot, id);
@@ -145,6 +157,7 @@ function isFrozen({ freezeFile }: ContainerRecord): boolean {
 export function readStatus(stateRoot: string, record: ContainerRecord): ContainerStatus {
   const process = record.pid === 0 ? undefined : readProcess(record.pid);
   if (process === undefined || process.startTime !== record.startTime || process.state === 'Z' || process.state === 'X') return 'stopped';
-  if (existsSync(stateFiles(stateRoot, record.id).socket)) return 'created';
-  return isFrozen(record) ? 'paused' : 'running';
+  // Also one that was never started: it could not be started now.
+  if (isFrozen(record)) return 'paused';
+  return existsSync(stateFiles(stateRoot, record.id).socket) ? 'created' : 'running';
 }

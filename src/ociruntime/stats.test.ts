@@ -65,6 +65,10 @@ test('cgroup v2: swap counts with memory, max is the largest number, pressure is
   assert.equal(stats['network_interfaces'], null);
 });
 
+test('sizes of huge pages that no controller counts are not told', () => {
+  assert.deepEqual(statsSource(v2, placement).describe(new Map())['hugetlb'], {});
+});
+
 test('cgroup v1: each controller has its own directory', () => {
   const source = statsSource(v1, placement);
   assert.equal(source.oomFile, '/cg/memory/a/b/memory.oom_control');

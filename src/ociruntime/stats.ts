@@ -138,10 +138,12 @@ function describeCpuset(read: Reader): Readonly<Record<string, unknown>> {
 }
 
 function describeHugepages(read: Reader, sizes: readonly string[], isV2: boolean): Readonly<Record<string, unknown>> {
-  const entries = sizes.map((size) => {
+  const entries = sizes.flatMap((size) => {
     const usage = decodeNumber(read(`hugetlb.${size}.${isV2 ? 'current' : 'usage_in_bytes'}`));
+    // The kernel has pages of that size and no controller that counts them.
+    if (usage === undefined) return [];
     const failcnt = isV2 ? decodeCounters(read(`hugetlb.${size}.events`)).get('max') : decodeNumber(read(`hugetlb.${size}.failcnt`));
-    return [size, { ...sparse({ usage, max: isV2 ? 0n : decodeNumber(read(`hugetlb.${size}.max_usage_in_bytes`)) }), failcnt: failcnt ?? 0n }] as const;
+    return [[size, { ...sparse({ usage, max: isV2 ? 0n : decodeNumber(read(`hugetlb.${size}.max_usage_in_bytes`)) }), failcnt: failcnt ?? 0n }] as const];
   });
   return Object.fromEntries(entries);
 }

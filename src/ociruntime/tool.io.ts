@@ -15,7 +15,7 @@ export interface ToolResult {
 /** Throws notFound where there is no such program, resourceExhausted where it prints more than `limits.ociToolOutputBytesMax`. */
 export async function runTool(program: string, words: readonly string[], { env }: { readonly env: Readonly<Record<string, string>> }): Promise<ToolResult> {
   // Most commands run no program.
-  const { spawn } = await import('node:child_process');
+  const { spawn } = process.getBuiltinModule('node:child_process');
   const pieces: Buffer[] = [];
   let size = 0;
   const child = spawn(program, words, { env, cwd: '/', stdio: ['ignore', 'pipe', 'pipe'] });

@@ -53,6 +53,10 @@ export interface Front {
   /** Executes sections of `host` and `podNamespaces`. */
   run(plan: Plan): Promise<void>;
   make(request: MakeRequest): Promise<MadeProcess>;
+  /** Executes a plan whose program makes the container's process in its own way, with the caller's streams, and waits for that program. Whom it leaves behind becomes a child of the front. */
+  makeByProgram(plan: Plan): Promise<void>;
+  /** A child that was left so counts as made from now on: `wait` is for it. Throws where it is no child of the front. */
+  adopt(pid: number): Promise<MadeProcess>;
   /** Waits for the lock of a state directory, bounded, and keeps it until the front ends. Throws notFound where there is no such directory. */
   lock(stateDirectory: string): Promise<void>;
   /** Releases the process that waits at the start socket of a state directory. What fails then, an execve above all, is a step of the plan that made it, which `failed` knows. */

@@ -60,7 +60,7 @@ export const updateContainer: Operation<UpdateOptions> = async ({ front, global,
   const { json, spec } = readContainerDocument(stateRoot, options.id);
   if (readStatus(stateRoot, record) === 'stopped') throw new RuntimeError('failedPrecondition', 'container not running');
   const resources = mergeResourceChange(spec.linux.resources, change);
-  await updateLimits(await readHostFacts(), async (steps) => front.run({ sections: [{ actor: 'host', steps }] }), {
+  await updateLimits(readHostFacts(), async (steps) => front.run({ sections: [{ actor: 'host', steps }] }), {
     placement: record.cgroup,
     resources,
     checkMemory: change.memory?.checkBeforeUpdate === true,

@@ -442,6 +442,13 @@ export const vocabulary = {
     says: (s) => `send signal ${s.signal} to process ${s.pid}`,
   }),
 
+  // --- the standard streams
+  reopenNull: step({
+    op: 161, fields: {},
+    does: 'Those of the standard streams that are the null device, however they came, become /dev/null of the own root, where that is character device 1:3 and no link leads there; else they stay, as they do when it cannot be opened.',
+    says: () => 'take /dev/null of the own root for streams that lead nowhere',
+  }),
+
   // --- how a process is scheduled, and what a container gets beside mounts (130 to 149)
   setScheduler: step({
     op: 130, fields: { policy: 'u32', flags: 'u64', nice: 'i32', priority: 'u32', runtime: 'u64', deadline: 'u64', period: 'u64' },

@@ -31,6 +31,8 @@ export interface PlanExecInput {
   readonly spec: RuntimeSpec;
   /** Pid of the container's first process, in the shim's PID namespace. */
   readonly initPid: number;
+  /** Field 22 of its /proc/<pid>/stat, for whoever is not its parent: the number may be another process's by the time that the plan runs. */
+  readonly initStartTime?: bigint;
   readonly host: HostFacts;
   readonly cgroup: CgroupPlacement;
   /** Groups below to enter instead; see `findExecGroups`. */
@@ -94,6 +96,8 @@ export function planExec(input: PlanExecInput): Plan {
     ...planOomScore(process, host, 'process'),
     ...planLabels(process, 'process'),
     { kind: 'openPath', dir: noSlot, path: `/proc/${initPid}`, flags: open.path | open.directory, mode: 0, resolve: 0, out: localSlots.initProcess },
+    // After the directory is open: who is alive with this start time now had the number then.
+    ...(input.initStartTime === undefined ? [] : [{ kind: 'signalProcess', pid: initPid, startTime: input.initStartTime, signal: 0 } as const]),
     ...[...joined.map(([, file]) => file), ...(users === undefined ? [] : ['user'])].map((file, index): Step => ({
       kind: 'openPath',
       dir: localSlots.initProcess,

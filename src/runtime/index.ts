@@ -17,6 +17,7 @@ export { mergeResourceChange } from './merge-resources.ts';
 export { type PodSharing } from './namespaces.ts';
 export { freezeFileOf, isPaused, planFreeze, planThaw } from './pause.ts';
 export { identityOf, type Standalone } from './process.ts';
+export { type BoundMount, type PlanRestoreInput, boundMounts, planRestore } from './restore.ts';
 export { planRemains } from './root-place.ts';
 export * from './sandbox.ts';
 export * from './seccomp.ts';

@@ -48,6 +48,7 @@ export interface ProcessContext {
 
 const kill = 9;
 const unchanged = 0xffff_ffff;
+const standardUmask = 0o022;
 const deathSignal: Step = { kind: 'setParentDeathSignal', signal: kill };
 const hasOwn = (host: HostFacts, name: string): boolean => (host.capabilities.own & (capabilityBit(name) ?? 0n)) !== 0n;
 
@@ -153,11 +154,15 @@ export function planProcess(process: SpecProcess, identity: Identity, context: P
   // Without a console bind the terminal is opened by its user, who thereby owns it.
   const terminalAfterUser = context.terminal && context.consoleTarget === '';
   const scheduling = planScheduling(process, { forks: context.fork, path });
+  // A container does not depend on the mask of the shell that made it; a process that joins one has its caller's. Source: runc.
+  const umask = process.user.umask ?? (context.standalone?.startSocket === undefined ? undefined : standardUmask);
   return [
     ...(terminalAfterUser ? [] : terminal),
+    // As runc does it: what leads to a file of the host cannot be written to a checkpoint. Before any filter, which might forbid it.
+    ...(context.standalone?.startSocket === undefined || context.terminal ? [] : [{ kind: 'reopenNull' } as const]),
     ...planRlimits(process, context),
     ...(context.hasUsers === true ? scheduling.privileged.filter(({ kind }) => kind !== 'setIoPriority') : scheduling.privileged),
-    ...(process.user.umask === undefined ? [] : [{ kind: 'setUmask', mask: process.user.umask, origin: `/${path}/user/umask` } as const]),
+    ...(umask === undefined ? [] : [{ kind: 'setUmask', mask: umask, origin: `/${path}/user/umask` } as const]),
     // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it goes in before the capabilities fall; with it, as late as possible.
     ...(process.noNewPrivileges ? [] : [...filter, ...(context.fork ? [] : agent)]),
     { kind: 'limitCapabilities', bounding: masks.bounding, origin: `/${path}/capabilities/bounding` },

@@ -182,23 +182,108 @@ function addAlternative(level: Node[], halves: readonly Half[], alternative: Alt
   return true;
 }
 
+/** The halves of a rule as a tree: what is looked at next, or the answer. Rules are merged into one tree to see whether they contradict each other, as libseccomp does it. */
+interface Tree {
+  readonly half: Half;
+  holds?: number | Tree[];
+  fails?: number | Tree[];
+}
+
+const ways = ['holds', 'fails'] as const;
+
+function treeOf(comparisons: readonly Comparison[], answer: number): readonly Tree[] {
+  let rest: number | Tree[] = answer;
+  for (const comparison of comparisons.toReversed()) {
+    const [upper, lower] = halvesOf(comparison, true);
+    if (upper === undefined || lower === undefined) throw new RuntimeError('internal', 'bug: a comparison without halves');
+    const low: Tree[] = [{ half: lower, [lower.branch]: rest }];
+    const outside: Pick<Tree, 'fails'> = lower.branch === 'fails' ? { fails: rest } : {};
+    if (upper.test === 'greater')
+      rest = [{ half: upper, ...(lower.branch === 'holds' ? { holds: rest } : {}), fails: [{ half: { ...upper, test: 'equal' }, holds: low, ...outside }] }];
+    else rest = [{ half: upper, holds: low, ...outside }];
+  }
+  return typeof rest === 'number' ? [] : rest;
+}
+
+const isLeaf = (tree: Tree): boolean => !ways.some((way) => typeof tree[way] === 'object');
+const hasOther = (level: readonly Tree[], answer: number): boolean =>
+  level.some((tree) => ways.some((way) => (typeof tree[way] === 'object' ? hasOther(tree[way], answer) : tree[way] !== undefined && tree[way] !== answer)));
+
+function mergeNode(into: Tree, from: Tree): boolean {
+  for (const way of ways) {
+    const [own, added] = [into[way], from[way]];
+    if (typeof added !== 'number') continue;
+    if (typeof own === 'number') {
+      if (own !== added && (isLeaf(into) || isLeaf(from))) return false;
+      continue;
+    }
+    if (own !== undefined && hasOther(own, added)) return false;
+    into[way] = added;
+  }
+  for (const way of ways) {
+    const [own, added] = [into[way], from[way]];
+    if (typeof added !== 'object') continue;
+    // A shorter rule stands for all that continue it.
+    if (typeof own === 'number') return true;
+    if (own === undefined) into[way] = added;
+    else if (!mergeTree(own, added)) return false;
+  }
+  return true;
+}
+
+/** Adds a rule's tree to that of a call; false where libseccomp refuses it. */
+function mergeTree(level: Tree[], [node]: readonly Tree[]): boolean {
+  if (node === undefined) return true;
+  const at = level.findIndex(({ half }) => isSame(half, node.half) || isBehind(half, node.half));
+  const found = level[at];
+  if (found !== undefined && isSame(found.half, node.half)) return mergeNode(found, node);
+  level.splice(at === -1 ? level.length : at, 0, node);
+  return true;
+}
+
 /** The rules of one call so far: an answer without conditions, or those with. */
 interface Collected {
   answer: number | undefined;
-  readonly level: Node[];
+  rules: readonly Alternative[];
+  /** In the order in which they are tried. */
+  level: Node[];
+  /** To find contradictions, where all 64 bits count. */
+  tree: Tree[];
+}
+
+const emptyCollection = (): Collected => ({ answer: undefined, rules: [], level: [], tree: [] });
+
+const isSameComparison = (a: Comparison, b: Comparison | undefined): boolean => a.index === b?.index && a.op === b.op && a.mask === b.mask && a.value === b.value;
+
+/** Whether one rule says the same as another but for comparisons of earlier arguments, which the other has in addition. */
+function isWider(wider: Alternative, { comparisons }: Alternative): boolean {
+  const more = comparisons.length - wider.comparisons.length;
+  return more > 0 && wider.comparisons.every((comparison, index) => isSameComparison(comparison, comparisons[more + index]));
+}
+
+function insert(collected: Collected, rule: Alternative, wide: boolean): boolean {
+  if (wide && !mergeTree(collected.tree, treeOf(rule.comparisons, rule.answer))) return false;
+  collected.rules = [...collected.rules, rule];
+  return addAlternative(
+    collected.level,
+    rule.comparisons.flatMap((comparison) => halvesOf(comparison, wide)),
+    rule,
+  );
 }
 
 function addRule(collected: Collected, args: readonly SeccompArg[], answer: number, wide: boolean): boolean {
   if (collected.answer !== undefined) return true;
-  const comparisons = comparisonsOf(args, wide);
-  if (comparisons.length > 0)
-    return addAlternative(
-      collected.level,
-      comparisons.flatMap((comparison) => halvesOf(comparison, wide)),
-      { comparisons, answer },
-    );
-  collected.answer = answer;
-  return true;
+  const rule: Alternative = { comparisons: comparisonsOf(args, wide), answer };
+  if (rule.comparisons.length === 0) {
+    collected.answer = answer;
+    return true;
+  }
+  // What a wider rule says already can contradict nothing.
+  if (collected.rules.some((other) => isWider(other, rule))) return true;
+  const kept = collected.rules.filter((other) => other.answer !== answer || !isWider(rule, other));
+  if (kept.length === collected.rules.length) return insert(collected, rule, wide);
+  Object.assign(collected, emptyCollection());
+  return [...kept, rule].every((each) => insert(collected, each, wide));
 }
 
 /** Numbers that a name stands for, each with the comparisons that go before the rule's own. */
@@ -233,7 +318,7 @@ export function decideSyscalls(profile: SpecSeccomp, abi: Abi, path: string): Ab
     for (const name of rule.names) {
       for (const args of argumentSets(rule)) {
         for (const { number, selector } of placesOf(abi, name)) {
-          const collected = found.get(number) ?? { answer: undefined, level: [] };
+          const collected = found.get(number) ?? emptyCollection();
           found.set(number, collected);
           const selected = selector === undefined ? args : [{ index: 0, value: selector, valueTwo: 0n, op: 'SCMP_CMP_EQ' } as const, ...args.filter((arg) => arg.index !== 0)];
           if (!addRule(collected, selected, answer, wide)) throw invalidArgument(`${path}.syscalls[${index}]`, `contradicts an earlier rule for ${JSON.stringify(name)}`);

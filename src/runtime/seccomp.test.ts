@@ -252,19 +252,28 @@ test('arm programs on arm64 are filtered where the profile lists them', () => {
 
 test("every program stays within the reach of its jumps and the kernel's size", () => {
   const names = [...syscallNumbers.x86_64.keys()];
-  const args = [0, 1, 2].map((index) => ({ index, value: 5n, valueTwo: 0n, op: 'SCMP_CMP_GT' }) as const);
-  const large: SpecSeccomp = {
-    defaultAction: 'SCMP_ACT_ERRNO',
-    architectures: [],
-    flags: [],
-    syscalls: names.slice(0, 180).map((name) => ({ names: [name], action: 'SCMP_ACT_ALLOW', args })),
-  };
+  const aboveAll = (value: bigint) => [0, 1, 2].map((index) => ({ index, value, valueTwo: 0n, op: 'SCMP_CMP_GT' }) as const);
+  const rules = (count: number, valueOf: (index: number) => bigint): SpecSeccomp['syscalls'] =>
+    names.slice(0, count).map((name, index) => ({ names: [name], action: 'SCMP_ACT_ALLOW', args: aboveAll(valueOf(index)) }));
+  const large: SpecSeccomp = { defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: rules(180, (index) => BigInt(index + 5)) };
   const program = buildSeccompFilter(large, 'x86_64', 'p');
   assert(program.every(({ onTrue, onFalse }) => onTrue <= 255 && onFalse <= 255));
   assert.equal(run(program, 'x86_64', syscallNumbers.x86_64.get('read') ?? -1, [6n, 6n, 6n]), allow);
   assert.equal(run(program, 'x86_64', syscallNumbers.x86_64.get('read') ?? -1, [6n, 5n, 6n]), eperm);
-  const huge = { ...large, syscalls: names.flatMap((name) => Array.from({ length: 4 }, () => ({ names: [name], action: 'SCMP_ACT_ALLOW', args }) as const)) };
+  const huge = { ...large, syscalls: rules(names.length, (index) => BigInt(index + 5)) };
   assert.throws(() => buildSeccompFilter(huge, 'x86_64', 'linux.seccomp'), { code: 'resourceExhausted', message: /^linux\.seccomp: \d+ instructions, at most 4096$/ });
+  // What calls and conventions have in common is there once.
+  const same: SpecSeccomp = { ...large, architectures: ['SCMP_ARCH_X86', 'SCMP_ARCH_X32'], syscalls: rules(names.length, () => 5n) };
+  const shared = buildSeccompFilter(same, 'x86_64', 'p');
+  assert(shared.length < 4096);
+  for (const abi of ['x86_64', 'x32', 'i386'] as const) {
+    for (const name of names) {
+      const number = syscallNumbers[abi].get(name);
+      if (number === undefined) continue;
+      assert.equal(run(shared, abi, number, [6n, 6n, 6n]), allow, `${abi} ${name}`);
+      assert.equal(run(shared, abi, number, [6n, 6n, 5n]), eperm, `${abi} ${name}`);
+    }
+  }
 });
 
 test('asks an agent where the profile says so, and refuses what it could never answer', () => {

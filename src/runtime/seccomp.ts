@@ -3,7 +3,7 @@
  * Sources: seccomp(2), linux/seccomp.h, linux/filter.h, runtime-spec config-linux.md "Seccomp". What a profile means is in seccomp-rules.ts.
  *
  * Shape: architecture token → a balanced binary search over ranges of system call numbers → an answer, or comparisons of arguments and then an
- * answer. x86-64 and x32 share a token and so one search: x32's numbers have a bit that makes them higher. Numbers above the highest one that
+ * answer, kept once where several calls have the same. x86-64 and x32 share a token and so one search: x32's numbers have a bit that makes them higher. Numbers above the highest one that
  * the profile mentions answer ENOSYS: calls newer than the profile, for which C libraries then use the older way; a plain EPERM would break them.
  */
 import { RuntimeError, invalidArgument } from '#core';
@@ -137,13 +137,63 @@ interface Range {
   readonly decision: Decision;
 }
 
-function searchCode(ranges: readonly Range[]): readonly BpfInstruction[] {
+/** Comparisons that several calls share, kept once behind everything else; x32 and i386 often have all of them in common. */
+interface Shared {
+  readonly code: readonly BpfInstruction[];
+  uses: number;
+  /** Where it stands, counted from the first shared one. */
+  start: number;
+}
+
+/** An instruction whose target is known last: a jump to shared comparisons. */
+interface Draft extends BpfInstruction {
+  readonly shared?: Shared;
+}
+
+/** The comparisons of a program's decisions, and how often each is used. */
+class SharedCode {
+  readonly #byText = new Map<string, Shared>();
+  #size = 0;
+
+  /** To be called once for every range of the program before the first `draft`. */
+  count(decision: Decision): void {
+    const code = decisionCode(decision);
+    const key = textOf(code);
+    const known = this.#byText.get(key);
+    if (known === undefined) this.#byText.set(key, { code, uses: 1, start: -1 });
+    else known.uses += 1;
+  }
+
+  /** The decision's own code, or a jump to where it is shared. */
+  draft(decision: Decision): readonly Draft[] {
+    const shared = this.#byText.get(textOf(decisionCode(decision)));
+    if (shared === undefined) throw new RuntimeError('internal', 'bug: a decision that was not counted');
+    // Two uses of two instructions would become four.
+    if (shared.uses === 1 || shared.code.length <= 2) return shared.code;
+    if (shared.start < 0) {
+      shared.start = this.#size;
+      this.#size += shared.code.length;
+    }
+    return [{ ...instruction(bpf.jump, 0), shared }];
+  }
+
+  /** The program with what is shared at its end. */
+  finish(drafts: readonly Draft[]): readonly BpfInstruction[] {
+    const tail = [...this.#byText.values()].filter(({ start }) => start >= 0).toSorted((a, b) => a.start - b.start);
+    const resolved = drafts.map(({ shared, ...plain }, at): BpfInstruction => (shared === undefined ? plain : { ...plain, value: drafts.length + shared.start - at - 1 }));
+    return [...resolved, ...tail.flatMap(({ code }) => code)];
+  }
+}
+
+const textOf = (code: readonly BpfInstruction[]): string => code.map((each) => [each.code, each.onTrue, each.onFalse, each.value].join(' ')).join('\n');
+
+function searchCode(ranges: readonly Range[], shared: SharedCode): readonly Draft[] {
   const [first] = ranges;
   if (first === undefined) throw new RuntimeError('internal', 'bug: no range');
-  if (ranges.length === 1) return decisionCode(first.decision);
+  if (ranges.length === 1) return shared.draft(first.decision);
   const middle = Math.ceil(ranges.length / 2);
-  const left = searchCode(ranges.slice(0, middle));
-  const right = searchCode(ranges.slice(middle));
+  const left = searchCode(ranges.slice(0, middle), shared);
+  const right = searchCode(ranges.slice(middle), shared);
   const start = ranges[middle]?.start ?? 0;
   // Conditional jumps reach 255 instructions; a plain one reaches the rest.
   if (left.length <= 255) return [instruction(bpf.jumpGreaterEqual, start, left.length, 0), ...left, ...right];
@@ -191,16 +241,19 @@ function rangesOf(profile: SpecSeccomp, abis: readonly Abi[], path: string): rea
 export function buildSeccompFilter(profile: SpecSeccomp, architecture: Architecture, path: string): readonly BpfInstruction[] {
   // The native convention is always filtered, listed or not; foreign processors' are passed over.
   const listed: readonly Abi[] = [architecture, ...profile.architectures.flatMap((name) => abiOf[name] ?? [])];
-  const blocks = groups
+  const searches = groups
     .filter((group) => group.architecture === architecture)
     .map(({ token, abis }) => ({ token, abis: abis.filter((abi) => listed.includes(abi)) }))
     .filter(({ abis }) => abis.length > 0)
-    .map(({ token, abis }) => ({ token, code: [instruction(bpf.loadWord, numberOffset), ...searchCode(rangesOf(profile, abis, path))] }));
-  const code = [
+    .map(({ token, abis }) => ({ token, ranges: rangesOf(profile, abis, path) }));
+  const shared = new SharedCode();
+  for (const { ranges } of searches) for (const { decision } of ranges) shared.count(decision);
+  const blocks = searches.map(({ token, ranges }) => ({ token, code: [instruction(bpf.loadWord, numberOffset), ...searchCode(ranges, shared)] }));
+  const code = shared.finish([
     instruction(bpf.loadWord, architectureOffset),
     ...blocks.flatMap((block) => [instruction(bpf.jumpEqual, block.token, 1, 0), instruction(bpf.jump, block.code.length), ...block.code]),
     give(answerKill),
-  ];
+  ]);
   if (code.length > instructionsMax) throw new RuntimeError('resourceExhausted', `${path}: ${code.length} instructions, at most ${instructionsMax}`);
   return code;
 }

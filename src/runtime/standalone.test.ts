@@ -51,6 +51,31 @@ test('the keyring and the root are changed as the caller wants them', () => {
   assert.ok(!other.includes('joinKeyring') && !other.includes('pivotRoot') && other.includes('moveRoot'));
 });
 
+test('a container has the standard mask, an exec its caller’s, where the document says nothing', () => {
+  const masks = (plan: Plan): readonly number[] => plan.sections.flatMap(({ steps }) => steps.flatMap((step) => (step.kind === 'setUmask' ? [step.mask] : [])));
+  const spec = specWith({});
+  const { process } = spec;
+  assert.ok(process !== undefined);
+  assert.deepEqual(masks(planContainer({ ...common, spec })), [0o022]);
+  assert.deepEqual(masks(planContainer({ ...common, spec: specWith({ user: { uid: 0, gid: 0, umask: 0o77 } }) })), [0o77]);
+  assert.deepEqual(masks(planExec({ process, spec, initPid: 7, host, cgroup: { path: '/c' }, standalone: { preserveFds: 0, outlivesMaker: true } })), []);
+});
+
+test('an exec is into the process that was meant, whoever has its number by then', () => {
+  const spec = specWith({});
+  const { process } = spec;
+  assert.ok(process !== undefined);
+  const plan = planExec({ process, spec, initPid: 7, initStartTime: 99n, host, cgroup: { path: '/c' }, standalone: { preserveFds: 0, outlivesMaker: true } });
+  const steps = plan.sections.flatMap((section) => section.steps);
+  const at = steps.findIndex(({ kind }) => kind === 'signalProcess');
+  assert.deepEqual(steps[at], { kind: 'signalProcess', pid: 7, startTime: 99n, signal: 0 });
+  // With the directory open and nothing of it used.
+  assert.deepEqual(
+    [steps[at - 1], steps[at + 1]].map((step) => (step?.kind === 'openPath' ? step.path : undefined)),
+    ['/proc/7', 'ns/pid'],
+  );
+});
+
 test('an exec that is detached outlives its maker, another one does not', () => {
   const spec = specWith({});
   const process = spec.process;

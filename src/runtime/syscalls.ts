@@ -18,18 +18,38 @@ function parse(text: string): ReadonlyMap<string, number> {
   return new Map(items.flatMap((name, index) => (index % 2 === 0 ? [[name, Number(items[index + 1])] as const] : [])));
 }
 
-const x8664 = parse(x8664Syscalls);
-const x32Own = parse(x32Syscalls);
-const missing = new Set(words(x32Missing));
-const x32 = new Map([...[...x8664].filter(([name]) => !missing.has(name)), ...x32Own].map(([name, number]) => [name, number | x32Bit] as const));
+function parseX32(): ReadonlyMap<string, number> {
+  const missing = new Set(words(x32Missing));
+  const shared = [...syscallNumbers.x86_64].filter(([name]) => !missing.has(name));
+  return new Map([...shared, ...parse(x32Syscalls)].map(([name, number]) => [name, number | x32Bit] as const));
+}
+
+const parsed = new Map<Abi, ReadonlyMap<string, number>>();
+
+/** A table is read when somebody first looks at it: most commands of the OCI runtime never do, and they are short. */
+function tableOf(abi: Abi, read: () => ReadonlyMap<string, number>): ReadonlyMap<string, number> {
+  const table = parsed.get(abi) ?? read();
+  parsed.set(abi, table);
+  return table;
+}
 
 /** Numbers by name; x32 numbers carry their bit. */
 export const syscallNumbers: Readonly<Record<Abi, ReadonlyMap<string, number>>> = {
-  x86_64: x8664,
-  x32,
-  i386: parse(i386Syscalls),
-  arm64: parse(arm64Syscalls),
-  arm: parse(armSyscalls),
+  get x86_64() {
+    return tableOf('x86_64', () => parse(x8664Syscalls));
+  },
+  get x32() {
+    return tableOf('x32', parseX32);
+  },
+  get i386() {
+    return tableOf('i386', () => parse(i386Syscalls));
+  },
+  get arm64() {
+    return tableOf('arm64', () => parse(arm64Syscalls));
+  },
+  get arm() {
+    return tableOf('arm', () => parse(armSyscalls));
+  },
 };
 
 /** Ways of i386 to a call besides a number of its own: socketcall(2) and ipc(2), which are told by their first argument what to do. */

@@ -3,7 +3,7 @@
  * In: values, or chunks of a byte stream. Out: bytes, or whole frames. It knows no socket and no request's outcome.
  */
 import { RuntimeError, codeOfErrno, limits } from '#core';
-import { ByteReader, ByteWriter, type Plan, type StepFailure, errnoNameOf, stepError } from '#plan';
+import { ByteReader, ByteWriter, type Plan, type Step, type StepFailure, errnoNameOf, stepError } from '#plan';
 
 /** Frame types, by the names of docs/native.md. */
 export const frameTypes = {
@@ -122,10 +122,20 @@ export function decodeFailure(payload: Buffer): StepFailure {
 /** Set in the section number of a failure inside answered sections. */
 const answeredBit = 0x8000_0000;
 
+/** The plan that a failure is of, with the failure's place in it. */
+function locate(plan: Plan, failure: StepFailure, answer: Plan | undefined): readonly [Plan, StepFailure] {
+  return failure.section < answeredBit ? [plan, failure] : [answer ?? { sections: [] }, { ...failure, section: failure.section - answeredBit }];
+}
+
 /** The failure of a plan as an error; `answer` is the plan that was sent back for an ASK, if one was. */
 export function planError(plan: Plan, failure: StepFailure, answer?: Plan): RuntimeError {
-  if (failure.section < answeredBit) return stepError(plan, failure);
-  return stepError(answer ?? { sections: [] }, { ...failure, section: failure.section - answeredBit });
+  return stepError(...locate(plan, failure, answer));
+}
+
+/** The step that a failure is of; undefined where it is none of the plan's. */
+export function failedStep(plan: Plan, failure: StepFailure, answer?: Plan): Step | undefined {
+  const [{ sections }, { section, step }] = locate(plan, failure, answer);
+  return sections[section]?.steps[step];
 }
 
 /** Errno numbers by which a shim says that it is ending or that the request was cancelled (ESHUTDOWN, ECANCELED). */

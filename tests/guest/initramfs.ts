@@ -26,6 +26,13 @@ const wantedModules = [
   'nft_log',
   'nft_limit',
   'nft_compat',
+  // Looks at sockets, for criu.
+  'unix_diag',
+  'inet_diag',
+  'tcp_diag',
+  'udp_diag',
+  'netlink_diag',
+  'af_packet_diag',
   'fuse',
   'tun',
 ] as const;

@@ -27,10 +27,10 @@ type Init = Exclude<MessageInitShape<typeof updateContainerResources.input>, Mes
 
 describe('resources', { skip: skipReason() }, () => {
   let cri: CriHost;
-  let facts: Awaited<ReturnType<typeof readHostFacts>>['cgroups'];
+  let facts: ReturnType<typeof readHostFacts>['cgroups'];
   before(async () => {
     cri = await CriHost.open();
-    facts = (await readHostFacts()).cgroups;
+    facts = readHostFacts().cgroups;
   });
   after(async () => cri[Symbol.asyncDispose]());
 

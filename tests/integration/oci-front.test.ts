@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Front, type FrontRequest, type MadeProcess, type Outcome, serveFront } from '#ociruntime';
+import { type Front, type FrontRequest, type MadeProcess, type Outcome, greetFront, serveFront } from '#ociruntime';
 import { type Step, noSlot, startBarrier } from '#plan';
 import { FrameConnection, FrameDecoder, encodeFrame } from '#system';
 import { patienceMs, skipReason } from './berth-host.ts';
@@ -100,6 +100,7 @@ describe('the front of the OCI command line', { skip: skipReason() }, () => {
     copyFileSync(helper, program);
     chmodSync(program, 0o755);
     server = createServer((socket) => {
+      greetFront(socket);
       void serveFront(socket, async (front) => {
         requests.push(front.request);
         return command(front);
@@ -323,6 +324,7 @@ describe('the front of the OCI command line', { skip: skipReason() }, () => {
     const raw = join(base, 'raw.sock');
     const locked = Promise.withResolvers<FrameConnection>();
     const rawServer = createServer((socket) => {
+      greetFront(socket);
       const connection = new FrameConnection(socket, 'front');
       connection.hold();
       connection.onEvent = () => {
@@ -364,6 +366,7 @@ describe('the front of the OCI command line', { skip: skipReason() }, () => {
     ];
     const answers: Promise<unknown>[] = [];
     const rawServer = createServer((socket) => {
+      greetFront(socket);
       const message = messages.shift();
       if (message === undefined) socket.destroy();
       else socket.write(message);

@@ -253,7 +253,7 @@ async function makePod(host: HostFacts, launcher: Launcher, directory: string, r
 /** Starts the launcher in a scratch directory below `parent`; /run may be in memory, where older kernels map no ids. */
 export async function startRuntimeHost(parent = '/run'): Promise<RuntimeHost> {
   const directory = mkdtempSync(join(parent, 'berth-runtime-test-'));
-  const host = await readHostFacts();
+  const host = readHostFacts();
   const root = join(directory, 'root');
   mkdirSync(root);
   writeRoot(root);

@@ -3,6 +3,7 @@
  * Every number of every convention is tried, known or not, with arguments beside each value that the profile compares with.
  */
 import type { SpecSeccomp } from '#oci';
+import { i386Multiplexed, syscallNumbers } from '../../src/runtime/syscalls.ts';
 import type { Call, Filter } from './interpreter.ts';
 
 const tokens = [0xc000_003e, 0x4000_0003, 0xc000_00b7, 8];
@@ -28,27 +29,40 @@ function candidatesOf(profile: SpecSeccomp): readonly (readonly bigint[])[] {
   });
 }
 
-/** The calls on which the programs answer differently, at most a few. */
-export function differences(profile: SpecSeccomp, one: Filter, other: Filter): { readonly tried: number; readonly different: readonly string[] } {
+/** A call that two programs answer differently. */
+export interface Difference {
+  readonly call: Call;
+  readonly answers: readonly [one: number, other: number];
+}
+
+/** Numbers of calls whose arguments some rule looks at. */
+function comparedNumbers(profile: SpecSeccomp): ReadonlySet<number> {
+  const names = profile.syscalls.flatMap((rule) => (rule.args.length > 0 ? rule.names : []));
+  const own = names.flatMap((name) => Object.values(syscallNumbers).flatMap((numbers) => numbers.get(name) ?? []));
+  return new Set([...own, ...names.flatMap((name) => i386Multiplexed.get(name)?.number ?? [])]);
+}
+
+/** The calls on which the programs answer differently, all that were found. Equal profiles are tried with equal arguments, whatever the programs are. */
+export function differences(profile: SpecSeccomp, one: Filter, other: Filter): { readonly tried: number; readonly different: readonly Difference[] } {
   const candidates = candidatesOf(profile);
-  const different: string[] = [];
+  const compared = comparedNumbers(profile);
+  const different: Difference[] = [];
   let tried = 0;
   const compare = (call: Call): void => {
     tried += 1;
-    const [a, b] = [one.run(call), other.run(call)];
-    if (a !== b && different.length < 20)
-      different.push(`token ${call.token.toString(16)} number ${call.number} args ${call.args.join(' ')}: ${a.toString(16)} and ${b.toString(16)}`);
-  };
-  let state = 1;
-  const pick = (from: readonly bigint[]): bigint => {
-    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
-    return from[(state >>> 8) % from.length] ?? 0n;
+    const answers = [one.run(call), other.run(call)] as const;
+    if (answers[0] !== answers[1]) different.push({ call, answers });
   };
   for (const token of tokens) {
     for (const number of numbersOf([one, other])) {
+      let state = (Math.imul(number, 0x9e3779b1) ^ token) >>> 0;
+      const pick = (from: readonly bigint[]): bigint => {
+        state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+        return from[(state >>> 8) % from.length] ?? 0n;
+      };
       compare({ token, number, args: [] });
       // Arguments do not matter to most calls, and whether they do shows at once to whoever tries a few.
-      const rounds = number % x32Bit < numberMax ? 12 : 2;
+      const rounds = compared.has(number) ? 300 : number % x32Bit < numberMax ? 12 : 2;
       for (let round = 0; round < rounds; round += 1) compare({ token, number, args: candidates.map(pick) });
     }
   }
