@@ -6,8 +6,10 @@
  * - A rule with the default's answer says nothing. A name that nobody knows, or the convention lacks, is passed over.
  * - A rule without arguments decides its call: the first such rule, whatever rules with arguments stand before or behind it.
  * - Rules with arguments are tried one after another, the first that holds answers: those on later arguments first; then equalities, less-than,
- *   greater-than; then by value. One that continues another's comparisons is never reached and falls away; the same comparisons with
- *   another answer are an error.
+ *   greater-than; then by value. One that continues another's comparisons is never reached and falls away, and so is one that has comparisons of
+ *   earlier arguments before them; the same comparisons with another answer are an error.
+ * - Bounds on 64 bits are comparisons of halves, and rules with bounds in the same upper half share its comparison. Two actions that meet there, one
+ *   of a rule that ends with its bound and one of a rule that goes on, are an error too.
  * - All comparisons of a rule must hold, unless two are on the same argument: then each is a rule of its own.
  * - 32-bit conventions, x32 among them, compare the lower halves alone.
  * - i386 has two ways to sockets and System V IPC: a rule on one of those calls counts for both.
@@ -255,7 +257,7 @@ const emptyCollection = (): Collected => ({ answer: undefined, rules: [], level:
 
 const isSameComparison = (a: Comparison, b: Comparison | undefined): boolean => a.index === b?.index && a.op === b.op && a.mask === b.mask && a.value === b.value;
 
-/** Whether one rule says the same as another but for comparisons of earlier arguments, which the other has in addition. */
+/** Whether one rule is another without its comparisons of earlier arguments. */
 function isWider(wider: Alternative, { comparisons }: Alternative): boolean {
   const more = comparisons.length - wider.comparisons.length;
   return more > 0 && wider.comparisons.every((comparison, index) => isSameComparison(comparison, comparisons[more + index]));
@@ -278,7 +280,7 @@ function addRule(collected: Collected, args: readonly SeccompArg[], answer: numb
     collected.answer = answer;
     return true;
   }
-  // What a wider rule says already can contradict nothing.
+  // The wider one has later arguments alone and so goes first: this one is never reached, and can contradict nothing.
   if (collected.rules.some((other) => isWider(other, rule))) return true;
   const kept = collected.rules.filter((other) => other.answer !== answer || !isWider(rule, other));
   if (kept.length === collected.rules.length) return insert(collected, rule, wide);

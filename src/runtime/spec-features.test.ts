@@ -224,7 +224,7 @@ test('mounts: what is refused before anything exists', () => {
     }
     return 'was planned';
   };
-  assert.equal(refuse({ destination: '/proc', type: 'tmpfs' }), 'mounts[0].destination: only procfs may be mounted on /proc, not tmpfs');
+  assert.equal(refuse({ destination: '/proc', type: 'tmpfs' }), 'mounts[0].destination: only procfs may be mounted on /proc, not "tmpfs"');
   assert.equal(refuse({ destination: '/proc/sys', source: '/x', options: ['bind'] }), 'mounts[0].destination: nothing may be mounted on "/proc/sys" inside of procfs');
   assert.equal(refuse({ destination: '/proc/cpuinfo', type: 'tmpfs' }), 'mounts[0].destination: nothing may be mounted on "/proc/cpuinfo" inside of procfs');
   assert.equal(refuse({ destination: '/x', options: ['remount', 'sync'] }), 'mounts[0].options: the option "sync" cannot be changed by a remount, only those of the mount itself');

@@ -6,10 +6,11 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import type { SpecSeccomp } from '#oci';
+import type { SeccompRule, SpecSeccomp } from '#oci';
 import { compileSeccomp } from '#runtime';
+import { syscallNumbers } from '../../src/runtime/syscalls.ts';
 import { differences } from '../seccomp/compare.ts';
-import { expandProfileFile, makeCorpus } from '../seccomp/corpus.ts';
+import { expandProfileFile, makeCorpus, makePairs } from '../seccomp/corpus.ts';
 import { readRecorded, writeRecorded } from '../seccomp/fixtures.ts';
 import { Filter } from '../seccomp/interpreter.ts';
 import { buildTool, filterOf } from '../seccomp/runtime-filter.ts';
@@ -60,6 +61,42 @@ describe('filters of system calls', { skip }, () => {
       for (const program of runcs) assert.deepEqual(differences(seccomp, ours, takeFilter(program, seccomp)).different, [], program);
     });
   }
+
+  for (const { name, refused, seccomp } of makePairs()) {
+    test(`${refused ? 'refuses' : 'takes'} two rules as runc does: ${name}`, async () => {
+      const runc = runcs[0] ?? assert.fail('no runc to compare with');
+      if (!refused) {
+        assert.deepEqual(differences(seccomp, takeFilter(runtimePrograms.berth, seccomp), takeFilter(runc, seccomp)).different, []);
+        return;
+      }
+      const bundle = host.makeBundle(['true'], withFilter(seccomp));
+      assert.match(await host.fails(['create', '--bundle', bundle, host.newId()]), /linux\.seccomp\.syscalls\[2\]: contradicts an earlier rule for .*mq_open/);
+      assert.match(await host.fails(['run', '--bundle', bundle, host.newId()], 1, { program: runc }), /error adding seccomp rule for syscall mq_open: file exists/);
+    });
+  }
+
+  test('a profile beyond what a filter can hold makes nothing', async () => {
+    const names = [...syscallNumbers.x86_64.keys()];
+    const syscalls = names.map((name, index): SeccompRule => {
+      const args = [0, 1, 2].map((each) => ({ index: each, op: 'SCMP_CMP_GT', value: BigInt(index + 1), valueTwo: 0n }) as const);
+      return { names: [name], action: 'SCMP_ACT_ERRNO', errnoRet: 13, args };
+    });
+    const id = host.newId();
+    const bundle = host.makeBundle(['true'], withFilter({ defaultAction: 'SCMP_ACT_ALLOW', architectures: [], syscalls }));
+    // Values are small enough for JSON's own numbers.
+    assert.match(await host.fails(['create', '--bundle', bundle, id]), /linux\.seccomp: \d+ instructions, at most 4096/);
+    assert.match(await host.fails(['state', id]), /does not exist/);
+    assert.deepEqual(host.listCgroups(), []);
+  });
+
+  test('a filter that forbids the wait for the start is found out at create', async () => {
+    const noAccept: SpecSeccomp = { ...noDirectories(), syscalls: [{ names: ['accept4'], action: 'SCMP_ACT_ERRNO', errnoRet: 1, args: [] }] };
+    const bundle = host.makeBundle(['true'], withFilter(noAccept, { noNewPrivileges: false }));
+    const id = host.newId();
+    assert.match(await host.fails(['create', '--bundle', bundle, id]), /wait for the start at the container's socket: EPERM/);
+    assert.match(await host.fails(['state', id]), /does not exist/);
+    assert.equal((await host.run(['true'], withFilter(noAccept))).status, 0);
+  });
 
   test("podman's own profile makes the same filter, whatever the capabilities", { skip: existsSync(podmanFile) ? false : `needs ${podmanFile}` }, () => {
     for (const capabilities of [['CAP_SYS_CHROOT'], ['CAP_AUDIT_WRITE', 'CAP_SYS_ADMIN']]) {

@@ -201,6 +201,34 @@ export function makeCorpus(): readonly Profile[] {
   ];
 }
 
+/** Rules on one call, with what runc says of them together. */
+export interface RulePair {
+  readonly name: string;
+  readonly refused: boolean;
+  readonly seccomp: SpecSeccomp;
+}
+
+/** Rules that contradict each other, and some that seem to. */
+export function makePairs(): readonly RulePair[] {
+  const arg = (index: number, op: SeccompArg['op'], value: bigint): SeccompArg => ({ index, op, value, valueTwo: 0n });
+  const rule = (action: SeccompRule['action'], ...args: readonly SeccompArg[]): SeccompRule => ({ names: ['mq_open'], action, args });
+  const pair = (name: string, refused: boolean, ...syscalls: readonly SeccompRule[]): RulePair => ({
+    name,
+    refused,
+    seccomp: { defaultAction: 'SCMP_ACT_ERRNO', architectures: [], flags: [], syscalls: [rest, ...syscalls] },
+  });
+  const [log, allow] = ['SCMP_ACT_LOG', 'SCMP_ACT_ALLOW'] as const;
+  const one = arg(1, 'SCMP_CMP_EQ', 1n);
+  return [
+    pair('equal comparisons', true, rule(log, one), rule(allow, one)),
+    pair('a shorter rule', true, rule(log, arg(0, 'SCMP_CMP_EQ', 5n), one), rule(allow, arg(0, 'SCMP_CMP_EQ', 5n))),
+    pair('a bound that ends and one that goes on in the same upper half', true, rule(log, arg(0, 'SCMP_CMP_LE', 16n), one), rule(allow, arg(0, 'SCMP_CMP_LE', 255n))),
+    pair('the same in another upper half', false, rule(log, arg(0, 'SCMP_CMP_LE', 16n), one), rule(allow, arg(0, 'SCMP_CMP_LE', 0x1_0000_00ffn))),
+    pair('bounds that both end', false, rule(log, arg(0, 'SCMP_CMP_GT', 16n)), rule(allow, arg(0, 'SCMP_CMP_GT', 255n))),
+    pair('a rule that never counted', false, rule(log, arg(0, 'SCMP_CMP_EQ', 5n), one), rule(log, one), rule(allow, arg(0, 'SCMP_CMP_EQ', 5n))),
+  ];
+}
+
 /** What is left of a profile file of docker or podman for one set of capabilities, as those write it into config.json. */
 export function expandProfileFile(text: string, capabilities: readonly string[]): SpecSeccomp {
   // SAFETY: a file of a package, of which only these fields are used; the decoder of config.json is not made for its conditions.

@@ -6,7 +6,7 @@ import { compileSeccomp } from '#runtime';
 import { answerOf } from '../../src/runtime/seccomp-rules.ts';
 import { syscallNumbers, x32Bit } from '../../src/runtime/syscalls.ts';
 import { type Difference, differences } from './compare.ts';
-import { makeCorpus, makeWordy } from './corpus.ts';
+import { makeCorpus, makePairs, makeWordy } from './corpus.ts';
 import { exceptions } from './exceptions.ts';
 import { readRecorded } from './fixtures.ts';
 import { type Call, Filter } from './interpreter.ts';
@@ -81,6 +81,14 @@ for (const { name, seccomp, program } of recorded) {
     assert.equal(ours.findMixedUp().size, 0);
     assert(tried > 100_000, `${tried} calls`);
     assert(ours.size <= 4096);
+  });
+}
+
+for (const { name, refused, seccomp } of makePairs()) {
+  test(`${refused ? 'refuses' : 'takes'} two rules: ${name}`, () => {
+    const make = (): unknown => compileSeccomp(seccomp, 'x86_64', 'linux.seccomp');
+    if (refused) assert.throws(make, { code: 'invalidArgument', message: 'linux.seccomp.syscalls[2]: contradicts an earlier rule for "mq_open"' });
+    else make();
   });
 }
 
