@@ -2,13 +2,12 @@
  * `checkpoint`: the processes of a container → images of criu(8). In: a container that runs, a directory for the images. Out: images, and no container any more unless it is left running; or
  * an error, with the container as it was.
  */
-import { readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { RuntimeError, invalidArgument } from '#core';
-import { decodeMountInfo } from '#system';
 import { keepUnifiedOptions } from './cgroup-options.io.ts';
 import { checkCriu, clearWork, criuError, describeStreams, findNetworkLock, makeDirectory, namespaceInode, resolveInside, workDirectory, writeStreams } from './criu.io.ts';
-import { dumpWords, logFiles } from './criu.ts';
+import { checkPossible, dumpWords, logFiles } from './criu.ts';
 import type { CheckpointOptions, Operation } from './options.ts';
 import type { ContainerFacts } from './plans.ts';
 import { readFacts, removeContainer } from './remove.io.ts';
@@ -40,6 +39,7 @@ export const checkpointContainer: Operation<CheckpointOptions> = async (context,
   if (options.lazyPages && options.statusFd !== -1)
     throw new RuntimeError('unimplemented', 'checkpoint container: --status-fd: a descriptor of the caller cannot be handed to criu');
   await checkCriu('checkpoint', front.request);
+  checkPossible(spec, 'checkpoint');
   const work = workDirectory(options);
   makeDirectory(options.imagePath);
   makeDirectory(work);
@@ -56,7 +56,6 @@ export const checkpointContainer: Operation<CheckpointOptions> = async (context,
     inodeOf: namespaceInode,
     networkLock: await findNetworkLock(front.request),
     streams,
-    mounts: decodeMountInfo(readFileSync(`/proc/${record.pid}/mountinfo`, 'utf8')),
   });
   if (!options.preDump) writeStreams(options.imagePath, streams);
   context.log.debug(`criu ${words.join(' ')}`);

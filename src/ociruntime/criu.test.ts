@@ -34,7 +34,6 @@ const dumpFacts = {
   inodeOf: (): bigint => 42n,
   networkLock: '',
   streams: [],
-  mounts: [],
 };
 const restoreFacts = { bundle: '/b', mountpoint: '/s/a/root', cgroupPath: '/c', pidFile: '/s/a/criu.pid', streams: [], networkLock: '' };
 const behind = (words: readonly string[], word: string): readonly string[] => words.flatMap((one, index) => (words[index - 1] === word ? [one] : []));
@@ -54,16 +53,6 @@ test('namespaces of others and binds are outside on both sides, by the same name
   assert.deepEqual(behind(command, '--external'), ['mnt[/data]:/b/data']);
   assert.deepEqual(behind(command, '--inherit-fd'), ['fd[3]:extRootNetNS', 'fd[4]:extRootPidNS']);
   assert.deepEqual(behind(command, '--join-ns'), ['ipc:/i']);
-});
-
-test('device files are the host’s below a user namespace alone', () => {
-  const mounts = ['/dev/null', '/proc/keys', '/other'].map((mountpoint) => ({ mountpoint, root: '/null' }));
-  const more = { maskedPaths: ['/proc/keys'], uidMappings: [{ containerID: 0, hostID: 9, size: 1 }], gidMappings: [{ containerID: 0, hostID: 9, size: 1 }] };
-  const spec = specWith([{ type: 'user' }, { type: 'mount' }], [], more);
-  assert.deepEqual(behind(dumpWords(checkpoint, { ...dumpFacts, spec, mounts }), '--external'), ['mnt[/dev/null]:/dev/null', 'mnt[/proc/keys]:/dev/null']);
-  assert.ok(behind(restoreCommand(restore, { ...restoreFacts, spec }), '--external').includes('mnt[/dev/tty]:/dev/tty'));
-  const plain = specWith([{ type: 'mount' }], [], { maskedPaths: ['/proc/keys'] });
-  assert.deepEqual(behind(dumpWords(checkpoint, { ...dumpFacts, spec: plain, mounts }), '--external'), []);
 });
 
 test('flags have their words, and a name that would mean something else to criu is refused', () => {

@@ -2,7 +2,7 @@
  * The language of criu(8): its words for a container, and what its files say. In: options, a container, names of its streams. Out: argument lists, typed values. Pure. Source: criu(8) of
  * version 3.17, and the names that runc gives to what both sides of a checkpoint must call alike, so that images of one can be restored by the other.
  */
-import { invalidArgument } from '#core';
+import { RuntimeError, invalidArgument } from '#core';
 import { type RuntimeSpec, arrayOf, decodeString, parseJson } from '#oci';
 import { boundMounts } from '#runtime';
 import type { CheckpointOptions, CriuOptions, RestoreOptions } from './options.ts';
@@ -52,28 +52,6 @@ function bracketed(destination: string): string {
   return destination;
 }
 
-/** Device files that a container in a user namespace has from the host, since it may make none. Source: runtime-spec, config-linux.md, "Default Devices". */
-const standardDevices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'].map((name) => `/dev/${name}`);
-const hasUsers = ({ linux }: RuntimeSpec): boolean => linux.namespaces.some(({ type }) => type === 'user');
-const devicesOf = (spec: RuntimeSpec): readonly string[] => (hasUsers(spec) ? [...new Set([...standardDevices, ...spec.linux.devices.map(({ path }) => path)])] : []);
-
-/** A mount that the container sees: where, and which path of its file system. */
-export interface SeenMount {
-  readonly mountpoint: string;
-  readonly root: string;
-}
-
-/** Mounts of the host's device files, by the path inside and the name that both sides have for it; masked files are the null device. */
-function deviceMounts(spec: RuntimeSpec, mounts: readonly SeenMount[]): readonly string[] {
-  const devices = new Set(devicesOf(spec));
-  if (devices.size === 0) return [];
-  const masked = new Set(spec.linux.maskedPaths);
-  const taken = mounts.filter(({ root }) => root !== '/');
-  return taken.flatMap(({ mountpoint }) =>
-    devices.has(mountpoint) ? [`mnt[${bracketed(mountpoint)}]:${bracketed(mountpoint)}`] : masked.has(mountpoint) ? [`mnt[${bracketed(mountpoint)}]:/dev/null`] : [],
-  );
-}
-
 /** What a checkpoint depends on besides its options. */
 export interface DumpFacts {
   readonly spec: RuntimeSpec;
@@ -90,13 +68,17 @@ export interface DumpFacts {
   readonly networkLock: string;
   /** The container's standard streams by the names that criu has for them. */
   readonly streams: readonly string[];
-  /** What is mounted in the container. */
-  readonly mounts: readonly SeenMount[];
 }
 
 /** A file of the host, which the caller hands over again when the container is restored. */
 const isHostFile = (name: string): boolean => /^file\[[0-9a-f]{1,8}:[0-9a-f]{1,16}\]$/.test(name);
 const isPipe = (name: string): boolean => /^pipe:\[\d{1,20}\]$/.test(name);
+
+/** Throws unimplemented for what criu cannot bring back. `verb` is what is done to the container. */
+export function checkPossible(spec: RuntimeSpec, verb: string): void {
+  if (spec.linux.namespaces.some(({ type, path }) => type === 'user' && path === undefined))
+    throw new RuntimeError('unimplemented', `${verb} container: linux.namespaces: a user namespace: criu 3.17 cannot make its file systems again`);
+}
 
 /** Words after `criu` that write a container's processes to images. */
 export function dumpWords(options: CheckpointOptions, facts: DumpFacts): readonly string[] {
@@ -120,7 +102,7 @@ export function dumpWords(options: CheckpointOptions, facts: DumpFacts): readonl
     ...(options.parentPath === '' ? [] : ['--prev-images-dir', options.parentPath]),
     ...(options.parentPath === '' && !options.preDump ? [] : ['--track-mem']),
     ...(options.pageServer === undefined ? [] : ['--page-server', '--address', options.pageServer.address, '--port', String(options.pageServer.port)]),
-    ...[...mounts, ...deviceMounts(spec, facts.mounts), ...external, ...new Set(facts.streams.filter(isHostFile))].flatMap((resource) => ['--external', resource]),
+    ...[...mounts, ...external, ...new Set(facts.streams.filter(isHostFile))].flatMap((resource) => ['--external', resource]),
   ];
 }
 
@@ -167,7 +149,6 @@ export function restoreCommand(options: RestoreOptions, facts: RestoreFacts): re
     ...(options.lsmProfile === '' ? [] : ['--lsm-profile', options.lsmProfile]),
     ...(options.lsmMountContext === '' ? [] : ['--lsm-mount-context', options.lsmMountContext]),
     ...boundMounts(spec, facts.bundle).flatMap(({ destination, source }) => ['--external', `mnt[${bracketed(destination)}]:${source}`]),
-    ...devicesOf(spec).flatMap((path) => ['--external', `mnt[${bracketed(path)}]:${path}`]),
     ...joined,
     ...inherited.flatMap((resource) => ['--inherit-fd', resource]),
   ];
@@ -182,7 +163,7 @@ export function decodeStreams(text: string, path: string): readonly string[] {
 }
 
 /** Errors with which criu ends whatever went wrong. */
-const generic = /exited, status=|(?:Dumping|Pre-dumping|Restoring) FAILED|Killing processes because of failure/;
+const generic = /exited, status=|Dump files \(pid: \d+\) failed|Can't wait or bad status|(?:Dumping|Pre-dumping|Restoring) FAILED|Killing processes because of failure/;
 
 /** The line of criu's log that tells why it failed, printable; empty where there is none. */
 export function lastError(log: string): string {

@@ -12,7 +12,7 @@ import { readHostFacts } from '#system';
 import { keepUnifiedOptions } from './cgroup-options.io.ts';
 import { checkTerminal, findDirectory, nowText, readBundle, writePidFile } from './create.io.ts';
 import { checkCriu, checkImages, clearWork, criuError, findNetworkLock, makeDirectory, readStreams, workDirectory } from './criu.io.ts';
-import { logFiles, restoreCommand } from './criu.ts';
+import { checkPossible, logFiles, restoreCommand } from './criu.ts';
 import { settleSpec } from './environment.ts';
 import type { Operation, RestoreOptions } from './options.ts';
 import { type ContainerFacts, planCreation, planFront } from './plans.ts';
@@ -23,7 +23,8 @@ import type { OciContext } from './types.ts';
 import { settleUserMappings } from './user-mappings.io.ts';
 
 /** What the bundle asks for, and this way of making a container cannot give. */
-function checkPossible({ spec }: ContainerFacts, options: RestoreOptions): void {
+function checkRestorable({ spec }: ContainerFacts, options: RestoreOptions): void {
+  checkPossible(spec, 'restore');
   const hasTerminal = spec.process?.terminal === true;
   checkTerminal(hasTerminal, { isDetached: options.detach, consoleSocket: options.consoleSocket });
   if (hasTerminal) throw new RuntimeError('unimplemented', 'restore container: process.terminal: a terminal cannot be restored');
@@ -116,7 +117,7 @@ export const restoreContainer: Operation<RestoreOptions> = async (context, optio
   await checkCriu('restore', front.request);
   checkImages(options.imagePath);
   const { facts, bytes } = await readRestored(context, options);
-  checkPossible(facts, options);
+  checkRestorable(facts, options);
   makeStateDirectory(stateRoot, options.id);
   try {
     writeDocument(stateRoot, options.id, bytes);

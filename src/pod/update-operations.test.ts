@@ -27,9 +27,7 @@ describe('an update of a container', () => {
   it('gives the sandbox all resources, old and new, and is told and kept', async () => {
     const { engine, id, sandbox, openEngine } = await setUp();
     await engine.updateContainer(id.slice(0, 12), { resources: { cpuShares: 2n, oomScoreAdj: 5 }, annotations: { b: '2' } });
-    assert.deepEqual(sandbox.updates, [
-      { resources: { devices: [], memory: { limit: 100n }, cpu: { shares: 2n }, hugepageLimits: [], unified: {} }, oomScoreAdj: 5 },
-    ]);
+    assert.deepEqual(sandbox.updates, [{ resources: { devices: [], memory: { limit: 100n }, cpu: { shares: 2n }, hugepageLimits: [], unified: {} }, oomScoreAdj: 5 }]);
     for (const reader of [engine, openEngine()]) {
       const { resources, annotations } = await reader.containerStatus(id);
       assert.deepEqual(

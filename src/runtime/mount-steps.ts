@@ -26,7 +26,8 @@ const coveredFiles = new Set(
 
 /** Refuses what would stand in the way of procfs: other mounts on /proc are not what they seem to be, and writes to it are relied on (CVE-2019-16884). */
 export function checkProcTarget({ destination }: SpecMount, { type, isBind }: { readonly type: string; readonly isBind: boolean }, path: string): void {
-  if (destination === '/proc' && !isBind && type !== 'proc') throw invalidArgument(`${path}.destination`, `only procfs may be mounted on /proc, not ${JSON.stringify(type.slice(0, 80))}`);
+  if (destination === '/proc' && !isBind && type !== 'proc')
+    throw invalidArgument(`${path}.destination`, `only procfs may be mounted on /proc, not ${JSON.stringify(type.slice(0, 80))}`);
   if (destination.startsWith('/proc/') && !(isBind && coveredFiles.has(destination)))
     throw invalidArgument(`${path}.destination`, `nothing may be mounted on ${JSON.stringify(destination.slice(0, 200))} inside of procfs`);
 }

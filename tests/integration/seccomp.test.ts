@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import type { SeccompRule, SpecSeccomp } from '#oci';
+import { type SeccompRule, type SpecSeccomp, formatJson } from '#oci';
 import { compileSeccomp } from '#runtime';
 import { syscallNumbers } from '../../src/runtime/syscalls.ts';
 import { differences } from '../seccomp/compare.ts';
@@ -23,7 +23,9 @@ const podmanFile = '/usr/share/containers/seccomp.json';
 const withFilter =
   (seccomp: Partial<SpecSeccomp>, fields: object = {}) =>
   (document: OciDocument): void => {
-    Object.assign(document.linux, { seccomp });
+    // Values of arguments are larger than JSON's own numbers only in the corpus, which is not made here.
+    const plain: unknown = JSON.parse(formatJson(seccomp));
+    Object.assign(document.linux, { seccomp: plain });
     Object.assign(document.process, fields);
   };
 
@@ -66,7 +68,12 @@ describe('filters of system calls', { skip }, () => {
     test(`${refused ? 'refuses' : 'takes'} two rules as runc does: ${name}`, async () => {
       const runc = runcs[0] ?? assert.fail('no runc to compare with');
       if (!refused) {
-        assert.deepEqual(differences(seccomp, takeFilter(runtimePrograms.berth, seccomp), takeFilter(runc, seccomp)).different, []);
+        const theirs = takeFilter(runc, seccomp);
+        const mixedUp = theirs.findMixedUp();
+        const { different } = differences(seccomp, takeFilter(runtimePrograms.berth, seccomp), theirs);
+        // libseccomp may compare a wrong word: tests/seccomp/exceptions.ts.
+        const unexplained = different.filter(({ call, answers }) => !theirs.runRepaired(call, mixedUp).has(answers[0]));
+        assert.deepEqual(unexplained, []);
         return;
       }
       const bundle = host.makeBundle(['true'], withFilter(seccomp));
@@ -83,10 +90,10 @@ describe('filters of system calls', { skip }, () => {
     });
     const id = host.newId();
     const bundle = host.makeBundle(['true'], withFilter({ defaultAction: 'SCMP_ACT_ALLOW', architectures: [], syscalls }));
-    // Values are small enough for JSON's own numbers.
+    const groups = host.listCgroups();
     assert.match(await host.fails(['create', '--bundle', bundle, id]), /linux\.seccomp: \d+ instructions, at most 4096/);
     assert.match(await host.fails(['state', id]), /does not exist/);
-    assert.deepEqual(host.listCgroups(), []);
+    assert.deepEqual(host.listCgroups(), groups);
   });
 
   test('a filter that forbids the wait for the start is found out at create', async () => {
