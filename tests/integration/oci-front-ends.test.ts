@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { type Server, type Socket, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -120,10 +120,9 @@ describe('containers whose callers and names change', { skip: skipReason() }, ()
 
   test('a holder of the lock that hangs does not keep a container from being deleted by force, and nothing else passes it', async () => {
     const id = await host.start(['sleep', '1000']);
-    const holder = spawn('flock', [`${host.stateRoot}/${id}`, 'sh', '-c', 'echo locked; exec sleep 1000'], {
-      stdio: ['ignore', openSync(`${host.directory}/holder`, 'a'), 'ignore'],
-      detached: true,
-    });
+    const output = openSync(`${host.directory}/holder`, 'a');
+    const holder = spawn('flock', [`${host.stateRoot}/${id}`, 'sh', '-c', 'echo locked; exec sleep 1000'], { stdio: ['ignore', output, 'ignore'], detached: true });
+    closeSync(output);
     try {
       await host.until(() => readFileSync(`${host.directory}/holder`, 'utf8') !== '', 'the lock is held');
       await host.ok(['delete', '--force', id]);
