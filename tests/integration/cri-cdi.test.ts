@@ -112,7 +112,8 @@ describe('CDI devices', { skip: skipReason() }, () => {
       const [args, line] = readFileSync(out(kind), 'utf8').split('\n');
       assert.equal(args, `${out(kind)} ${kind}`);
       const state = stateOf(line);
-      assert.deepEqual([state['id'], state['status'], state['pid']], [containerId, kind === 'poststart' ? 'running' : 'creating', kind === 'createContainer' ? 1 : pid], kind);
+      const status = { prestart: 'created', poststart: 'running' }[kind] ?? 'creating';
+      assert.deepEqual([state['id'], state['status'], state['pid']], [containerId, status, kind === 'createContainer' ? 1 : pid], kind);
       assert.equal(readdirSync(String(state['bundle'])).includes('config.json'), true);
     }
     const [, started] = (await shell(containerId, 'cat /start-seen')).split('\n');

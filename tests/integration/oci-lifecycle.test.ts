@@ -321,7 +321,7 @@ describe('the life of a container', { skip }, () => {
     for (const stop of ['1', '2', '3']) {
       const marker = `${host.directory}/hook${stop}`;
       const bundle = host.makeBundle(['sleep', '1000'], (document) => {
-        document.hooks = { createRuntime: [{ path: '/bin/sh', args: ['sh', '-c', `echo $PPID > ${marker}; sleep 1000`], env: ['PATH=/bin:/usr/bin'] }] };
+        document.hooks = { createRuntime: [{ path: '/bin/sh', args: ['sh', '-c', `echo $PPID > ${marker}; exec sleep 1000`], env: ['PATH=/bin:/usr/bin'] }] };
       });
       const id = host.newId();
       const creation = host.call(['create', '--bundle', bundle, id]);

@@ -170,7 +170,11 @@ export class Transport implements Disposable {
 
   [Symbol.dispose](): void {
     this.#isClosed = true;
-    for (const agent of this.#agents.values()) agent.destroy();
+    for (const agent of this.#agents.values()) {
+      // An answer that ends after this would put its connection back for the next request, and there is none.
+      agent.maxFreeSockets = 0;
+      agent.destroy();
+    }
   }
 
   async #exchange(call: Call, signal: AbortSignal, release: () => void): Promise<Answer> {
