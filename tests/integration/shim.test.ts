@@ -673,6 +673,15 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await pod.shim.shutdown();
   });
 
+  /** A child may end between the list and the look. */
+  const isShim = (pid: number): boolean => {
+    try {
+      return readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'berth-shim';
+    } catch {
+      return true;
+    }
+  };
+
   test('the one-shot runner runs host and child sections and reports a failure', async () => {
     const file = join(base, 'one-shot');
     const write = (path: string): Step => ({ kind: 'makeFile', dir: noSlot, path, mode: 0o600, data: Buffer.from('x') });
@@ -688,7 +697,7 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
       isError('notFound', /^\/here: write the file \/nonexistent\/x with mode 0600 \(1 bytes\): ENOENT$/),
     );
     await assert.rejects(launcher.runOnce(hostShell('true')), isError('invalidArgument', /^run a plan: malformed plan: EINVAL$/));
-    await eventually('no runner is left', () => childrenOf(launcher.pid).every((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'berth-shim'));
+    await eventually('no runner is left', () => childrenOf(launcher.pid).every(isShim));
   });
 
   test('a layer streams to the confined child, and what it refuses names the entry', async () => {
@@ -707,14 +716,6 @@ describe('launcher and shim', { skip, timeout: 120_000 }, () => {
     await assert.rejects(refused.finish(), isError('invalidArgument', /^unpack the layer: .*\.\.\/out.*: EINVAL$/));
     const aborted = await openUnpackSession(launcher.socketPath, { layerDir, rootDir: layerDir });
     aborted.abort();
-    // A child may end between the list and the look.
-    const isShim = (pid: number): boolean => {
-      try {
-        return readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === 'berth-shim';
-      } catch {
-        return true;
-      }
-    };
     await eventually('no unpack child is left', () => childrenOf(launcher.pid).every(isShim));
   });
 
